@@ -1,0 +1,20 @@
+//! The stages from a manifest to a verdict, each a file of its name:
+//!
+//! ```text
+//! manifest ─▶ plan ─▶ (probe) ─▶ observation ─▶ matrix ─▶ verdict ─▶ findings
+//! ```
+//!
+//! Plain types and functions: no runtime, sockets, clock, files or environment. Time comes in as a value.
+
+pub mod diagnostic;
+pub mod findings;
+pub mod identity;
+pub mod inventory;
+pub mod manifest;
+pub mod matrix;
+pub mod observation;
+pub mod plan;
+pub mod reason;
+pub mod target;
+pub mod text;
+pub mod verdict;

@@ -1,0 +1,301 @@
+//! What one agent saw of a target: an observation for each address, and how they add up to one answer.
+
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::reason::{Short, Void};
+use crate::target::{Addresses, Families, ProbeSpec};
+
+/// How far a probe got. Ordered: each includes the ones before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Proof {
+    /// The name has an address.
+    Resolved,
+    /// A TCP connection was opened.
+    Connected,
+    /// The TLS handshake finished, and the certificate is good.
+    Encrypted,
+    /// The service answered in its protocol.
+    Protocol,
+}
+
+/// What a probe of one address, or an agent's probes of one target, came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Meets the expectation.
+    Ok,
+    /// Falls short for a reason of the target or the path.
+    Short(Short),
+    /// Does not count, for a reason of the agent's own or of the vantage point.
+    Void(Void),
+}
+
+impl Outcome {
+    /// `ok`, `short` or `void`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Short(_) => "short",
+            Self::Void(_) => "void",
+        }
+    }
+
+    /// The reason's contract name, where there is one.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Ok => None,
+            Self::Short(reason) => Some(reason.as_str()),
+            Self::Void(reason) => Some(reason.as_str()),
+        }
+    }
+}
+
+/// The outcome's two JSON fields, `outcome` and `reason`.
+#[derive(Serialize, Deserialize)]
+struct OutcomeFields {
+    outcome: String,
+    reason: Option<String>,
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        OutcomeFields { outcome: self.as_str().to_owned(), reason: self.reason().map(str::to_owned) }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = OutcomeFields::deserialize(deserializer)?;
+        Self::from_names(&fields.outcome, fields.reason.as_deref())
+            .ok_or_else(|| serde::de::Error::custom("outcome and reason do not belong together"))
+    }
+}
+
+impl Outcome {
+    /// The outcome of those contract names, if they belong together.
+    pub fn from_names(outcome: &str, reason: Option<&str>) -> Option<Self> {
+        match (outcome, reason) {
+            ("ok", None) => Some(Self::Ok),
+            ("short", Some(reason)) => Short::parse(reason).map(Self::Short),
+            ("void", Some(reason)) => Void::parse(reason).map(Self::Void),
+            _ => None,
+        }
+    }
+}
+
+/// How long each phase took, in milliseconds; none for a phase that was not reached or did not finish.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Phases {
+    /// Name to addresses.
+    pub resolve_ms: Option<f64>,
+    /// First connect attempt sent, to connected.
+    pub connect_ms: Option<f64>,
+    /// The TLS handshake.
+    pub tls_ms: Option<f64>,
+    /// The protocol's opening exchange.
+    pub protocol_ms: Option<f64>,
+}
+
+/// One connect attempt, from a source port of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When it was sent, after the first one.
+    pub at_ms: f64,
+    /// How it ended: `connected`, `silent`, `abandoned` (another one won), or the short or void reason.
+    pub result: String,
+    /// How long it took to end that way.
+    pub took_ms: f64,
+}
+
+/// A certificate as it was presented.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The subject's distinguished name.
+    pub subject: String,
+    /// The issuer's distinguished name.
+    pub issuer: String,
+    /// DNS names and addresses that it is for.
+    pub names: Vec<String>,
+    /// Valid from.
+    pub not_before: Timestamp,
+    /// Valid until.
+    pub not_after: Timestamp,
+    /// SHA-256 of the DER, lower-case hex.
+    pub sha256: String,
+}
+
+/// What was seen of TLS, also where verification failed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TlsSeen {
+    /// The protocol version, such as `TLSv1.3`; none if the handshake did not get that far.
+    pub version: Option<String>,
+    /// The cipher suite.
+    pub cipher: Option<String>,
+    /// The chain as presented, leaf first, at most [`TlsSeen::MAX_CHAIN`] long.
+    pub chain: Vec<Certificate>,
+}
+
+impl TlsSeen {
+    /// At most this many certificates of a chain are kept.
+    pub const MAX_CHAIN: usize = 8;
+}
+
+/// What one agent saw of one address of one target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The address that was dialled; none where the name gave none.
+    pub address: Option<SocketAddr>,
+    /// What it came to.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// How far it got; none if the name did not resolve.
+    pub proof: Option<Proof>,
+    /// How long the phases took.
+    pub phases: Phases,
+    /// What to know beside an `ok`, such as that the server asks for a login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// What was seen, in one bounded line, escaped: the error's text or the bytes that came back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What was seen of TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSeen>,
+    /// The connect attempts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+}
+
+/// What the try of an address that nobody answers showed ([RFC 5737](https://www.rfc-editor.org/rfc/rfc5737) 192.0.2.1, on the target's port).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Control {
+    /// It did not connect, as it should be.
+    #[default]
+    Unanswered,
+    /// It connected: something on the host accepts every connection.
+    Connected,
+}
+
+/// Which address families the host has a route for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
+    /// IPv4.
+    pub ipv4: bool,
+    /// IPv6.
+    pub ipv6: bool,
+}
+
+/// All that one agent saw of one target in one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// An observation for each address, or a single one without address where there is none.
+    pub observations: Vec<Observation>,
+    /// How many addresses the name has, before the cut at [`ProbeSpec::MAX_ADDRESSES`].
+    pub resolved: u32,
+    /// The families the host has a route for.
+    pub routes: Routes,
+    /// What the control showed.
+    pub control: Control,
+}
+
+impl Report {
+    /// What the agent's observations of this target come to, by the target's `families` and `addresses`.
+    ///
+    /// Void wins over nothing but what it stands beside: an address that fell short is a `short`, whatever else is void;
+    /// without one, a void address that had to work makes the whole void.
+    pub fn outcome(&self, spec: &ProbeSpec) -> Outcome {
+        if self.observations.is_empty() {
+            return Outcome::Void(Void::Cancelled);
+        }
+        let judged: Vec<(Option<SocketAddr>, Outcome)> =
+            self.observations.iter().map(|o| (o.address, self.judge(spec, o))).collect();
+        let of = |v6: bool| -> Vec<Outcome> {
+            let family = |a: &Option<SocketAddr>| a.is_some_and(|a| is_ipv6(a.ip()) == v6);
+            judged.iter().filter(|(address, _)| family(address)).map(|(_, outcome)| *outcome).collect()
+        };
+        if judged.iter().all(|(address, _)| address.is_none()) {
+            return worst(judged.iter().map(|(_, outcome)| *outcome));
+        }
+        let all = match spec.addresses {
+            Addresses::All => true,
+            Addresses::Any => false,
+            Addresses::Auto => judged.iter().filter_map(|(address, _)| *address).all(|a| is_private(a.ip())),
+        };
+        let family = |v6: bool| -> Outcome {
+            let outcomes = of(v6);
+            if outcomes.is_empty() {
+                Outcome::Short(Short::DnsNoAddress)
+            } else if !all && outcomes.contains(&Outcome::Ok) {
+                Outcome::Ok
+            } else {
+                worst(outcomes)
+            }
+        };
+        match spec.families {
+            Families::Ipv4 => family(false),
+            Families::Ipv6 => family(true),
+            Families::Both => worst([family(false), family(true)]),
+            Families::Any => {
+                let present: Vec<bool> = [(false, self.routes.ipv4), (true, self.routes.ipv6)]
+                    .into_iter()
+                    .filter(|(v6, route)| *route && !of(*v6).is_empty())
+                    .map(|(v6, _)| v6)
+                    .collect();
+                let outcomes: Vec<Outcome> = present.iter().map(|v6| family(*v6)).collect();
+                if outcomes.contains(&Outcome::Ok) {
+                    Outcome::Ok
+                } else if outcomes.is_empty() {
+                    Outcome::Short(Short::NetUnreachable)
+                } else {
+                    worst(outcomes)
+                }
+            }
+        }
+    }
+
+    /// One observation against what is required: a connect proves nothing where everything connects, and a probe that
+    /// calls itself ok without the proof is not believed.
+    fn judge(&self, spec: &ProbeSpec, observation: &Observation) -> Outcome {
+        match observation.outcome {
+            Outcome::Ok if observation.address.is_none() => Outcome::Void(Void::Cancelled),
+            Outcome::Ok if observation.proof < Some(spec.require) => Outcome::Short(Short::ProtocolUnexpected),
+            Outcome::Ok if self.control == Control::Connected && spec.require == Proof::Connected => {
+                Outcome::Void(Void::Intercepted)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Addresses that fell short beside an answer that is ok.
+    pub fn short_addresses(&self) -> impl Iterator<Item = &Observation> {
+        self.observations.iter().filter(|o| matches!(o.outcome, Outcome::Short(_)))
+    }
+}
+
+/// The worst of some outcomes: a short before a void before ok; the first in the order of reasons.
+fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
+    let rank = |outcome: &Outcome| match outcome {
+        Outcome::Short(_) => 0,
+        Outcome::Void(_) => 1,
+        Outcome::Ok => 2,
+    };
+    outcomes.into_iter().min_by_key(|o| (rank(o), *o)).unwrap_or(Outcome::Void(Void::Cancelled))
+}
+
+fn is_ipv6(ip: IpAddr) -> bool {
+    ip.is_ipv6()
+}
+
+/// Addresses of one's own networks: RFC 1918, RFC 6598 (100.64.0.0/10), RFC 4193, link-local and loopback.
+pub fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            ip.is_private() || ip.is_loopback() || ip.is_link_local() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64)
+        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}

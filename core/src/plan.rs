@@ -1,0 +1,93 @@
+//! Manifest × inventory: the ordered list of cells that a run executes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::identity::NetworkIdentity;
+use crate::target::ProbeSpec;
+
+/// A fleet of one region: `eu/web`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FleetId {
+    /// The region.
+    pub region: String,
+    /// The fleet's name in that region.
+    pub fleet: String,
+}
+
+impl fmt::Display for FleetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.region, self.fleet)
+    }
+}
+
+/// What a cell is, whole: `sha256:` and 64 hex digits. A change of target, port, options or fleet is another cell.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CellDigest(pub String);
+
+/// One dependency of one application, resolved for one region, seen from one fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The application.
+    pub application: String,
+    /// Where it is seen from.
+    #[serde(flatten)]
+    pub fleet: FleetId,
+    /// The dependency's name.
+    pub dependency: String,
+    /// What is probed and how.
+    pub spec: ProbeSpec,
+    /// How many agents must have reached it.
+    pub min_agents: u32,
+    /// The network identity that the inventory states for the fleet; empty where it states none.
+    pub stated: NetworkIdentity,
+}
+
+impl Cell {
+    /// The digest over application, region, fleet, dependency and the whole of the probe.
+    pub fn digest(&self) -> CellDigest {
+        // Arrays keep their order in JSON, so equal cells have equal bytes.
+        let parts = (&self.application, &self.fleet.region, &self.fleet.fleet, &self.dependency, &self.spec);
+        let bytes = serde_json::to_vec(&parts).unwrap_or_default();
+        CellDigest(sha256(&bytes))
+    }
+}
+
+/// A fleet that the manifest leaves out of a dependency, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excluded {
+    /// The fleet.
+    #[serde(flatten)]
+    pub fleet: FleetId,
+    /// The dependency.
+    pub dependency: String,
+    /// The manifest's `because`.
+    pub because: String,
+}
+
+/// The cells of a run, in the order: region, dependency as written, fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The application; `ad-hoc` where engineers named targets themselves.
+    pub application: String,
+    /// `sha256:…` of the manifest's text; empty for ad hoc runs.
+    pub manifest_digest: String,
+    /// The regions asked for, in the order given.
+    pub regions: Vec<String>,
+    /// What is to be shown.
+    pub cells: Vec<Cell>,
+    /// What the manifest leaves out on purpose.
+    pub excluded: Vec<Excluded>,
+}
+
+/// `sha256:` and the hex digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::from("sha256:"), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,64 @@
+//! Text that came from a target, a manifest or an agent is data: bounded and escaped before anybody shows it.
+
+/// At most this many characters of foreign text are kept.
+pub const MAX_CHARS: usize = 200;
+
+/// One line that is safe to print: control, bidirectional and invisible characters escaped, cut at [`MAX_CHARS`].
+pub fn escape(text: &str) -> String {
+    escape_to(text, MAX_CHARS)
+}
+
+/// As [`escape`], cut at `max` characters of the result.
+pub fn escape_to(text: &str, max: usize) -> String {
+    let mut out = String::new();
+    let mut left = max;
+    for c in text.chars() {
+        let piece: String = if is_plain(c) { c.to_string() } else { c.escape_default().to_string() };
+        let width = piece.chars().count();
+        if width > left {
+            out.push('…');
+            break;
+        }
+        left -= width;
+        out.push_str(&piece);
+    }
+    out
+}
+
+/// Bytes from a peer as one safe line.
+pub fn escape_bytes(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+        if out.len() > MAX_CHARS * 4 {
+            break;
+        }
+    }
+    escape(&out)
+}
+
+/// Whether a character shows as itself and nothing else: no control, no format character (bidirectional overrides,
+/// zero-width joiners, soft hyphens), no line or paragraph separator.
+pub fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_the_terminal_raw() {
+        assert_eq!(escape("a\x1b[31mb\r\n"), "a\\u{1b}[31mb\\r\\n");
+        assert_eq!(escape("\u{202e}evil\u{200b}"), "\\u{202e}evil\\u{200b}");
+        assert_eq!(escape_bytes(b"\xff\x00ok"), "\\xff\\u{0}ok");
+        assert_eq!(escape("né"), "né");
+        assert!(escape(&"x".repeat(5_000)).chars().count() <= MAX_CHARS + 1);
+    }
+}

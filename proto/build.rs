@@ -1,0 +1,11 @@
+//! Compiles the agent stream's `.proto` without a `protoc`.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    #[cfg(feature = "grpc")]
+    {
+        println!("cargo::rerun-if-changed=proto/agent.proto");
+        let descriptors = protox::compile(["proto/agent.proto"], ["proto"])?;
+        tonic_prost_build::configure().compile_fds(descriptors)?;
+    }
+    Ok(())
+}

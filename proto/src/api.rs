@@ -1,0 +1,507 @@
+//! The HTTP API's JSON types. Fields may be added, never renamed or removed.
+
+use preflight_core::identity::NetworkIdentity;
+use preflight_core::observation::{Observation, Proof};
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/gate`: run the manifest's plan and give a verdict.
+///
+/// Sending the same `id` again joins the run that it started, or answers its verdict: a caller that lost its connection
+/// asks again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct GateRequest {
+    /// The run's id, made by the caller: 16 to 64 of `a-z`, `0-9`, `-`. Made by the controller if absent.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// The manifest's text.
+    pub manifest: String,
+    /// The manifest's name, for error messages.
+    #[serde(default = "default_manifest_name")]
+    pub manifest_name: String,
+    /// The regions; empty with `all_regions`.
+    #[serde(default)]
+    pub regions: Vec<String>,
+    /// Every region that the application runs in.
+    #[serde(default)]
+    pub all_regions: bool,
+    /// What would ship.
+    pub release: String,
+    /// Which cells are required.
+    #[serde(default)]
+    pub scope: Scope,
+    /// The longest that the run may take, in milliseconds.
+    #[serde(default = "default_wait_ms")]
+    pub wait_ms: u32,
+    /// End as soon as a required cell fails.
+    #[serde(default)]
+    pub fail_fast: bool,
+    /// One sick host fails its cell.
+    #[serde(default)]
+    pub strict: bool,
+}
+
+fn default_manifest_name() -> String {
+    "preflight.yaml".to_owned()
+}
+
+fn default_wait_ms() -> u32 {
+    30_000
+}
+
+/// Which cells are required.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Those that no deployed release has proven.
+    #[default]
+    New,
+    /// Every one.
+    All,
+}
+
+/// `POST /v1/probe`: probe targets that an engineer names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ProbeRequest {
+    /// Target URLs.
+    pub targets: Vec<String>,
+    /// Only this region's fleets.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Only fleets of this name.
+    #[serde(default)]
+    pub fleet: Option<String>,
+    /// Only fleets that run this application.
+    #[serde(default)]
+    pub application: Option<String>,
+    /// The longest that the run may take, in milliseconds.
+    #[serde(default = "default_wait_ms")]
+    pub wait_ms: u32,
+}
+
+/// The verdict for a release in a region, or a cell's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Shown to work.
+    Pass,
+    /// Shown to fall short.
+    Fail,
+    /// Not known.
+    Unknown,
+}
+
+/// What the pipeline should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// Ship.
+    Proceed,
+    /// Do not ship.
+    Block,
+}
+
+/// The gate's answer: a verdict with its evidence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Gate {
+    /// The run's id, which is the verdict's.
+    pub id: String,
+    /// The application.
+    pub application: String,
+    /// What would ship.
+    pub release: String,
+    /// Over all regions: fail before unknown before pass.
+    pub verdict: State,
+    /// Over all regions: proceed only if each proceeds.
+    pub decision: Decision,
+    /// `sha256:…` of the manifest's text.
+    pub manifest_digest: String,
+    /// When the run began and ended, RFC 3339, by the controller's clock.
+    pub started_at: String,
+    /// When the run ended.
+    pub ended_at: String,
+    /// A region each, in the order asked for.
+    pub regions: Vec<Region>,
+    /// What comparing cells shows.
+    pub findings: Vec<Finding>,
+    /// Why, over all regions, and what to do next.
+    pub reasons: Vec<ReasonText>,
+}
+
+/// One region's part of a verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Region {
+    /// The region.
+    pub region: String,
+    /// Its verdict.
+    pub verdict: State,
+    /// Its decision.
+    pub decision: Decision,
+    /// Until when the verdict may be used, RFC 3339, by the controller's clock.
+    pub valid_until: String,
+    /// Overrides in force.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
+    pub overrides: Vec<serde_json::Value>,
+    /// Dependencies down, fleets across.
+    pub cells: Vec<Cell>,
+    /// What the manifest leaves out on purpose.
+    #[serde(default)]
+    pub excluded: Vec<Excluded>,
+}
+
+/// One cell of the matrix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Cell {
+    /// The fleet.
+    pub fleet: String,
+    /// The dependency.
+    pub dependency: String,
+    /// The target, resolved for the region.
+    pub target: String,
+    /// The cell's digest.
+    pub digest: String,
+    /// Whether the verdict rests on it.
+    pub required: bool,
+    /// Its state.
+    pub state: State,
+    /// Why it is not `pass`.
+    pub reason: Option<String>,
+    /// The reason in words, naming the identity, agents or addresses concerned.
+    #[serde(default)]
+    pub text: Option<String>,
+    /// How many agents, by what became of them.
+    pub agents: AgentCounts,
+    /// What they saw.
+    pub evidence: Vec<Evidence>,
+}
+
+/// How many agents a cell rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AgentCounts {
+    /// Asked in all.
+    pub asked: u32,
+    /// Meets the expectation.
+    pub ok: u32,
+    /// Falls short.
+    pub short: u32,
+    /// Does not count.
+    pub void: u32,
+    /// Did not answer in time.
+    pub silent: u32,
+}
+
+/// What one agent saw of one address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Evidence {
+    /// The agent's name.
+    pub agent: String,
+    /// Its network identity during the run.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub identity: NetworkIdentity,
+    /// What it saw: `address`, `outcome`, `reason`, `proof`, `phases`, and where there is more `note`, `detail`, `tls`, `attempts`.
+    #[serde(flatten)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub observation: Observation,
+}
+
+/// A fleet that the manifest leaves out of a dependency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Excluded {
+    /// The fleet.
+    pub fleet: String,
+    /// The dependency.
+    pub dependency: String,
+    /// Why, from the manifest.
+    pub because: String,
+}
+
+/// A conclusion drawn by comparing cells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Finding {
+    /// `asymmetry`, `one_host`, …
+    pub kind: String,
+    /// The region it is about; none where it is about several.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// The dependency it is about.
+    pub dependency: String,
+    /// In words.
+    pub text: String,
+    /// For an asymmetry: what all hosts that pass carry and none that fails does.
+    pub attributes: Vec<Attribute>,
+}
+
+/// One attribute of a network identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Attribute {
+    /// Such as `security_group`.
+    pub key: String,
+    /// Such as `sg-worker`.
+    pub value: String,
+}
+
+/// Why, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReasonText {
+    /// `cell_failed`, `cell_unknown`, `all_pass`, `no_change`, …
+    pub code: String,
+    /// In words.
+    pub text: String,
+    /// What to do next.
+    pub fix: Option<String>,
+}
+
+/// One line of a streamed answer (`Accept: application/x-ndjson`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// How far the run is.
+    Progress(Progress),
+    /// One agent's answer in an ad hoc run.
+    Result(ProbeResult),
+    /// The gate's answer; the last line.
+    Gate(Box<Gate>),
+    /// The ad hoc run has ended; the last line.
+    Done(ProbeResults),
+    /// The run could not be finished; the last line.
+    Error(Problem),
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// The run's id.
+    pub id: String,
+    /// Cells whose state is settled.
+    pub settled: u32,
+    /// Cells in all.
+    pub cells: u32,
+    /// Cells that fail so far.
+    pub failing: u32,
+    /// Who is waited for: `eu/web-1`, …, at most ten.
+    pub waiting_for: Vec<String>,
+}
+
+/// `preflight probe -o json`, and the body of `POST /v1/probe`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProbeResults {
+    /// The run's id; empty for a local probe.
+    #[serde(default)]
+    pub id: String,
+    /// One for each target, fleet and agent.
+    pub results: Vec<ProbeResult>,
+}
+
+/// What one agent saw of one target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProbeResult {
+    /// The target's URL.
+    pub target: String,
+    /// The region; none for a local probe.
+    pub region: Option<String>,
+    /// The fleet; none for a local probe.
+    pub fleet: Option<String>,
+    /// The agent; none for a local probe, or where no agent answered.
+    pub agent: Option<String>,
+    /// Pass, fail or unknown.
+    pub outcome: State,
+    /// Why it is not `pass`.
+    pub reason: Option<String>,
+    /// How far the best address got.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub proof: Option<Proof>,
+    /// Each address by itself.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
+    pub addresses: Vec<Observation>,
+    /// How many addresses the name has, where not all were probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses_in_all: Option<u32>,
+}
+
+/// An error's body: `{"error": {…}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// The error.
+    pub error: ProblemBody,
+}
+
+/// What went wrong and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProblemBody {
+    /// `usage` (exit 64), `unauthorized`, `forbidden`, `not_found`, `conflict`, `too_large`, `unavailable` (try again) or `internal`.
+    pub code: String,
+    /// In words; for files with `FILE:LINE:COLUMN`.
+    pub message: String,
+    /// What to do next.
+    #[serde(default)]
+    pub fix: Option<String>,
+}
+
+/// An agent as the controller knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Agent {
+    /// The name, from its certificate.
+    pub agent: String,
+    /// The region, from its certificate.
+    pub region: String,
+    /// The fleet, from its certificate.
+    pub fleet: String,
+    /// `connected`, `unsteady`, `lost`, `left` or `revoked`.
+    pub state: String,
+    /// The program's version.
+    pub version: Option<String>,
+    /// What it last said of its network identity.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub identity: NetworkIdentity,
+    /// When it was last heard of, RFC 3339, by the controller's clock.
+    pub last_seen: Option<String>,
+    /// How far its clock is ahead of the controller's, in milliseconds.
+    pub clock_skew_ms: Option<i64>,
+    /// When its certificate ends, RFC 3339.
+    pub certificate_until: String,
+    /// Why it is revoked, or what is odd about it.
+    pub remark: Option<String>,
+}
+
+/// `GET /v1/agents`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Agents {
+    /// By region, fleet and name.
+    pub agents: Vec<Agent>,
+    /// Fleets for which certificates exist and which the inventory lacks, and fleets of the inventory without an agent.
+    pub remarks: Vec<String>,
+}
+
+/// `GET /v1/matrix`: the latest state of every cell.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Matrix {
+    /// By application, region, dependency, fleet.
+    pub cells: Vec<MatrixCell>,
+}
+
+/// One cell's latest state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MatrixCell {
+    /// The application.
+    pub application: String,
+    /// The region.
+    pub region: String,
+    /// The fleet.
+    pub fleet: String,
+    /// The dependency.
+    pub dependency: String,
+    /// The target, resolved for the region.
+    pub target: String,
+    /// The state.
+    pub state: State,
+    /// Why it is not `pass`.
+    pub reason: Option<String>,
+    /// The verdict that holds the evidence.
+    pub verdict: String,
+    /// The release it was for.
+    pub release: String,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
+/// `PUT /v1/inventory` and `GET /v1/inventory`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InventoryDocument {
+    /// The inventory's text, as it was written.
+    pub inventory: String,
+    /// Its file name, for error messages.
+    #[serde(default)]
+    pub name: String,
+    /// When it was applied, RFC 3339; none in a request.
+    #[serde(default)]
+    pub applied_at: Option<String>,
+    /// Who applied it; none in a request.
+    #[serde(default)]
+    pub applied_by: Option<String>,
+}
+
+/// `POST /v1/tokens/join`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenRequest {
+    /// The region that agents enrol for.
+    pub region: String,
+    /// The fleet that agents enrol for.
+    pub fleet: String,
+    /// How long it lives, in seconds.
+    pub ttl_s: u64,
+    /// How many agents it enrols.
+    pub uses: u32,
+    /// Source range (CIDR) that it is bound to; must be given past 24 hours.
+    #[serde(default)]
+    pub source: Option<String>,
+}
+
+/// `POST /v1/tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ApiTokenRequest {
+    /// The principal.
+    pub name: String,
+    /// `read`, `probe`, `gate`, `release`, `override`, `admin`.
+    pub scopes: Vec<String>,
+    /// How long it lives, in seconds.
+    pub ttl_s: u64,
+}
+
+/// A new token. The secret is shown once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NewToken {
+    /// Its id, which lists show.
+    pub id: String,
+    /// The token.
+    pub token: String,
+    /// When it ends, RFC 3339.
+    pub expires_at: String,
+}
+
+/// One entry of the audit log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AuditEntry {
+    /// When, RFC 3339.
+    pub at: String,
+    /// Who; `-` where nobody was recognised.
+    pub principal: String,
+    /// What, as `METHOD /path` or the agent call.
+    pub action: String,
+    /// `ok` or why not.
+    pub outcome: String,
+    /// Where from.
+    pub source: String,
+    /// More.
+    pub detail: String,
+}
