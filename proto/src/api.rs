@@ -1,6 +1,7 @@
 //! The HTTP API's JSON types. Fields may be added, never renamed or removed.
 
 use preflight_core::identity::NetworkIdentity;
+pub use preflight_core::matrix::State;
 use preflight_core::observation::{Observation, Proof};
 use serde::{Deserialize, Serialize};
 
@@ -81,19 +82,6 @@ pub struct ProbeRequest {
     /// The longest that the run may take, in milliseconds.
     #[serde(default = "default_wait_ms")]
     pub wait_ms: u32,
-}
-
-/// The verdict for a release in a region, or a cell's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Shown to work.
-    Pass,
-    /// Shown to fall short.
-    Fail,
-    /// Not known.
-    Unknown,
 }
 
 /// What the pipeline should do.
