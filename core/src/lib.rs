@@ -15,6 +15,7 @@ pub mod matrix;
 pub mod observation;
 pub mod plan;
 pub mod reason;
+pub mod run;
 pub mod target;
 pub mod text;
 pub mod verdict;
