@@ -476,6 +476,46 @@ pub struct NewToken {
     pub expires_at: String,
 }
 
+/// `GET /v1/tokens`: join tokens and API tokens that still work.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenList {
+    /// By kind and name.
+    pub tokens: Vec<TokenEntry>,
+}
+
+/// A token as lists show it, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenEntry {
+    /// Its id, by which it is revoked.
+    pub id: String,
+    /// `join` or `api`.
+    pub kind: String,
+    /// An API token's principal; a join token's `REGION/FLEET`.
+    pub name: String,
+    /// What an API token may do; empty for a join token.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// How many agents a join token still enrols; none for an API token.
+    #[serde(default)]
+    pub uses_left: Option<u32>,
+    /// Source range (CIDR) that a join token is bound to.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// When it ends, RFC 3339.
+    pub expires_at: String,
+}
+
+/// `POST /v1/agents/{name}/revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RevokeRequest {
+    /// Why; shown in lists and kept in the audit log.
+    pub reason: String,
+}
+
 /// One entry of the audit log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
