@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use preflight_core::plan::FleetId;
 use preflight_core::text::{escape, is_plain};
-use preflight_proto::api::{ApiTokenRequest, JoinTokenRequest, NewToken, Problem, Token, TokenList};
+use preflight_proto::api::{ApiTokenRequest, JoinTokenRequest, NewToken, Problem, TokenEntry, TokenList};
 
 use super::auth::{Principal, SCOPES};
 use super::gate::current_inventory;
@@ -112,7 +112,7 @@ pub(super) async fn create_api(
 #[utoipa::path(get, path = "/v1/tokens", security(("token" = [])), responses(
     (status = 200, body = TokenList), (status = 401, body = Problem), (status = 403, body = Problem)))]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<TokenList>, Failure> {
-    let tokens = app.store.tokens(Timestamp::now()).await?.into_iter().map(|row| Token {
+    let tokens = app.store.tokens(Timestamp::now()).await?.into_iter().map(|row| TokenEntry {
         id: row.id,
         kind: row.kind.to_owned(),
         name: row.name,
