@@ -355,7 +355,7 @@ pub struct Agent {
     pub region: String,
     /// The fleet, from its certificate.
     pub fleet: String,
-    /// `connected`, `unsteady`, `lost`, `left` or `revoked`.
+    /// `connected`, `unsteady`, `lost`, `left`, `revoked`, or `enrolled` where it has not connected yet.
     pub state: String,
     /// The program's version.
     pub version: Option<String>,
@@ -532,4 +532,12 @@ pub struct AuditEntry {
     pub source: String,
     /// More.
     pub detail: String,
+}
+
+/// `GET /v1/audit`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AuditLog {
+    /// Newest first.
+    pub entries: Vec<AuditEntry>,
 }
