@@ -192,7 +192,8 @@ pub struct Routes {
 /// All that one agent saw of one target in one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// An observation for each address, or a single one without address where there is none.
+    /// An observation for each address, or a single one without address where there is none. A name of which one
+    /// family's lookup failed has the other's addresses, and one without address that says how it failed.
     pub observations: Vec<Observation>,
     /// How many addresses the name has, before the cut at [`ProbeSpec::MAX_ADDRESSES`].
     pub resolved: u32,
@@ -225,10 +226,13 @@ impl Report {
             Addresses::Any => false,
             Addresses::Auto => judged.iter().filter_map(|(address, _)| *address).all(|a| is_private(a.ip())),
         };
+        // A lookup that failed for one family only stands beside the other's addresses, without one of its own.
+        let failed_lookup =
+            judged.iter().filter(|(address, _)| address.is_none()).map(|(_, o)| *o).min_by_key(|o| rank(*o));
         let family = |v6: bool| -> Outcome {
             let outcomes = of(v6);
             if outcomes.is_empty() {
-                Outcome::Short(Short::DnsNoAddress)
+                failed_lookup.unwrap_or(Outcome::Short(Short::DnsNoAddress))
             } else if !all && outcomes.contains(&Outcome::Ok) {
                 Outcome::Ok
             } else {
@@ -249,7 +253,7 @@ impl Report {
                 if outcomes.contains(&Outcome::Ok) {
                     Outcome::Ok
                 } else if outcomes.is_empty() {
-                    Outcome::Short(Short::NetUnreachable)
+                    failed_lookup.unwrap_or(Outcome::Short(Short::NetUnreachable))
                 } else {
                     worst(outcomes)
                 }
@@ -278,12 +282,17 @@ impl Report {
 
 /// The worst of some outcomes: a short before a void before ok; the first in the order of reasons.
 fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
-    let rank = |outcome: &Outcome| match outcome {
+    outcomes.into_iter().min_by_key(|o| rank(*o)).unwrap_or(Outcome::Void(Void::Cancelled))
+}
+
+/// A key that orders outcomes from the worst.
+fn rank(outcome: Outcome) -> (u8, Outcome) {
+    let kind = match outcome {
         Outcome::Short(_) => 0,
         Outcome::Void(_) => 1,
         Outcome::Ok => 2,
     };
-    outcomes.into_iter().min_by_key(|o| (rank(o), *o)).unwrap_or(Outcome::Void(Void::Cancelled))
+    (kind, outcome)
 }
 
 fn is_ipv6(ip: IpAddr) -> bool {
