@@ -42,12 +42,8 @@ impl Dial {
         let winner = self.attempts.iter().find(|a| a.result == CONNECTED)?;
         let lost = |a: &&Attempt| a.result == ABANDONED && a.took_ms > 2.0 * winner.took_ms + 10.0;
         let silent = self.attempts.iter().filter(lost).count();
-        (silent > 0).then(|| {
-            format!(
-                "{silent} of {} connect attempts met silence before one got through",
-                self.attempts.len()
-            )
-        })
+        (silent > 0)
+            .then(|| format!("{silent} of {} connect attempts met silence before one got through", self.attempts.len()))
     }
 }
 
@@ -89,10 +85,7 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
         let next = starts.get(tries.len()).map(|after| begin + *after);
         if next.is_some_and(|at| at <= Instant::now()) {
             let index = tries.len();
-            tries.push(Try {
-                at: Instant::now(),
-                end: None,
-            });
+            tries.push(Try { at: Instant::now(), end: None });
             pending.push(async move { (index, socket::open(address).await) });
             continue;
         }
@@ -125,25 +118,14 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
         .into_iter()
         .map(|one| {
             let (ended, how) = one.end.unwrap_or((end, left));
-            Attempt {
-                at_ms: ms(one.at - begin),
-                result: how.to_owned(),
-                took_ms: ms(ended - one.at),
-            }
+            Attempt { at_ms: ms(one.at - begin), result: how.to_owned(), took_ms: ms(ended - one.at) }
         })
         .collect();
-    Dial {
-        result,
-        attempts,
-        took: end - begin,
-    }
+    Dial { result, attempts, took: end - begin }
 }
 
 fn silence(attempts: usize, timeout: Duration) -> Failure {
-    let text = format!(
-        "{attempts} attempts from different source ports in {} ms, all silent",
-        timeout.as_millis()
-    );
+    let text = format!("{attempts} attempts from different source ports in {} ms, all silent", timeout.as_millis());
     Failure::short(Short::ConnectTimeout, text)
 }
 
@@ -160,10 +142,7 @@ mod tests {
     fn the_last_attempt_leaves_time_for_its_answer() {
         let all = starts(Duration::from_secs(1));
         assert_eq!(all.map(|d| d.as_millis()), [0, 136, 272, 408, 544, 680]);
-        assert_eq!(
-            starts(Duration::from_millis(100))[ATTEMPTS - 1],
-            Duration::from_millis(50)
-        );
+        assert_eq!(starts(Duration::from_millis(100))[ATTEMPTS - 1], Duration::from_millis(50));
         assert_eq!(starts(Duration::ZERO)[ATTEMPTS - 1], Duration::ZERO);
     }
 

@@ -70,10 +70,7 @@ impl Controls {
         }
         if !guard.allows(control) {
             let (_, seen) = watch::channel(Seen::Untried("the local policy denies the control address"));
-            return Some(Running {
-                at: Instant::now(),
-                seen,
-            });
+            return Some(Running { at: Instant::now(), seen });
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = running.get(&control).filter(|known| known.at.elapsed() < Self::LIFE) {
@@ -81,16 +78,11 @@ impl Controls {
         }
         running.retain(|_, known| known.at.elapsed() < Self::LIFE);
         let (tell, seen) = watch::channel(Seen::Waiting);
-        let started = Running {
-            at: Instant::now(),
-            seen,
-        };
+        let started = Running { at: Instant::now(), seen };
         running.insert(control, started.clone());
         // On its own, since it outlives a probe that ends early; it ends within its life.
         tokio::spawn(async move {
-            let end = timeout(Self::LIFE, socket::open(control))
-                .await
-                .unwrap_or(Err(Refusal::Silent));
+            let end = timeout(Self::LIFE, socket::open(control)).await.unwrap_or(Err(Refusal::Silent));
             tell.send_replace(seen_of(end.map(drop)));
         });
         Some(started)

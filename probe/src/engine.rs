@@ -57,10 +57,7 @@ impl EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self {
-            max_concurrent: 64,
-            max_per_second: None,
-        }
+        Self { max_concurrent: 64, max_per_second: None }
     }
 }
 
@@ -101,29 +98,17 @@ impl Engine {
         let begin = Instant::now();
         let resolved = names::resolve(&spec.target.host, spec.families).await;
         let resolve_ms = Some(ms(begin.elapsed()));
-        let Resolved {
-            addresses,
-            total,
-            failed,
-        } = match resolved {
+        let Resolved { addresses, total, failed } = match resolved {
             Ok(resolved) => resolved,
             Err(failure) => {
                 let observations = vec![without_address(failure)];
                 let routes = self.routes.routes(&[]);
-                return Report {
-                    observations,
-                    resolved: 0,
-                    routes,
-                    control: Control::Unanswered,
-                };
+                return Report { observations, resolved: 0, routes, control: Control::Unanswered };
             }
         };
         let dials = addresses.iter().map(|ip| {
             let address = SocketAddr::new(*ip, spec.target.port);
-            let phases = Phases {
-                resolve_ms,
-                ..Phases::default()
-            };
+            let phases = Phases { resolve_ms, ..Phases::default() };
             self.address(spec, guard, address, phases)
         });
         let (mut observations, controls): (Vec<_>, Vec<_>) = join_all(dials).await.into_iter().unzip();
@@ -138,12 +123,7 @@ impl Engine {
         let dialled: Vec<SocketAddr> = observations.iter().filter_map(|o| o.address).collect();
         let routes = self.routes.routes(&dialled);
         observations.extend(failed.map(without_address));
-        Report {
-            observations,
-            resolved: u32::try_from(total).unwrap_or(u32::MAX),
-            routes,
-            control,
-        }
+        Report { observations, resolved: u32::try_from(total).unwrap_or(u32::MAX), routes, control }
     }
 
     /// One address, and the control that ran beside it.
@@ -186,10 +166,7 @@ impl Engine {
             return Ok(());
         }
         if !spellings(address).all(|spelling| guard.allows(spelling)) {
-            return Err(Failure::void(
-                Void::PolicyDenied,
-                format!("the local policy denies {address}"),
-            ));
+            return Err(Failure::void(Void::PolicyDenied, format!("the local policy denies {address}")));
         }
         let _permit = self.pace.permit().await;
         *control = self.controls.start(address, guard);
@@ -216,10 +193,7 @@ impl Engine {
         seen.phases.tls_ms = Some(ms(begin.elapsed()));
         seen.proof = Some(Proof::Encrypted);
         let (mut stream, asked_for_certificate) = match secured {
-            Secured::Open {
-                stream,
-                asked_for_certificate,
-            } => (stream, asked_for_certificate),
+            Secured::Open { stream, asked_for_certificate } => (stream, asked_for_certificate),
             Secured::LogInFirst => {
                 log_in_first(spec, seen);
                 return Ok(());
@@ -299,9 +273,7 @@ async fn settle(spec: &ProbeSpec, seen: &mut Observation, running: Running) -> S
         Seen::Untried(why) => {
             add_note(
                 seen,
-                Some(format!(
-                    "{why}, so it would not show if something on the way accepts every connection"
-                )),
+                Some(format!("{why}, so it would not show if something on the way accepts every connection")),
             );
         }
         Seen::Failed(failure) => {
@@ -383,37 +355,23 @@ mod tests {
 
     #[tokio::test]
     async fn dials_keep_to_the_rate() {
-        let options = EngineOptions {
-            max_concurrent: 1,
-            max_per_second: NonZeroU32::new(100),
-        };
+        let options = EngineOptions { max_concurrent: 1, max_per_second: NonZeroU32::new(100) };
         let pace = Pace::new(options).unwrap();
         let now = Instant::now();
         let interval = pace.interval.unwrap();
         let last = (0..200).map(|_| pace.slot(now, interval)).last().unwrap();
-        assert!(
-            (last - now).as_millis() >= 1_880,
-            "200 dials at 100 a second take nearly 2 s: {:?}",
-            last - now
-        );
+        assert!((last - now).as_millis() >= 1_880, "200 dials at 100 a second take nearly 2 s: {:?}", last - now);
     }
 
     #[test]
     fn none_at_once_is_refused() {
-        let options = EngineOptions {
-            max_concurrent: 0,
-            max_per_second: None,
-        };
+        let options = EngineOptions { max_concurrent: 0, max_per_second: None };
         assert!(matches!(Engine::new(options), Err(EngineError::Concurrency)));
     }
 
     #[test]
     fn the_policy_sees_what_the_kernel_dials() {
-        let of = |text: &str| {
-            spellings(text.parse().unwrap())
-                .map(|a| a.to_string())
-                .collect::<Vec<_>>()
-        };
+        let of = |text: &str| spellings(text.parse().unwrap()).map(|a| a.to_string()).collect::<Vec<_>>();
         assert_eq!(of("0.0.0.0:80"), ["0.0.0.0:80", "127.0.0.1:80"]);
         assert_eq!(of("[::]:80"), ["[::]:80", "[::1]:80"]);
         assert_eq!(of("10.0.0.1:80"), ["10.0.0.1:80"]);

@@ -16,18 +16,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// The target or the path falls short.
     pub(crate) fn short(reason: Short, detail: impl AsRef<str>) -> Self {
-        Self {
-            outcome: Outcome::Short(reason),
-            detail: line(detail.as_ref()),
-        }
+        Self { outcome: Outcome::Short(reason), detail: line(detail.as_ref()) }
     }
 
     /// The agent's own trouble.
     pub(crate) fn void(reason: Void, detail: impl AsRef<str>) -> Self {
-        Self {
-            outcome: Outcome::Void(reason),
-            detail: line(detail.as_ref()),
-        }
+        Self { outcome: Outcome::Void(reason), detail: line(detail.as_ref()) }
     }
 }
 

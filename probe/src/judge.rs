@@ -51,15 +51,8 @@ pub(crate) fn judge(
     }
     if verify_server_name(&leaf, name).is_err() {
         let names = names(&fields);
-        let names = if names.is_empty() {
-            "no name".to_owned()
-        } else {
-            names.join(", ")
-        };
-        wrong.push((
-            Short::TlsNameMismatch,
-            format!("asked for {}, it is for {names}", name.to_str()),
-        ));
+        let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+        wrong.push((Short::TlsNameMismatch, format!("asked for {}, it is for {names}", name.to_str())));
     }
     // Trust is judged as of a time at which the leaf is valid, so that an expired leaf does not hide that it is untrusted too.
     let at = if from <= until { clock.clamp(from, until) } else { clock };
@@ -87,16 +80,10 @@ pub(crate) fn judge(
 
 /// What must be put right first.
 fn order(reason: Short) -> usize {
-    [
-        Short::TlsExpired,
-        Short::TlsNotYetValid,
-        Short::TlsNameMismatch,
-        Short::TlsSelfSigned,
-        Short::TlsUntrusted,
-    ]
-    .iter()
-    .position(|known| *known == reason)
-    .unwrap_or(usize::MAX)
+    [Short::TlsExpired, Short::TlsNotYetValid, Short::TlsNameMismatch, Short::TlsSelfSigned, Short::TlsUntrusted]
+        .iter()
+        .position(|known| *known == reason)
+        .unwrap_or(usize::MAX)
 }
 
 /// Whether the leaf is itself what is trusted: the same subject and key. So a self-signed certificate can be given as
@@ -117,41 +104,19 @@ fn content(der: &[u8]) -> Option<&[u8]> {
 
 /// Why a chain does not end at an authority that counts.
 fn untrusted(error: &Error, leaf: &X509Certificate<'_>, anchors: &Anchors) -> (Short, String) {
-    let trouble = anchors
-        .trouble
-        .as_ref()
-        .map(|text| format!(" ({text})"))
-        .unwrap_or_default();
+    let trouble = anchors.trouble.as_ref().map(|text| format!(" ({text})")).unwrap_or_default();
     if let Error::InvalidCertificate(reason) = error {
-        if matches!(
-            reason,
-            CertificateError::Expired | CertificateError::ExpiredContext { .. }
-        ) {
-            return (
-                Short::TlsExpired,
-                format!("a certificate above it has expired: {error}"),
-            );
+        if matches!(reason, CertificateError::Expired | CertificateError::ExpiredContext { .. }) {
+            return (Short::TlsExpired, format!("a certificate above it has expired: {error}"));
         }
-        if matches!(
-            reason,
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
-        ) {
-            return (
-                Short::TlsNotYetValid,
-                format!("a certificate above it is not valid yet: {error}"),
-            );
+        if matches!(reason, CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) {
+            return (Short::TlsNotYetValid, format!("a certificate above it is not valid yet: {error}"));
         }
     }
     if leaf.subject().as_raw() == leaf.issuer().as_raw() {
         return (Short::TlsSelfSigned, format!("self-signed{trouble}"));
     }
-    (
-        Short::TlsUntrusted,
-        format!(
-            "issued by {}: {error}{trouble}",
-            text::escape(&leaf.issuer().to_string())
-        ),
-    )
+    (Short::TlsUntrusted, format!("issued by {}: {error}{trouble}", text::escape(&leaf.issuer().to_string())))
 }
 
 /// What is shown of a chain; a certificate that cannot be read is left out.
@@ -183,19 +148,12 @@ fn names(fields: &X509Certificate<'_>) -> Vec<String> {
             Some(text::escape(name))
         } else if let GeneralName::IPAddress(bytes) = name {
             let v4 = <[u8; 4]>::try_from(*bytes).map(|b| std::net::Ipv4Addr::from(b).to_string());
-            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(|b| std::net::Ipv6Addr::from(b).to_string()))
-                .ok()
+            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(|b| std::net::Ipv6Addr::from(b).to_string())).ok()
         } else {
             None
         }
     };
-    extension
-        .value
-        .general_names
-        .iter()
-        .filter_map(name)
-        .take(MAX_NAMES)
-        .collect()
+    extension.value.general_names.iter().filter_map(name).take(MAX_NAMES).collect()
 }
 
 fn timestamp(seconds: i64) -> Timestamp {

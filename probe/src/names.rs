@@ -48,11 +48,8 @@ pub(crate) async fn resolve(host: &Host, families: Families) -> Result<Resolved,
 /// leaves each family half of the places, or what the other does not need.
 fn resolved(addresses: Vec<IpAddr>, families: Families, failed: Option<Failure>) -> Result<Resolved, Failure> {
     // A v4-mapped address is dialled over IPv4: in that form it is shown, checked and counted.
-    let mut all: Vec<IpAddr> = addresses
-        .into_iter()
-        .map(|ip| ip.to_canonical())
-        .filter(|ip| wanted(families, *ip))
-        .collect();
+    let mut all: Vec<IpAddr> =
+        addresses.into_iter().map(|ip| ip.to_canonical()).filter(|ip| wanted(families, *ip)).collect();
     all.sort_unstable();
     all.dedup();
     if all.is_empty() {
@@ -65,16 +62,8 @@ fn resolved(addresses: Vec<IpAddr>, families: Families, failed: Option<Failure>)
     let v6_kept = v6_total.min(max - v4_kept);
     let total = all.len();
     let v6 = all.split_off(v4_total);
-    let addresses = all
-        .into_iter()
-        .take(v4_kept)
-        .chain(v6.into_iter().take(v6_kept))
-        .collect();
-    Ok(Resolved {
-        addresses,
-        total,
-        failed,
-    })
+    let addresses = all.into_iter().take(v4_kept).chain(v6.into_iter().take(v6_kept)).collect();
+    Ok(Resolved { addresses, total, failed })
 }
 
 fn wanted(families: Families, ip: IpAddr) -> bool {
@@ -120,21 +109,11 @@ impl HostConfig {
             .read_hosts_conf(Cursor::new(hosts))
             .map_err(|error| Failure::void(Void::LocalResources, format!("/etc/hosts: {error}")))?;
         let search = match config.search() {
-            [] => config
-                .domain()
-                .cloned()
-                .into_iter()
-                .filter(|name| !name.is_root())
-                .collect(),
+            [] => config.domain().cloned().into_iter().filter(|name| !name.is_root()).collect(),
             search => search.to_vec(),
         };
         let servers = config.name_servers().iter().take(Self::MAX_SERVERS).cloned().collect();
-        Ok(Self {
-            hosts: table,
-            servers,
-            search,
-            ndots: options.ndots,
-        })
+        Ok(Self { hosts: table, servers, search, ndots: options.ndots })
     }
 
     async fn resolve(&self, name: &str, families: Families, deadline: Instant) -> Result<Resolved, Failure> {
@@ -183,13 +162,7 @@ impl HostConfig {
         [RecordType::A, RecordType::AAAA]
             .into_iter()
             .filter_map(|kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind)))
-            .flat_map(|lookup| {
-                lookup
-                    .answers()
-                    .iter()
-                    .filter_map(|record| record.data.ip_addr())
-                    .collect::<Vec<_>>()
-            })
+            .flat_map(|lookup| lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>())
             .collect()
     }
 
@@ -237,9 +210,7 @@ impl HostConfig {
             builder.build().map(|resolver| (server.ip, resolver))
         };
         let clients = self.servers.iter().map(client).collect::<Result<_, _>>();
-        clients
-            .map(Clients)
-            .map_err(|error| Failure::void(Void::LocalResources, error.to_string()))
+        clients.map(Clients).map_err(|error| Failure::void(Void::LocalResources, error.to_string()))
     }
 }
 
@@ -264,16 +235,9 @@ impl Clients {
             let share = share(deadline.saturating_duration_since(Instant::now()), self.0.len() - index);
             let failure = match timeout_at(Instant::now() + share, client.lookup(name.clone(), kind)).await {
                 Ok(Ok(lookup)) => {
-                    let found: Vec<IpAddr> = lookup
-                        .answers()
-                        .iter()
-                        .filter_map(|record| record.data.ip_addr())
-                        .collect();
-                    return Some(Ok(if found.is_empty() {
-                        Answer::NoData
-                    } else {
-                        Answer::Addresses(found)
-                    }));
+                    let found: Vec<IpAddr> =
+                        lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+                    return Some(Ok(if found.is_empty() { Answer::NoData } else { Answer::Addresses(found) }));
                 }
                 Ok(Err(error)) => match negative(&error) {
                     Some(answer) => return Some(Ok(answer)),
@@ -283,9 +247,7 @@ impl Clients {
             };
             worst = Some(worst.map_or(failure.clone(), |known| worse(known, failure)));
         }
-        Some(Err(worst.unwrap_or_else(|| {
-            Failure::short(Short::DnsTimeout, "no name server is configured")
-        })))
+        Some(Err(worst.unwrap_or_else(|| Failure::short(Short::DnsTimeout, "no name server is configured"))))
     }
 }
 
@@ -321,17 +283,8 @@ fn failure(server: IpAddr, name: &Name, kind: RecordType, error: &NetError) -> F
 /// Whether an error is this process's own: no descriptor, memory or port left.
 pub(crate) fn is_local(error: &std::io::Error) -> bool {
     use nix::errno::Errno;
-    let local = [
-        Errno::EMFILE,
-        Errno::ENFILE,
-        Errno::ENOMEM,
-        Errno::ENOBUFS,
-        Errno::EADDRINUSE,
-        Errno::EADDRNOTAVAIL,
-    ];
-    error
-        .raw_os_error()
-        .is_some_and(|code| local.contains(&Errno::from_raw(code)))
+    let local = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EADDRINUSE, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| local.contains(&Errno::from_raw(code)))
 }
 
 /// The failure that says more about why there may be an address and none was found.

@@ -42,11 +42,7 @@ impl<'w> Wire<'w> {
     const MAX: usize = 4 * 1024;
 
     pub(crate) fn new(stream: &'w mut dyn Duplex) -> Self {
-        Self {
-            stream,
-            received: Vec::new(),
-            alert: None,
-        }
+        Self { stream, received: Vec::new(), alert: None }
     }
 
     /// Sends a request. An error is left to the read that follows: a peer that has refused and closed already has mostly
@@ -89,21 +85,14 @@ impl<'w> Wire<'w> {
     }
 
     fn closed(&self, how: &str) -> Failure {
-        let detail = if self.received.is_empty() {
-            how.to_owned()
-        } else {
-            format!("{how} after: {}", self.shown())
-        };
+        let detail = if self.received.is_empty() { how.to_owned() } else { format!("{how} after: {}", self.shown()) };
         Failure::short(Short::ProtocolClosed, detail)
     }
 
     /// The deadline passed while it was open.
     pub(crate) fn timed_out(&self) -> Failure {
-        let detail = if self.received.is_empty() {
-            "nothing came back".to_owned()
-        } else {
-            format!("so far: {}", self.shown())
-        };
+        let detail =
+            if self.received.is_empty() { "nothing came back".to_owned() } else { format!("so far: {}", self.shown()) };
         Failure::short(Short::ProtocolTimeout, detail)
     }
 

@@ -75,10 +75,7 @@ fn error(line: &str) -> Result<Option<String>, Failure> {
             format!("Redis refuses this host (protected mode: it admits loopback only): {line}"),
         )),
         "ERR" if line.starts_with("ERR max number of clients") => Err(Failure::short(Short::StatusUnexpected, line)),
-        _ => Err(Failure::short(
-            Short::ProtocolUnexpected,
-            format!("an error in place of PONG: {line}"),
-        )),
+        _ => Err(Failure::short(Short::ProtocolUnexpected, format!("an error in place of PONG: {line}"))),
     }
 }
 
@@ -96,10 +93,7 @@ mod tests {
             (b"+PONG\n", Reply::Foreign),
             (b"+OK\r\n", Reply::Foreign),
             (b"$4\r\nPONG\r\n", Reply::Foreign),
-            (
-                b"-NOAUTH Authentication required.\r\n",
-                Reply::Error("NOAUTH Authentication required.".into()),
-            ),
+            (b"-NOAUTH Authentication required.\r\n", Reply::Error("NOAUTH Authentication required.".into())),
             (b"-NOAUTH Authentication required.\r", Reply::Incomplete),
             (b"-NOAUTH", Reply::Incomplete),
             (b"-NOAUTH\n", Reply::Foreign),

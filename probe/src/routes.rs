@@ -9,11 +9,8 @@ use preflight_core::observation::Routes;
 
 /// Whether the routing table has a way to `address`, and this host an address to send from.
 pub(crate) fn reaches(address: SocketAddr) -> bool {
-    let any: SocketAddr = if address.is_ipv4() {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (Ipv6Addr::UNSPECIFIED, 0).into()
-    };
+    let any: SocketAddr =
+        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     UdpSocket::bind(any).and_then(|socket| socket.connect(address)).is_ok()
 }
 
@@ -30,10 +27,7 @@ impl RouteTable {
     pub(crate) fn routes(&self, targets: &[SocketAddr]) -> Routes {
         let general = self.general();
         let to_target = |v6: bool| targets.iter().filter(|a| a.is_ipv6() == v6).any(|a| reaches(*a));
-        Routes {
-            ipv4: general.ipv4 || to_target(false),
-            ipv6: general.ipv6 || to_target(true),
-        }
+        Routes { ipv4: general.ipv4 || to_target(false), ipv6: general.ipv6 || to_target(true) }
     }
 
     /// Addresses of the documentation (RFC 5737, RFC 3849), which only a default route leads to.

@@ -161,10 +161,7 @@ fn refusal(errno: Errno, icmp: Option<Icmp>, address: SocketAddr) -> Refusal {
     } else if here {
         detail = format!("{detail}, from this host itself: a route, its own firewall or a control group's filter");
     }
-    Refusal::Failed(Failure {
-        outcome,
-        detail: Some(text::escape(&detail)),
-    })
+    Refusal::Failed(Failure { outcome, detail: Some(text::escape(&detail)) })
 }
 
 #[cfg(test)]
@@ -172,12 +169,7 @@ mod tests {
     use super::*;
 
     fn reason(errno: Errno, icmp: Option<(bool, u8, u8)>) -> Option<&'static str> {
-        let icmp = icmp.map(|(v6, kind, code)| Icmp {
-            v6,
-            kind,
-            code,
-            from: None,
-        });
+        let icmp = icmp.map(|(v6, kind, code)| Icmp { v6, kind, code, from: None });
         match refusal(errno, icmp, "127.0.0.1:1".parse().unwrap()) {
             Refusal::Silent => None,
             Refusal::Failed(failure) => failure.outcome.reason(),

@@ -49,10 +49,7 @@ pub(crate) async fn handshake(
     seen: &mut Option<TlsSeen>,
 ) -> Result<Secured, Failure> {
     let name = server_name(spec)?;
-    let recorder = Arc::new(Recorder {
-        provider: provider.clone(),
-        record: Mutex::default(),
-    });
+    let recorder = Arc::new(Recorder { provider: provider.clone(), record: Mutex::default() });
     let asked = Arc::new(Asked::default());
     let versions = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let mut config = versions
@@ -64,18 +61,12 @@ pub(crate) async fn handshake(
     config.resumption = Resumption::disabled();
 
     let deadline = Instant::now() + spec.timeout.duration();
-    let mut connect = TlsConnector::from(Arc::new(config))
-        .connect(name.clone(), Metered::new(tcp))
-        .into_fallible();
+    let mut connect = TlsConnector::from(Arc::new(config)).connect(name.clone(), Metered::new(tcp)).into_fallible();
     let end = timeout_at(deadline, &mut connect).await;
     let record = recorder.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if !record.chain.is_empty() {
         let version = record.version.map(version_name);
-        *seen = Some(TlsSeen {
-            version,
-            cipher: None,
-            chain: judge::describe(&record.chain),
-        });
+        *seen = Some(TlsSeen { version, cipher: None, chain: judge::describe(&record.chain) });
     }
     let judge = || judge::judge(&record.chain, &name, anchors, provider, UnixTime::now());
     let asked_for_certificate = asked.0.load(Ordering::Relaxed);
@@ -84,20 +75,14 @@ pub(crate) async fn handshake(
             if let Some(seen) = seen {
                 let (_, session) = stream.get_ref();
                 seen.version = session.protocol_version().map(version_name);
-                seen.cipher = session
-                    .negotiated_cipher_suite()
-                    .and_then(|s| s.suite().as_str())
-                    .map(str::to_owned);
+                seen.cipher = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map(str::to_owned);
             }
             if let Err(failure) = judge() {
                 let (metered, _) = stream.into_inner();
                 part(metered);
                 return Err(failure);
             }
-            Ok(Secured::Open {
-                stream: Box::new(stream),
-                asked_for_certificate,
-            })
+            Ok(Secured::Open { stream: Box::new(stream), asked_for_certificate })
         }
         Ok(Err((error, metered))) => {
             // The record is signed once the server has proven its key over this handshake.
@@ -108,10 +93,7 @@ pub(crate) async fn handshake(
             Err(broken(&error, &metered.head))
         }
         // The stream is inside of the handshake that did not end, so what came of it cannot be shown.
-        Err(_) => Err(Failure::short(
-            Short::TlsTimeout,
-            format!("no end of the handshake in {}", spec.timeout),
-        )),
+        Err(_) => Err(Failure::short(Short::TlsTimeout, format!("no end of the handshake in {}", spec.timeout))),
     }
 }
 
@@ -122,22 +104,15 @@ fn server_name(spec: &ProbeSpec) -> Result<ServerName<'static>, Failure> {
         preflight_core::target::Host::Ip(ip) => ip.to_canonical().to_string(),
     });
     ServerName::try_from(name.clone()).map_err(|_| {
-        Failure::short(
-            Short::TlsNameMismatch,
-            format!("'{name}' is not a name that a certificate can carry"),
-        )
+        Failure::short(Short::TlsNameMismatch, format!("'{name}' is not a name that a certificate can carry"))
     })
 }
 
 /// Whether an alert is what servers answer to a client without a certificate: `certificate_required` by RFC 8446, 4.4.2.4;
 /// before TLS 1.3 `handshake_failure` (RFC 5246, 7.4.6) or, as many do, `bad_certificate`.
 pub(crate) fn demands_certificate(alert: AlertDescription) -> bool {
-    [
-        AlertDescription::CertificateRequired,
-        AlertDescription::HandshakeFailure,
-        AlertDescription::BadCertificate,
-    ]
-    .contains(&alert)
+    [AlertDescription::CertificateRequired, AlertDescription::HandshakeFailure, AlertDescription::BadCertificate]
+        .contains(&alert)
 }
 
 /// The alert inside of an error.
@@ -150,22 +125,14 @@ pub(crate) fn alert_of(error: &io::Error) -> Option<AlertDescription> {
 
 /// Why a handshake ended. `head` is how the peer's answer began.
 fn broken(error: &io::Error, head: &[u8]) -> Failure {
-    let shown = if head.is_empty() {
-        String::new()
-    } else {
-        format!("; it began: {}", text::escape_bytes(head))
-    };
+    let shown = if head.is_empty() { String::new() } else { format!("; it began: {}", text::escape_bytes(head)) };
     if head.first().is_some_and(|first| !is_tls_record(*first)) {
         return Failure::short(Short::TlsNotSpoken, text::escape_bytes(head));
     }
     let inner = error.get_ref();
     let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<Error>()) else {
         let too_much = inner.and_then(|inner| inner.downcast_ref::<TooMuch>()).is_some();
-        let reason = if too_much {
-            Short::TlsNotSpoken
-        } else {
-            Short::TlsClosed
-        };
+        let reason = if too_much { Short::TlsNotSpoken } else { Short::TlsClosed };
         return Failure::short(reason, error.to_string());
     };
     let reason = if matches!(tls, Error::AlertReceived(_) | Error::PeerIncompatible(_)) {
@@ -230,10 +197,7 @@ impl ServerCertVerifier for Recorder {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let chain = std::iter::once(leaf)
-            .chain(above)
-            .map(|der| der.clone().into_owned())
-            .collect();
+        let chain = std::iter::once(leaf).chain(above).map(|der| der.clone().into_owned()).collect();
         self.record.lock().unwrap_or_else(PoisonError::into_inner).chain = chain;
         Ok(ServerCertVerified::assertion())
     }
@@ -244,13 +208,8 @@ impl ServerCertVerifier for Recorder {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            leaf,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-        .inspect(|_| self.signed(ProtocolVersion::TLSv1_2))
+        verify_tls12_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
+            .inspect(|_| self.signed(ProtocolVersion::TLSv1_2))
     }
 
     fn verify_tls13_signature(
@@ -259,13 +218,8 @@ impl ServerCertVerifier for Recorder {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            leaf,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-        .inspect(|_| self.signed(ProtocolVersion::TLSv1_3))
+        verify_tls13_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
+            .inspect(|_| self.signed(ProtocolVersion::TLSv1_3))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -305,11 +259,7 @@ impl Metered {
     const HEAD: usize = 48;
 
     fn new(inner: TcpStream) -> Self {
-        Self {
-            inner,
-            left: Self::MAX,
-            head: Vec::new(),
-        }
+        Self { inner, left: Self::MAX, head: Vec::new() }
     }
 }
 

@@ -59,10 +59,9 @@ fn given(pem: &str) -> Anchors {
             let trouble = roots.is_empty().then(|| "`ca_pem` holds no certificate".to_owned());
             Anchors { roots, trouble }
         }
-        Err(error) => Anchors {
-            roots: RootCertStore::empty(),
-            trouble: Some(format!("`ca_pem` cannot be read: {error}")),
-        },
+        Err(error) => {
+            Anchors { roots: RootCertStore::empty(), trouble: Some(format!("`ca_pem` cannot be read: {error}")) }
+        }
     }
 }
 
@@ -70,28 +69,17 @@ fn given(pem: &str) -> Anchors {
 /// an image without a distribution.
 fn read_host() -> Result<Anchors, Failure> {
     let found = rustls_native_certs::load_native_certs();
-    if let Some(error) = found
-        .errors
-        .iter()
-        .find(|e| matches!(&e.kind, ErrorKind::Io { inner, .. } if is_local(inner)))
+    if let Some(error) = found.errors.iter().find(|e| matches!(&e.kind, ErrorKind::Io { inner, .. } if is_local(inner)))
     {
         return Err(Failure::void(Void::LocalResources, error.to_string()));
     }
     let roots = store(found.certs);
     Ok(match found.errors.first() {
         _ if !roots.is_empty() => Anchors { roots, trouble: None },
-        Some(error) => Anchors {
-            roots,
-            trouble: Some(format!("the host's store cannot be read: {error}")),
-        },
+        Some(error) => Anchors { roots, trouble: Some(format!("the host's store cannot be read: {error}")) },
         None => {
-            let roots = RootCertStore {
-                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-            };
-            Anchors {
-                roots,
-                trouble: Some("the host has no store, so Mozilla's authorities count".to_owned()),
-            }
+            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+            Anchors { roots, trouble: Some("the host has no store, so Mozilla's authorities count".to_owned()) }
         }
     })
 }
