@@ -286,9 +286,7 @@ impl Controller {
         let token_file = host.dir().join("join-token");
         fs::write(&token_file, token).expect("write the join token");
         let state_dir = host.dir().join("state");
-        let mut agent = Agent { host: host.clone(), process: host.spawn("nothing", &["true"]), state_dir };
-        agent.start(options);
-        agent
+        Agent { process: run_agent(host, &state_dir, options), host: host.clone(), state_dir }
     }
 
     /// What `preflight agents` says.
@@ -313,17 +311,22 @@ impl Controller {
 impl Agent {
     /// Starts it again, with the state that it has.
     pub fn start(&mut self, options: &AgentOptions) {
-        let binary = binary("preflight-agent");
-        let controller = format!("https://{}:{AGENT_PORT}", CONTROLLER[0]);
-        let dir = |name: &str| self.host.dir().join(name).to_string_lossy().into_owned();
-        let (state, token, policy) = (self.state_dir.to_string_lossy().into_owned(), dir("join-token"), dir("policy"));
-        let mut words = options.wrap.clone();
-        words.extend([&binary, "run", "--controller", &controller, "--state-dir", &state, "--join-token-file", &token]);
-        words.extend(options.identity.iter().flat_map(|pair| ["--identity", pair]));
-        if let Some(text) = options.policy {
-            fs::write(&policy, text).expect("write the agent's policy");
-            words.extend(["--policy", &policy]);
-        }
-        self.process = self.host.spawn("agent", &words);
+        self.process.kill();
+        self.process = run_agent(&self.host, &self.state_dir, options);
     }
+}
+
+fn run_agent(host: &Host, state_dir: &Path, options: &AgentOptions) -> Process {
+    let binary = binary("preflight-agent");
+    let controller = format!("https://{}:{AGENT_PORT}", CONTROLLER[0]);
+    let file = |name: &str| host.dir().join(name).to_string_lossy().into_owned();
+    let (state, token, policy) = (state_dir.to_string_lossy(), file("join-token"), file("policy"));
+    let mut words = options.wrap.clone();
+    words.extend([&binary, "run", "--controller", &controller, "--state-dir", &state, "--join-token-file", &token]);
+    words.extend(options.identity.iter().flat_map(|pair| ["--identity", pair]));
+    if let Some(text) = options.policy {
+        fs::write(&policy, text).expect("write the agent's policy");
+        words.extend(["--policy", &policy]);
+    }
+    host.spawn("agent", &words)
 }
