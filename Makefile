@@ -5,6 +5,7 @@ IN_LAB := scripts/in-lab
 # Tests mostly wait for networks and clocks, so more of them than there are cores run side by side.
 THREADS ?= 6
 CARGO ?= cargo
+TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
 .PHONY: help setup build test scenario demo lint bench
 
@@ -15,8 +16,7 @@ setup: ## Install what building and the lab need, where it is missing
 	@scripts/setup $(PACKAGES)
 
 build: setup ## Build the binaries and the tests
-	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --no-run
+	$(CARGO) build --workspace --bins --tests
 
 test: build ## Run every test, in namespaces of their own
 	$(IN_LAB) $(CARGO) test --workspace --offline --no-fail-fast -- --test-threads $(THREADS)
@@ -26,7 +26,7 @@ scenario: build ## Play scenarios whose name contains NAME
 
 demo: setup ## Replay the outage: the gate blocks, the group is opened, the gate passes
 	$(CARGO) build --workspace --bins
-	@$(IN_LAB) $$($(CARGO) metadata --format-version 1 --no-deps --offline | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/preflight-demo
+	@$(IN_LAB) $(TARGET)/debug/preflight-demo
 
 lint: setup ## Check format, lints, licences, bans and sources
 	$(CARGO) fmt --all --check
@@ -36,4 +36,4 @@ lint: setup ## Check format, lints, licences, bans and sources
 
 bench: setup ## Measure gate latency, memory and sizes, as ratios where that is fairer
 	$(CARGO) build --workspace --bins --release
-	$(IN_LAB) $$($(CARGO) metadata --format-version 1 --no-deps --offline | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/preflight-bench
+	$(IN_LAB) $(TARGET)/release/preflight-bench

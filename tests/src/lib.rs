@@ -6,3 +6,4 @@
 pub mod certificates;
 pub mod lab;
 pub mod scenario;
+pub mod small;
