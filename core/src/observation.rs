@@ -62,7 +62,11 @@ struct OutcomeFields {
 
 impl Serialize for Outcome {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        OutcomeFields { outcome: self.as_str().to_owned(), reason: self.reason().map(str::to_owned) }.serialize(serializer)
+        OutcomeFields {
+            outcome: self.as_str().to_owned(),
+            reason: self.reason().map(str::to_owned),
+        }
+        .serialize(serializer)
     }
 }
 
@@ -192,7 +196,8 @@ pub struct Routes {
 /// All that one agent saw of one target in one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// An observation for each address, or a single one without address where there is none.
+    /// An observation for each address, or a single one without address where there is none. A name of which one family's
+    /// lookup failed has the other's addresses, and one without address that says how it failed.
     pub observations: Vec<Observation>,
     /// How many addresses the name has, before the cut at [`ProbeSpec::MAX_ADDRESSES`].
     pub resolved: u32,
@@ -211,11 +216,18 @@ impl Report {
         if self.observations.is_empty() {
             return Outcome::Void(Void::Cancelled);
         }
-        let judged: Vec<(Option<SocketAddr>, Outcome)> =
-            self.observations.iter().map(|o| (o.address, self.judge(spec, o))).collect();
+        let judged: Vec<(Option<SocketAddr>, Outcome)> = self
+            .observations
+            .iter()
+            .map(|o| (o.address, self.judge(spec, o)))
+            .collect();
         let of = |v6: bool| -> Vec<Outcome> {
             let family = |a: &Option<SocketAddr>| a.is_some_and(|a| is_ipv6(a.ip()) == v6);
-            judged.iter().filter(|(address, _)| family(address)).map(|(_, outcome)| *outcome).collect()
+            judged
+                .iter()
+                .filter(|(address, _)| family(address))
+                .map(|(_, outcome)| *outcome)
+                .collect()
         };
         if judged.iter().all(|(address, _)| address.is_none()) {
             return worst(judged.iter().map(|(_, outcome)| *outcome));
@@ -223,12 +235,21 @@ impl Report {
         let all = match spec.addresses {
             Addresses::All => true,
             Addresses::Any => false,
-            Addresses::Auto => judged.iter().filter_map(|(address, _)| *address).all(|a| is_private(a.ip())),
+            Addresses::Auto => judged
+                .iter()
+                .filter_map(|(address, _)| *address)
+                .all(|a| is_private(a.ip())),
         };
+        // A lookup that failed for one family only stands beside the other's addresses, without one of its own.
+        let failed_lookup = judged
+            .iter()
+            .filter(|(address, _)| address.is_none())
+            .map(|(_, outcome)| *outcome)
+            .min_by_key(rank);
         let family = |v6: bool| -> Outcome {
             let outcomes = of(v6);
             if outcomes.is_empty() {
-                Outcome::Short(Short::DnsNoAddress)
+                failed_lookup.unwrap_or(Outcome::Short(Short::DnsNoAddress))
             } else if !all && outcomes.contains(&Outcome::Ok) {
                 Outcome::Ok
             } else {
@@ -249,7 +270,7 @@ impl Report {
                 if outcomes.contains(&Outcome::Ok) {
                     Outcome::Ok
                 } else if outcomes.is_empty() {
-                    Outcome::Short(Short::NetUnreachable)
+                    failed_lookup.unwrap_or(Outcome::Short(Short::NetUnreachable))
                 } else {
                     worst(outcomes)
                 }
@@ -272,18 +293,28 @@ impl Report {
 
     /// Addresses that fell short beside an answer that is ok.
     pub fn short_addresses(&self) -> impl Iterator<Item = &Observation> {
-        self.observations.iter().filter(|o| matches!(o.outcome, Outcome::Short(_)))
+        self.observations
+            .iter()
+            .filter(|o| matches!(o.outcome, Outcome::Short(_)))
     }
 }
 
 /// The worst of some outcomes: a short before a void before ok; the first in the order of reasons.
 fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
-    let rank = |outcome: &Outcome| match outcome {
+    outcomes
+        .into_iter()
+        .min_by_key(rank)
+        .unwrap_or(Outcome::Void(Void::Cancelled))
+}
+
+/// A key that orders outcomes from the worst.
+fn rank(outcome: &Outcome) -> (u8, Outcome) {
+    let kind = match outcome {
         Outcome::Short(_) => 0,
         Outcome::Void(_) => 1,
         Outcome::Ok => 2,
     };
-    outcomes.into_iter().min_by_key(|o| (rank(o), *o)).unwrap_or(Outcome::Void(Void::Cancelled))
+    (kind, *outcome)
 }
 
 fn is_ipv6(ip: IpAddr) -> bool {
@@ -294,7 +325,10 @@ fn is_ipv6(ip: IpAddr) -> bool {
 pub fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
-            ip.is_private() || ip.is_loopback() || ip.is_link_local() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64)
+            ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64)
         }
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }

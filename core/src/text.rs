@@ -13,7 +13,11 @@ pub fn escape_to(text: &str, max: usize) -> String {
     let mut out = String::new();
     let mut left = max;
     for c in text.chars() {
-        let piece: String = if is_plain(c) { c.to_string() } else { c.escape_default().to_string() };
+        let piece: String = if is_plain(c) {
+            c.to_string()
+        } else {
+            c.escape_default().to_string()
+        };
         let width = piece.chars().count();
         if width > left {
             out.push('…');

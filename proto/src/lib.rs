@@ -6,7 +6,7 @@ pub mod convert;
 
 /// The agent stream, generated from `proto/agent.proto`.
 #[cfg(feature = "grpc")]
-#[expect(clippy::pedantic, missing_docs, reason = "generated")]
+#[expect(clippy::pedantic, unused_qualifications, reason = "generated")]
 pub mod agent {
     tonic::include_proto!("preflight.agent.v1");
 }

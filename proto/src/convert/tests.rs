@@ -1,0 +1,382 @@
+//! What goes out comes back the same, and what is too much or means nothing is refused by name.
+
+use preflight_core::reason::{Short, Void};
+use preflight_core::target::{Host, Scheme};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+
+fn plain() -> impl Strategy<Value = String> {
+    "[a-zA-Z0-9 ,.=/é-]{0,60}"
+}
+
+fn ms() -> impl Strategy<Value = f64> {
+    0.0..1e6
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        Just(Outcome::Ok),
+        select(Short::ALL).prop_map(Outcome::Short),
+        select(Void::ALL).prop_map(Outcome::Void),
+    ]
+}
+
+fn certificate() -> impl Strategy<Value = Certificate> {
+    let time = || (-1_000_000_000i64..10_000_000_000).prop_map(|s| Timestamp::from_second(s).unwrap());
+    (plain(), plain(), vec(plain(), 0..4), time(), time(), "[0-9a-f]{64}").prop_map(
+        |(subject, issuer, names, not_before, not_after, sha256)| Certificate {
+            subject,
+            issuer,
+            names,
+            not_before,
+            not_after,
+            sha256,
+        },
+    )
+}
+
+fn observation() -> impl Strategy<Value = Observation> {
+    let phases = (option::of(ms()), option::of(ms()), option::of(ms()), option::of(ms())).prop_map(
+        |(resolve_ms, connect_ms, tls_ms, protocol_ms)| Phases {
+            resolve_ms,
+            connect_ms,
+            tls_ms,
+            protocol_ms,
+        },
+    );
+    let tls = (
+        option::of(plain()),
+        option::of(plain()),
+        vec(certificate(), 0..=TlsSeen::MAX_CHAIN),
+    )
+        .prop_map(|(version, cipher, chain)| TlsSeen { version, cipher, chain });
+    let attempt = (ms(), plain(), ms()).prop_map(|(at_ms, result, took_ms)| Attempt { at_ms, result, took_ms });
+    let address = any::<(std::net::IpAddr, u16)>().prop_map(SocketAddr::from);
+    (
+        option::of(address),
+        outcome(),
+        option::of(select(&PROOFS[..])),
+        phases,
+        option::of(plain()),
+        option::of(plain()),
+        option::of(tls),
+        vec(attempt, 0..=MAX_ATTEMPTS),
+    )
+        .prop_map(
+            |(address, outcome, proof, phases, note, detail, tls, attempts)| Observation {
+                address,
+                outcome,
+                proof,
+                phases,
+                note,
+                detail,
+                tls,
+                attempts,
+            },
+        )
+}
+
+fn identity() -> impl Strategy<Value = NetworkIdentity> {
+    btree_map("[a-z_.]{1,20}", btree_set(plain(), 0..5), 0..6).prop_map(NetworkIdentity)
+}
+
+fn agent_report() -> impl Strategy<Value = AgentReport> {
+    let report = (vec(observation(), 0..4), any::<u32>(), any::<[bool; 3]>()).prop_map(
+        |(observations, resolved, [ipv4, ipv6, control])| Report {
+            observations,
+            resolved,
+            routes: Routes { ipv4, ipv6 },
+            control: if control {
+                Control::Connected
+            } else {
+                Control::Unanswered
+            },
+        },
+    );
+    (plain(), plain(), plain(), plain(), identity(), any::<i64>(), report).prop_map(
+        |(run, cell, region, release, identity, clock_ms, report)| AgentReport {
+            run,
+            cell: CellDigest(cell),
+            region,
+            release,
+            identity,
+            clock_ms,
+            report,
+        },
+    )
+}
+
+fn spec() -> impl Strategy<Value = ProbeSpec> {
+    let host = prop_oneof![
+        "[a-z]{1,9}\\.internal".prop_map(Host::Name),
+        any::<std::net::IpAddr>().prop_map(Host::Ip)
+    ];
+    let deadlines = (1..=MAX_TIMEOUT_MS, 1..=MAX_TIMEOUT_MS);
+    let tls = (option::of(plain()), option::of("[A-Z\n-]{0,80}"))
+        .prop_map(|(server_name, ca_pem)| TlsOptions { server_name, ca_pem });
+    (
+        select(&Scheme::ALL[..]),
+        host,
+        1..=u16::MAX,
+        deadlines,
+        select(&FAMILIES[..]),
+        select(&ADDRESSES[..]),
+        tls,
+    )
+        .prop_flat_map(|(scheme, host, port, (connect, rest), families, addresses, tls)| {
+            let provable: Vec<Proof> = PROOFS.into_iter().filter(|proof| scheme.can_prove(*proof)).collect();
+            select(provable).prop_map(move |require| ProbeSpec {
+                target: Target {
+                    scheme,
+                    host: host.clone(),
+                    port,
+                },
+                connect_timeout: Millis(connect),
+                timeout: Millis(rest),
+                require,
+                families,
+                addresses,
+                tls: tls.clone(),
+            })
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_report_comes_back_the_same(report in agent_report()) {
+        let message = agent::Report::from(&report);
+        prop_assert_eq!(AgentReport::try_from(message), Ok(report));
+    }
+
+    #[test]
+    fn a_spec_comes_back_the_same(spec in spec()) {
+        let message = agent::ProbeSpec::from(&spec);
+        prop_assert_eq!(ProbeSpec::try_from(message), Ok(spec));
+    }
+
+    #[test]
+    fn what_came_in_is_plain_and_stays_so(text in any::<String>()) {
+        let message = agent::Observation {
+            outcome: "ok".into(), detail: Some(text.clone()), note: Some(text), ..Default::default()
+        };
+        let once = Observation::try_from(message).unwrap();
+        prop_assert!(once.detail.as_deref().unwrap().chars().all(text::is_plain));
+        let twice = Observation::try_from(agent::Observation::from(&once));
+        prop_assert_eq!(twice, Ok(once));
+    }
+}
+
+fn ok_observation() -> agent::Observation {
+    agent::Observation {
+        address: "10.0.0.1:1".into(),
+        outcome: "ok".into(),
+        proof: "connected".into(),
+        ..Default::default()
+    }
+}
+
+fn refused(observation: agent::Observation) -> ConvertError {
+    Observation::try_from(observation).unwrap_err()
+}
+
+#[test]
+fn too_much_is_refused() {
+    let report = |observations| agent::Report {
+        identity: Some(agent::NetworkIdentity::default()),
+        observations,
+        ..Default::default()
+    };
+    assert!(AgentReport::try_from(report(vec![ok_observation(); MAX_OBSERVATIONS])).is_ok());
+    assert_eq!(
+        AgentReport::try_from(report(vec![ok_observation(); MAX_OBSERVATIONS + 1])),
+        Err(ConvertError::TooMany {
+            field: "report.observations",
+            count: 65,
+            max: 64
+        })
+    );
+    assert_eq!(
+        refused(agent::Observation {
+            attempts: vec![agent::Attempt::default(); 17],
+            ..ok_observation()
+        }),
+        ConvertError::TooMany {
+            field: "observation.attempts",
+            count: 17,
+            max: 16
+        }
+    );
+    let chain = vec![agent::Certificate::default(); 9];
+    assert_eq!(
+        refused(agent::Observation {
+            tls: Some(agent::TlsSeen {
+                chain,
+                ..Default::default()
+            }),
+            ..ok_observation()
+        }),
+        ConvertError::TooMany {
+            field: "tls.chain",
+            count: 9,
+            max: 8
+        }
+    );
+    assert_eq!(
+        refused(agent::Observation {
+            detail: Some("x".repeat(4097)),
+            ..ok_observation()
+        }),
+        ConvertError::TooLong {
+            field: "observation.detail",
+            bytes: 4097,
+            max: 4096
+        }
+    );
+}
+
+#[test]
+fn an_identity_is_bounded_and_unambiguous() {
+    let attribute = |key: &str, values: usize| agent::Attribute {
+        key: key.into(),
+        values: (0..values).map(|i| i.to_string()).collect(),
+    };
+    let of = |attributes| NetworkIdentity::try_from(agent::NetworkIdentity { attributes });
+    assert!(of((0..64).map(|i| attribute(&i.to_string(), 64)).collect()).is_ok());
+    assert!(matches!(
+        of(vec![attribute("a", 65)]),
+        Err(ConvertError::TooMany { count: 65, .. })
+    ));
+    assert!(matches!(
+        of((0..65).map(|i| attribute(&i.to_string(), 1)).collect()),
+        Err(ConvertError::TooMany {
+            field: "identity.attributes",
+            ..
+        })
+    ));
+    assert!(matches!(
+        of(vec![attribute("a", 1), attribute("a", 2)]),
+        Err(ConvertError::Invalid { .. })
+    ));
+    assert!(matches!(of(vec![attribute("", 1)]), Err(ConvertError::Invalid { .. })));
+}
+
+#[test]
+fn what_means_nothing_is_refused() {
+    let field = |error: ConvertError| {
+        let ConvertError::Invalid { field, .. } = error else {
+            panic!("{error}")
+        };
+        field
+    };
+    let base = ok_observation;
+    for (observation, want) in [
+        (
+            agent::Observation {
+                outcome: "fine".into(),
+                ..base()
+            },
+            "observation.outcome",
+        ),
+        (
+            agent::Observation {
+                reason: "connect_timeout".into(),
+                ..base()
+            },
+            "observation.outcome",
+        ),
+        (
+            agent::Observation {
+                outcome: "short".into(),
+                ..base()
+            },
+            "observation.outcome",
+        ),
+        (
+            agent::Observation {
+                address: "example.com:1".into(),
+                ..base()
+            },
+            "observation.address",
+        ),
+        (
+            agent::Observation {
+                proof: "total".into(),
+                ..base()
+            },
+            "observation.proof",
+        ),
+        (
+            agent::Observation {
+                connect_ms: Some(f64::NAN),
+                ..base()
+            },
+            "observation.connect_ms",
+        ),
+        (
+            agent::Observation {
+                tls_ms: Some(-1.0),
+                ..base()
+            },
+            "observation.tls_ms",
+        ),
+        (
+            agent::Observation {
+                protocol_ms: Some(f64::INFINITY),
+                ..base()
+            },
+            "observation.protocol_ms",
+        ),
+    ] {
+        assert_eq!(field(refused(observation)), want);
+    }
+    assert_eq!(
+        AgentReport::try_from(agent::Report::default()),
+        Err(ConvertError::Missing {
+            field: "report.identity"
+        })
+    );
+}
+
+#[test]
+fn a_spec_that_no_probe_can_meet_is_refused() {
+    let good = || agent::ProbeSpec::from(&ProbeSpec::new("tcp://db.internal:5432".parse().unwrap()));
+    assert!(ProbeSpec::try_from(good()).is_ok());
+    for bad in [
+        agent::ProbeSpec {
+            target: "ftp://x:1".into(),
+            ..good()
+        },
+        agent::ProbeSpec {
+            require: "protocol".into(),
+            ..good()
+        },
+        agent::ProbeSpec {
+            connect_timeout_ms: 0,
+            ..good()
+        },
+        agent::ProbeSpec {
+            timeout_ms: u32::MAX,
+            ..good()
+        },
+        agent::ProbeSpec {
+            families: String::new(),
+            ..good()
+        },
+        agent::ProbeSpec {
+            addresses: "some".into(),
+            ..good()
+        },
+        agent::ProbeSpec {
+            ca_pem: Some("x".repeat(MAX_PEM_BYTES + 1)),
+            ..good()
+        },
+    ] {
+        assert!(ProbeSpec::try_from(bad.clone()).is_err(), "{bad:?}");
+    }
+}
