@@ -251,6 +251,14 @@ impl Controller {
         Preflight::new(exited, started.elapsed())
     }
 
+    /// Runs `preflight` with this process's own output and terminal; its exit code.
+    pub fn preflight_shown(&self, words: &[&str]) -> i32 {
+        let mut command = self.command(words, Some(&self.context()));
+        command.envs(["TERM", "NO_COLOR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        let status = command.status().expect("run preflight");
+        status.code().unwrap_or(-1)
+    }
+
     /// Starts `preflight` and leaves it running.
     pub fn preflight_start(&self, name: &str, words: &[&str]) -> Process {
         Process::start(&self.pipeline, name, self.command(words, Some(&self.context())))
