@@ -6,7 +6,7 @@ use std::time::Duration;
 use preflight_tests::lab::{AgentOptions, Lab, wait_for};
 use preflight_tests::small::{CELL, Small};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_frozen_agent_is_silent() {
@@ -135,15 +135,20 @@ fn an_agent_whose_clock_is_a_day_off_works_and_shows_it() {
 #[test]
 fn sixty_four_descriptors_are_enough_for_an_agent_with_many_targets() {
     let lab = Lab::new();
-    let options = AgentOptions { wrap: vec!["sh", "-c", "ulimit -n 64; exec \"$@\"", "limited"], ..AgentOptions::default() };
+    let options =
+        AgentOptions { wrap: vec!["sh", "-c", "ulimit -n 64; exec \"$@\"", "limited"], ..AgentOptions::default() };
     let small = Small::with(&lab, lab.controller(), 2, &options);
-    let dependencies: String =
-        (1..=200).fold(String::new(), |all, n| format!("{all}  cache-{n}:\n    target: redis://10.9.0.1:6379\n    timeout: {n}00ms\n"));
+    let dependencies: String = (1..=200).fold(String::new(), |all, n| {
+        format!("{all}  cache-{n}:\n    target: redis://10.9.0.1:6379\n    timeout: {n}00ms\n")
+    });
     small.controller.file("preflight.yaml", &format!("application: app\ndependencies:\n{dependencies}"));
     let answer = small.gate(&["--wait", "60s"]);
     for n in 1..=200 {
         let state = answer.state(&format!("us/web/cache-{n}"));
-        assert!(state == "pass" || state.starts_with("unknown"), "{n}: {state}: a host's shortage is blamed on the target");
+        assert!(
+            state == "pass" || state.starts_with("unknown"),
+            "{n}: {state}: a host's shortage is blamed on the target"
+        );
     }
     small.controller.await_agents(2);
     small.controller.file("preflight.yaml", preflight_tests::small::MANIFEST);
@@ -166,9 +171,9 @@ fn an_agent_of_one_fleet_speaks_for_no_other() {
 fn a_fleet_with_certificates_that_the_inventory_lacks_is_told() {
     let lab = Lab::new();
     let small = Small::new(&lab, 2);
-    small.controller.inventory(
-        "regions:\n  us:\n    fleets:\n      other: {}\napplications:\n  app:\n    fleets: {us: [other]}\n",
-    );
+    small
+        .controller
+        .inventory("regions:\n  us:\n    fleets:\n      other: {}\napplications:\n  app:\n    fleets: {us: [other]}\n");
     let listed = small.controller.preflight(&["agents", "-o", "json"]).expect_code(0);
     let remarks = listed.json["remarks"].to_string();
     assert!(remarks.contains("us/web") && remarks.contains("us/other"), "{remarks}");

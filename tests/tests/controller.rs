@@ -1,5 +1,7 @@
 //! A controller that is killed, starved, or given a broken store: what was acknowledged is kept, and what it says is true.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::fs;
 use std::time::Duration;
 
@@ -182,7 +184,7 @@ fn a_half_open_stream_is_noticed() {
     // It is not counted as ok meanwhile, and another takes its place.
     let answer = small.gate(&["--wait", "20s"]).expect_code(3);
     assert_eq!(answer.cell(CELL)["agents"]["silent"], 1, "{}", answer.text());
-    wait_for("the controller to notice", Duration::from_secs(60), || {
+    wait_for("the controller to notice", Duration::from_mins(1), || {
         let agents = small.controller.agents();
         agents.iter().any(|agent| agent["state"] == "lost").then_some(())
     });

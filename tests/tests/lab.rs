@@ -1,5 +1,7 @@
 //! The lab's own test: what it says of a network must be so before it is used to judge preflight.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -19,9 +21,7 @@ fn ways_are_open_silent_refused_or_prohibited_as_the_rules_say() {
     let worker = lab.host("worker", &["10.0.2.1"]);
     let cache = lab.host("cache", &["10.0.9.1", "fd00::9:1"]);
     let _redis = cache.redis(6379, &[]);
-    cache.firewall(
-        &Firewall::open().admit(worker.addresses(), 6379).drop(6379).reset(81).prohibit(82),
-    );
+    cache.firewall(&Firewall::open().admit(worker.addresses(), 6379).drop(6379).reset(81).prohibit(82));
     lab.assert_wiring(&[
         Way::new(&web, cache.port(6379), Expect::Silent),
         Way::new(&web, SocketAddr::new(cache.addresses()[1], 6379), Expect::Silent),
@@ -90,7 +90,12 @@ fn a_process_ends_with_its_handle() {
 fn redis_says_what_its_state_makes_it_say() {
     let lab = Lab::new();
     let asks = lab.host("asks", &["10.0.0.1"]);
-    let cases = [("plain", "10.0.9.1", "PONG"), ("locked", "10.0.9.2", "-NOAUTH"), ("replica", "10.0.9.3", "-MASTERDOWN"), ("loading", "10.0.9.4", "-LOADING")];
+    let cases = [
+        ("plain", "10.0.9.1", "PONG"),
+        ("locked", "10.0.9.2", "-NOAUTH"),
+        ("replica", "10.0.9.3", "-MASTERDOWN"),
+        ("loading", "10.0.9.4", "-LOADING"),
+    ];
     for (name, address, answer) in cases {
         let host = lab.host(name, &[address]);
         let _server = match name {

@@ -1,5 +1,6 @@
 //! Text that came from a target or from a manifest is data, however it is written.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use preflight_tests::lab::Lab;
@@ -10,11 +11,11 @@ fn a_hostile_banner_reaches_no_terminal() {
     let lab = Lab::new();
     let small = Small::new(&lab, 2);
     let hostile = lab.host("hostile", &["10.9.0.66"]);
-    hostile.says(6379, b"\x1b]0;owned\x07\x1b[2J\x1b[1;32mPASS\x1b[0m <script>alert(1)</script>\xff\xfe\xe2\x80\xae\r\n");
-    small.controller.file(
-        "preflight.yaml",
-        "application: app\ndependencies:\n  cache:\n    target: redis://10.9.0.66:6379\n",
-    );
+    hostile
+        .says(6379, b"\x1b]0;owned\x07\x1b[2J\x1b[1;32mPASS\x1b[0m <script>alert(1)</script>\xff\xfe\xe2\x80\xae\r\n");
+    small
+        .controller
+        .file("preflight.yaml", "application: app\ndependencies:\n  cache:\n    target: redis://10.9.0.66:6379\n");
     for format in ["table", "json"] {
         let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r1", "-o", format];
         let answer = small.controller.preflight(&words).expect_code(2);
@@ -34,16 +35,22 @@ fn a_manifest_that_is_a_bomb_is_refused_at_once_with_its_line() {
     let mut aliases = String::from("application: app\na: &a [x, x, x, x, x, x, x, x, x, x]\n");
     for (name, before) in ('b'..='k').zip('a'..) {
         let list = vec![format!("*{before}"); 10].join(", ");
-        aliases.push_str(&format!("{name}: &{name} [{list}]\n"));
+        let _ = writeln!(aliases, "{name}: &{name} [{list}]");
     }
     let deep = format!("application: app\ndependencies: {}{}\n", "[".repeat(20_000), "]".repeat(20_000));
     let many: String = (0..100_000).fold(String::from("application: app\ndependencies:\n"), |mut all, n| {
-        all.push_str(&format!("  d{n}:\n    target: tcp://10.0.0.1:1\n"));
+        let _ = writeln!(all, "  d{n}:\n    target: tcp://10.0.0.1:1");
         all
     });
     let bidirectional = "application: app\ndependencies:\n  cache:\n    target: redis://10.9.0.1:6379\n    fleets: {only: [web], because: \"\u{202e}txt\"}\n";
     let lookalike = "application: app\ndependencies:\n  c\u{0430}che:\n    target: redis://10.9.0.1:6379\n";
-    let bombs = [("aliases", aliases.as_str()), ("depth", &deep), ("number", &many), ("direction", bidirectional), ("look-alike", lookalike)];
+    let bombs = [
+        ("aliases", aliases.as_str()),
+        ("depth", &deep),
+        ("number", &many),
+        ("direction", bidirectional),
+        ("look-alike", lookalike),
+    ];
     for (what, text) in bombs {
         small.controller.file("preflight.yaml", text);
         let answer = small.gate(&[]);

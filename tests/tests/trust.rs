@@ -124,7 +124,12 @@ fn without_a_token_nothing_and_with_a_small_one_little() {
     let small = Small::new(&lab, 0);
     let api = small.controller.api();
     let gate = json!({ "manifest": MANIFEST, "regions": ["us"], "release": "r1" });
-    let calls = [("GET", "/v1/agents", None), ("POST", "/v1/gate", Some(&gate)), ("GET", "/v1/verdicts/none", None), ("GET", "/v1/audit", None)];
+    let calls = [
+        ("GET", "/v1/agents", None),
+        ("POST", "/v1/gate", Some(&gate)),
+        ("GET", "/v1/verdicts/none", None),
+        ("GET", "/v1/audit", None),
+    ];
     for (method, path, body) in calls {
         for token in [None, Some("nonsense"), Some("pf1.000000000000.0000")] {
             let answer = api.with_token(token).request(method, path, body).unwrap();
@@ -162,8 +167,7 @@ fn another_url_never_gets_the_files_token() {
     let lab = Lab::new();
     let small = Small::new(&lab, 0);
     let context = small.controller.context();
-    let environment =
-        [("PREFLIGHT_URL", "https://10.9.0.1:6379"), ("PREFLIGHT_CONTEXT", context.to_str().unwrap())];
+    let environment = [("PREFLIGHT_URL", "https://10.9.0.1:6379"), ("PREFLIGHT_CONTEXT", context.to_str().unwrap())];
     let answer = small.controller.preflight_with(&GATE, &environment);
     assert!([1, 64].contains(&answer.code), "{}: {}", answer.code, answer.text());
 }

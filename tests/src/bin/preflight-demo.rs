@@ -11,8 +11,10 @@ use preflight_tests::lab::{Agent, AgentOptions, Controller, Expect, Firewall, Ho
 const MANIFEST: &str = include_str!("../../../examples/preflight.yaml");
 const INVENTORY: &str = include_str!("../../../examples/inventory.yaml");
 const RELEASE: &str = "2025-03-31.1";
-/// Region, the name its DNS uses, and its fleets with their security groups.
-const REGIONS: [(&str, &str, &[(&str, &str)]); 3] = [
+/// A fleet and its security group.
+type Fleet = (&'static str, &'static str);
+/// Region, the name its DNS uses, and its fleets.
+const REGIONS: [(&str, &str, &[Fleet]); 3] = [
     (
         "us",
         "us-east-1",
@@ -44,8 +46,10 @@ fn main() -> ExitCode {
     }));
     let started = Instant::now();
     let lab = Lab::new();
-    say("The outage of 31 March 2025, replayed on this machine. Everything below is real: network namespaces as hosts,\n\
-         nftables rules as security groups, Redis, and preflight's own binaries. Nothing outside is touched.");
+    say(
+        "The outage of 31 March 2025, replayed on this machine. Everything below is real: network namespaces as hosts,\n\
+         nftables rules as security groups, Redis, and preflight's own binaries. Nothing outside is touched.",
+    );
 
     let world = World::build(&lab);
     say(&format!(

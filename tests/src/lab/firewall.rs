@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 /// The rules of one host. The first that fits decides, and what no rule names passes.
 #[derive(Debug, Clone, Default)]
+#[must_use]
 pub struct Firewall {
     input: Vec<String>,
     output: Vec<String>,
@@ -29,9 +30,7 @@ impl Firewall {
 
     /// Lets these sources reach a TCP port.
     pub fn admit(self, from: &[IpAddr], port: u16) -> Self {
-        from.iter().fold(self, |rules, ip| {
-            rules.input(format!("{} saddr {ip} tcp dport {port} accept", family(*ip)))
-        })
+        from.iter().fold(self, |rules, ip| rules.input(format!("{} saddr {ip} tcp dport {port} accept", family(*ip))))
     }
 
     /// Packets to the TCP port vanish: what a security group does.

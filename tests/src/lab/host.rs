@@ -116,7 +116,7 @@ impl Host {
     pub fn machine_id(&self, seed: &str) {
         let mut id = String::new();
         for n in 0..4u32 {
-            let hash = seed.bytes().fold(2_166_136_261 ^ n, |h: u32, b| (h ^ u32::from(b)).wrapping_mul(16_777_619));
+            let hash = seed.bytes().fold(n, |h: u32, b| (h ^ u32::from(b)).wrapping_mul(16_777_619).wrapping_add(n));
             let _ = write!(id, "{hash:08x}");
         }
         fs::write(self.shared.dir.join("etc/machine-id"), format!("{id}\n")).expect("write machine-id");

@@ -84,7 +84,9 @@ impl Lab {
         };
         let fabric = lab.inner.netns("fabric");
         tool("ip", &["netns", "add", &fabric], "");
-        let mut lines = String::from("link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up\nlink set lo up\n");
+        let mut lines = String::from(
+            "link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up\nlink set lo up\n",
+        );
         for address in GATEWAY {
             let _ = writeln!(lines, "{}", add_address(address, "br0"));
         }

@@ -47,9 +47,7 @@ impl Process {
     pub(super) fn start(host: &Host, name: &str, mut command: Command) -> Self {
         let stderr = host.log_path(name);
         let stdout = stderr.with_extension("out.log");
-        let open = |path: &PathBuf| {
-            File::options().create(true).append(true).open(path).expect("open a process's log")
-        };
+        let open = |path: &PathBuf| File::options().create(true).append(true).open(path).expect("open a process's log");
         command.stdin(Stdio::null()).stdout(open(&stdout)).stderr(open(&stderr));
         let what = format!("{name} on {}", host.name());
         let child = command.spawn().unwrap_or_else(|error| panic!("start {what}: {error}"));

@@ -41,12 +41,10 @@ impl Way {
         let patience = if self.expect == Expect::Silent { Duration::from_millis(700) } else { Duration::from_secs(5) };
         match self.from.within(|| TcpStream::connect_timeout(&self.to, patience)) {
             Ok(_) => Ok(Expect::Open),
-            Err(error) => match error.kind() {
-                ErrorKind::TimedOut => Ok(Expect::Silent),
-                ErrorKind::ConnectionRefused => Ok(Expect::Refused),
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Ok(Expect::Unreachable),
-                _ => Err(error.to_string()),
-            },
+            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Expect::Silent),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Expect::Refused),
+            Err(error) if error.kind() == ErrorKind::HostUnreachable => Ok(Expect::Unreachable),
+            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -68,6 +66,10 @@ impl Lab {
                 })
                 .collect()
         });
-        assert!(wrong.is_empty(), "the lab is wired wrongly, which says nothing of preflight:\n  {}", wrong.join("\n  "));
+        assert!(
+            wrong.is_empty(),
+            "the lab is wired wrongly, which says nothing of preflight:\n  {}",
+            wrong.join("\n  ")
+        );
     }
 }

@@ -63,7 +63,7 @@ fn two() -> u8 {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerHost {
-    /// Its addresses, in 10.9.0.0/16 and fd00::9:0/112.
+    /// Its addresses, in 10.9.0.0/16 and `fd00::9:0/112`.
     pub addresses: Vec<String>,
     /// What runs on it, by port.
     #[serde(default)]

@@ -96,7 +96,8 @@ impl<'a> Stage<'a> {
         for (fleet, of) in &self.scenario.fleets {
             let (region, name) = fleet.split_once('/').unwrap_or_else(|| panic!("{fleet} is not region/fleet"));
             let groups = of.groups.join(", ");
-            let identity = if groups.is_empty() { String::new() } else { format!("identity: {{security_group: [{groups}]}}") };
+            let identity =
+                if groups.is_empty() { String::new() } else { format!("identity: {{security_group: [{groups}]}}") };
             let fleets = regions.entry(region).or_default();
             let _ = writeln!(fleets, "      {name}: {{{identity}}}");
             application.entry(region).or_default().push(name);
@@ -189,7 +190,9 @@ impl<'a> Stage<'a> {
                 [fleet.as_str(), from.name()].iter().filter_map(|who| rules.get(*who)).flatten().collect();
             for (server, runs) in &self.servers {
                 let of_server: Vec<&Rule> = rules.get(server.name()).into_iter().flatten().collect();
-                for (address, (port, service)) in server.addresses().iter().flat_map(|a| runs.iter().map(move |r| (a, r))) {
+                for (address, (port, service)) in
+                    server.addresses().iter().flat_map(|a| runs.iter().map(move |r| (a, r)))
+                {
                     let to = SocketAddr::new(*address, *port);
                     let reaches = from.addresses().iter().any(|a| a.is_ipv6() == address.is_ipv6());
                     let open = if matches!(service, Service::Nothing) { Expect::Refused } else { Expect::Open };
