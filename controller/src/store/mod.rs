@@ -13,8 +13,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
-pub(crate) use runs::{LatestCell, NewTestimony, OpenRun, StoredRun};
-pub(crate) use tokens::{JoinRefused, TokenRow};
+pub(crate) use runs::{LatestCell, NewTestimony, OpenRun};
+pub(crate) use tokens::JoinRefused;
 
 /// A writer waits this long for another one before it gives up with [`StoreError::Busy`].
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
