@@ -174,7 +174,6 @@ impl Controller for AgentService {
             id: certificate.id.clone(),
             instance: hello.instance,
             identity,
-            clock_skew_ms,
             sender: sender.clone(),
         };
         let Ok(connection) = self.app.roster.arrive(arrival, now) else {

@@ -39,7 +39,6 @@ pub(crate) enum Standing {
 struct Entry {
     id: AgentId,
     identity: NetworkIdentity,
-    clock_skew_ms: i64,
     link: Link,
     losses: VecDeque<Timestamp>,
     /// Starts of the process that used this line, the latest last.
@@ -58,7 +57,6 @@ pub(crate) struct Arrival {
     pub(crate) id: AgentId,
     pub(crate) instance: String,
     pub(crate) identity: NetworkIdentity,
-    pub(crate) clock_skew_ms: i64,
     pub(crate) sender: mpsc::Sender<ToAgent>,
 }
 
@@ -96,7 +94,6 @@ impl Roster {
         let entry = |row: &AgentRow| Entry {
             id: row.id.clone(),
             identity: row.identity.clone().unwrap_or_default(),
-            clock_skew_ms: row.clock_skew_ms.unwrap_or(0),
             link: Link::Down { since: now },
             losses: VecDeque::new(),
             instances: VecDeque::new(),
@@ -122,7 +119,6 @@ impl Roster {
         let entry = state.agents.entry(arrival.id.agent.clone()).or_insert_with(|| Entry {
             id: arrival.id.clone(),
             identity: NetworkIdentity::default(),
-            clock_skew_ms: 0,
             link: Link::Down { since: now },
             losses: VecDeque::new(),
             instances: VecDeque::new(),
@@ -141,7 +137,6 @@ impl Roster {
             kick.notify_one();
         }
         entry.identity = arrival.identity;
-        entry.clock_skew_ms = arrival.clock_skew_ms;
         entry.link = Link::Up { connection: number, since: now, sender: arrival.sender, kick: kick.clone() };
         drop(state);
         self.changed();
@@ -184,11 +179,6 @@ impl Roster {
         {
             entry.identity = identity.clone();
         }
-    }
-
-    /// How far an agent's clock was ahead when it connected, in milliseconds.
-    pub(crate) fn clock_skew_ms(&self, agent: &str) -> i64 {
-        self.lock().agents.get(agent).map_or(0, |entry| entry.clock_skew_ms)
     }
 
     /// How an agent stands, and what it last told of its identity; none if it is no part of its fleet.
@@ -313,7 +303,6 @@ mod tests {
             id: AgentId { fleet: fleet(), agent: "web-1".into() },
             instance: instance.into(),
             identity: NetworkIdentity::default(),
-            clock_skew_ms: 0,
             sender: mpsc::channel(1).0,
         }
     }

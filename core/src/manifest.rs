@@ -126,18 +126,12 @@ impl Manifest {
 
     /// Where a dependency is declared.
     pub fn position(&self, dependency: &str) -> Option<Position> {
-        self.dependency(dependency).map(|d| Position {
-            file: self.file.clone(),
-            place: d.place,
-        })
+        self.dependency(dependency).map(|d| Position { file: self.file.clone(), place: d.place })
     }
 
     /// Where the application is named.
     pub fn application_position(&self) -> Position {
-        Position {
-            file: self.file.clone(),
-            place: self.application_place,
-        }
+        Position { file: self.file.clone(), place: self.application_place }
     }
 
     /// Regions that `targets` name, with where: for the plan to compare with the inventory.
@@ -157,18 +151,16 @@ impl Dependency {
     pub(crate) fn spec(&self, file: &str, region: &Region) -> Result<ProbeSpec, Diagnostic> {
         let template = match &self.targets {
             Targets::Same(template) => template,
-            Targets::PerRegion(targets, place) => targets
-                .iter()
-                .find(|t| t.region == region.name)
-                .map(|t| &t.target)
-                .ok_or_else(|| {
-                Diagnostic::new(
-                    file,
-                    *place,
-                    format!("dependency {} has no target for region {}", self.name, region.name),
-                    format!("add '{}: scheme://host:port' to its targets", region.name),
-                )
-            })?,
+            Targets::PerRegion(targets, place) => {
+                targets.iter().find(|t| t.region == region.name).map(|t| &t.target).ok_or_else(|| {
+                    Diagnostic::new(
+                        file,
+                        *place,
+                        format!("dependency {} has no target for region {}", self.name, region.name),
+                        format!("add '{}: scheme://host:port' to its targets", region.name),
+                    )
+                })?
+            }
         };
         let target = template
             .resolve(&region.name, &region.vars)
@@ -195,4 +187,5 @@ pub fn schema() -> serde_json::Value {
 }
 
 #[cfg(test)]
+#[path = "manifest_tests.rs"]
 mod tests;

@@ -76,12 +76,7 @@ fn check_characters(file: &str, text: &str) -> Result<(), Diagnostic> {
     for c in text.chars() {
         match c {
             '\n' if after_return => {}
-            '\n' | '\r' => {
-                place = Place {
-                    line: place.line + 1,
-                    column: 1,
-                }
-            }
+            '\n' | '\r' => place = Place { line: place.line + 1, column: 1 },
             '\t' => place.column += 1,
             c if is_plain(c) => place.column += 1,
             c => {
@@ -103,10 +98,7 @@ fn check_characters(file: &str, text: &str) -> Result<(), Diagnostic> {
 
 fn place(location: Location) -> Place {
     let one = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-    Place {
-        line: one(location.line()),
-        column: one(location.column()),
-    }
+    Place { line: one(location.line()), column: one(location.column()) }
 }
 
 /// What is wrong, and what to write instead.
@@ -190,10 +182,7 @@ fn explain(error: &Error, example: &str) -> (String, String) {
 }
 
 fn too_deep() -> (String, String) {
-    (
-        format!("this is nested more than {MAX_DEPTH} levels deep"),
-        "remove brackets or indentation".to_owned(),
-    )
+    (format!("this is nested more than {MAX_DEPTH} levels deep"), "remove brackets or indentation".to_owned())
 }
 
 /// A value and where it stands.
@@ -206,10 +195,7 @@ pub(crate) struct At<T> {
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<T>::deserialize(deserializer)?;
-        Ok(Self {
-            value: spanned.value,
-            place: place(spanned.referenced),
-        })
+        Ok(Self { value: spanned.value, place: place(spanned.referenced) })
     }
 }
 
@@ -292,24 +278,18 @@ impl Source<'_> {
 
     /// The value as a name.
     pub(crate) fn name(self, at: &At<String>) -> Result<Name, Diagnostic> {
-        at.value
-            .parse()
-            .map_err(|error: NameError| self.error(at.place, error.to_string(), error.fix()))
+        at.value.parse().map_err(|error: NameError| self.error(at.place, error.to_string(), error.fix()))
     }
 
     /// The value as a whole number within `range`.
     pub(crate) fn whole(self, key: &str, at: &At<String>, range: RangeInclusive<u32>) -> Result<u32, Diagnostic> {
         let digits = at.value.bytes().all(|b| b.is_ascii_digit());
-        digits
-            .then(|| at.value.parse().ok())
-            .flatten()
-            .filter(|n| range.contains(n))
-            .ok_or_else(|| {
-                self.error(
-                    at.place,
-                    format!("{key} cannot be '{}'", escape(&at.value)),
-                    format!("write a whole number from {} to {}", range.start(), range.end()),
-                )
-            })
+        digits.then(|| at.value.parse().ok()).flatten().filter(|n| range.contains(n)).ok_or_else(|| {
+            self.error(
+                at.place,
+                format!("{key} cannot be '{}'", escape(&at.value)),
+                format!("write a whole number from {} to {}", range.start(), range.end()),
+            )
+        })
     }
 }

@@ -4,6 +4,7 @@ mod agents;
 mod runs;
 mod tokens;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
-pub(crate) use runs::{LatestCell, NewTestimony, OpenRun, StoredRun};
-pub(crate) use tokens::{JoinRefused, TokenRow};
+pub(crate) use runs::{LatestCell, NewTestimony, OpenRun};
+pub(crate) use tokens::JoinRefused;
 
 /// A writer waits this long for another one before it gives up with [`StoreError::Busy`].
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,6 +76,7 @@ impl Store {
         if expect_existing && !path.exists() {
             return Err(StoreError::Missing(path));
         }
+        check_header(&path, expect_existing)?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
@@ -196,6 +198,27 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Refuses a file that is not a database. SQLite itself makes a new one of a file that is empty or shorter than a page.
+fn check_header(path: &Path, expect_existing: bool) -> Result<(), StoreError> {
+    // https://www.sqlite.org/fileformat.html, 1.3
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::Open { path: path.to_owned(), source: sqlx::Error::Io(error) }),
+    };
+    let mut start = Vec::new();
+    file.by_ref()
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut start)
+        .map_err(|error| StoreError::Open { path: path.to_owned(), source: sqlx::Error::Io(error) })?;
+    let new = start.is_empty() && !expect_existing;
+    if new || start == MAGIC {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt { path: path.to_owned(), detail: "it does not begin as an SQLite database does".to_owned() })
 }
 
 // Primary result codes (https://www.sqlite.org/rescode.html).
