@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
@@ -54,6 +54,9 @@ pub(crate) enum CallError {
     /// No answer in time.
     #[error("no answer in time")]
     Late,
+    /// What came could not be shown.
+    #[error("{0}")]
+    Unwritten(String),
 }
 
 impl CallError {
@@ -68,7 +71,7 @@ impl CallError {
                     StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
                 )
             }
-            Self::Untrusted(_) | Self::Garbage(_) | Self::Late => false,
+            Self::Untrusted(_) | Self::Garbage(_) | Self::Late | Self::Unwritten(_) => false,
         }
     }
 
@@ -79,6 +82,9 @@ impl CallError {
 
     /// As a command says it.
     pub(crate) fn failure(self, url: &BaseUrl) -> Failure {
+        if let Self::Unwritten(message) = self {
+            return Failure::no_verdict(message);
+        }
         let Self::Problem(problem) = self else {
             let text = escape_to(&self.to_string(), 500);
             let fix = match self {
@@ -88,9 +94,12 @@ impl CallError {
                 Self::Garbage(_) => {
                     "Check that the URL is a preflight-controller's, of the same version as this command."
                 }
-                Self::Connect(_) | Self::Broken(_) | Self::Late | Self::Problem(_) | Self::Status(_) => {
-                    "Check that preflight-controller runs and that this host may reach it."
-                }
+                Self::Connect(_)
+                | Self::Broken(_)
+                | Self::Late
+                | Self::Problem(_)
+                | Self::Status(_)
+                | Self::Unwritten(_) => "Check that preflight-controller runs and that this host may reach it.",
             };
             return Failure::no_verdict(format!("controller {}: {text}", escape(&url.to_string()))).fix(fix);
         };
@@ -148,7 +157,7 @@ impl Client {
     ) -> Result<Answer<T>, Failure> {
         let deadline = Instant::now() + CALL_TIMEOUT;
         let call = async {
-            let response = self.send(method, path, body, "application/json").await?;
+            let response = self.send(method, path, body, "application/json", deadline).await?;
             let date = date(&response);
             let bytes = read_all(response.into_body()).await?;
             // An empty answer is the JSON value null, which is what `()` reads.
@@ -164,9 +173,14 @@ impl Client {
         self.call(Method::GET, path, None::<&()>).await
     }
 
-    /// Calls for a stream of JSON lines.
-    pub(crate) async fn lines(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<Lines, CallError> {
-        let response = self.send(Method::POST, path, Some(body), "application/x-ndjson").await?;
+    /// Calls for a stream of JSON lines. There must be a connection by `connect_by`.
+    pub(crate) async fn lines(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+        connect_by: Instant,
+    ) -> Result<Lines, CallError> {
+        let response = self.send(Method::POST, path, Some(body), "application/x-ndjson", connect_by).await?;
         Ok(Lines { body: response.into_body(), buffer: Vec::new(), searched: 0 })
     }
 
@@ -177,6 +191,7 @@ impl Client {
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
         accept: &'static str,
+        connect_by: Instant,
     ) -> Result<Response<Incoming>, CallError> {
         let bytes = match body {
             Some(body) => serde_json::to_vec(body).map_err(|error| CallError::Garbage(error.to_string()))?,
@@ -194,7 +209,8 @@ impl Client {
         let request =
             request.body(Full::new(Bytes::from(bytes))).map_err(|error| CallError::Garbage(error.to_string()))?;
 
-        let connecting = timeout(CONNECT_TIMEOUT, self.connect()).await;
+        let connect_by = connect_by.min(Instant::now() + CONNECT_TIMEOUT);
+        let connecting = timeout_at(connect_by, self.connect()).await;
         let stream = connecting.unwrap_or_else(|_| Err(CallError::Connect("no answer in time".to_owned())))?;
         let broken = |error: hyper::Error| CallError::Broken(in_words(&error));
         let (mut sender, connection) =

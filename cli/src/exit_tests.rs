@@ -31,7 +31,7 @@ fn names(regions: &[&str]) -> Vec<String> {
     regions.iter().map(|r| (*r).to_owned()).collect()
 }
 
-fn asked<'a>(regions: Regions<'a>) -> Asked<'a> {
+fn asked(regions: Regions<'_>) -> Asked<'_> {
     Asked { id: "run-1", application: "shop", release: "r1", regions, manifest_digest: Some("sha256:m"), now: None }
 }
 
@@ -74,11 +74,14 @@ fn honest_blocks_have_their_codes() {
     assert_eq!(exit(&with(passing(&["eu"]), &locked), Regions::All), Exit::Refused);
 }
 
+/// What it is, what is changed in an answer that passes, and what it must come to.
+type Case = (&'static str, Vec<(String, Value)>, Exit);
+
 /// Every single untruth in an answer that says "proceed" must end in something else than 0.
 #[test]
 fn no_inconsistent_answer_proceeds() {
     let cell = "/regions/0/cells/0";
-    let cases: Vec<(&str, Vec<(String, Value)>, Exit)> = vec![
+    let cases: Vec<Case> = vec![
         ("another run", vec![("/id".into(), json!("run-2"))], Exit::NoVerdict),
         ("another application", vec![("/application".into(), json!("blog"))], Exit::Refused),
         ("another release", vec![("/release".into(), json!("r2"))], Exit::Refused),

@@ -37,7 +37,7 @@ pub(crate) fn read(what: &str, path: &Path) -> Result<Source, Failure> {
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = valid.iter().filter(|b| **b == b'\n').count() + 1;
+        let line = valid.split(|b| *b == b'\n').count();
         let start = valid.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         let column = String::from_utf8_lossy(&valid[start..]).chars().count() + 1;
         Failure::usage(format!("{name}:{line}:{column}: the {what} is not UTF-8 text")).fix("Save the file as UTF-8.")

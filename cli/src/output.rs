@@ -1,5 +1,7 @@
 //! Results on stdout.
 
+use std::fmt::Write as _;
+
 use std::io::Write as _;
 
 use clap::{Args, ValueEnum};
@@ -54,7 +56,7 @@ fn ascii_safe(document: &str) -> String {
             out.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                out.push_str(&format!("\\u{unit:04x}"));
+                let _ = write!(out, "\\u{unit:04x}");
             }
         }
     }

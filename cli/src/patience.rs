@@ -33,6 +33,11 @@ impl Patience {
         self.start + self.wait + GRACE
     }
 
+    /// By when there must be a connection: who was never reached is not waited for beyond the wait.
+    pub(crate) fn connect_by(&self) -> Instant {
+        if self.reached { self.deadline() } else { self.start + self.wait }
+    }
+
     /// Pauses before the next attempt, or gives up.
     pub(crate) async fn again(
         &mut self,
@@ -41,7 +46,7 @@ impl Patience {
         progress: &mut Reporter,
     ) -> Result<(), Failure> {
         self.reached |= error.reached();
-        let end = if self.reached { self.deadline() } else { self.start + self.wait };
+        let end = self.connect_by();
         let next = Instant::now() + self.pause.mul_f64(jitter());
         if matches!(error, CallError::Late) || (error.may_pass() && next >= end) {
             return Err(self.given_up(&error, client));

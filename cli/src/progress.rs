@@ -74,18 +74,16 @@ impl Drop for Reporter {
 }
 
 fn in_words(progress: &Progress) -> String {
-    let mut text = format!("{} of {} cells settled", progress.settled, progress.cells);
-    if progress.failing > 0 {
-        text.push_str(&format!(", {} failing", progress.failing));
-    }
-    let names: Vec<String> = progress.waiting_for.iter().take(NAMED).map(|name| escape(name)).collect();
-    let more = if progress.waiting_for.len() > NAMED { ", …" } else { "" };
-    match progress.waiting_for.len() {
-        0 => {}
-        1 => text.push_str(&format!("; waiting for {}", names.join(", "))),
-        count => text.push_str(&format!("; waiting for {count} agents: {}{more}", names.join(", "))),
-    }
-    text
+    let Progress { settled, cells, failing, waiting_for, .. } = progress;
+    let failing = if *failing > 0 { format!(", {failing} failing") } else { String::new() };
+    let names = waiting_for.iter().take(NAMED).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
+    let waiting = match waiting_for.len() {
+        0 => String::new(),
+        1 => format!("; waiting for {names}"),
+        count if count <= NAMED => format!("; waiting for {count} agents: {names}"),
+        count => format!("; waiting for {count} agents: {names}, …"),
+    };
+    format!("{settled} of {cells} cells settled{failing}{waiting}")
 }
 
 #[cfg(test)]

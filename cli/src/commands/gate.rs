@@ -19,6 +19,7 @@ use crate::progress::Reporter;
 use crate::{duration, input, render};
 
 /// Ask whether a release may ship: every fleet that will run it must reach what it depends on
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage
@@ -177,7 +178,7 @@ pub(super) fn escaped(objections: &[String]) -> String {
 async fn ask(client: &Client, request: &GateRequest, mut patience: Patience) -> Result<Gate, Failure> {
     let mut progress = Reporter::new();
     loop {
-        let attempt = timeout_at(patience.deadline(), stream(client, request, &mut progress)).await;
+        let attempt = timeout_at(patience.deadline(), stream(client, request, &patience, &mut progress)).await;
         match attempt.unwrap_or(Err(CallError::Late)) {
             Ok(gate) => return Ok(gate),
             Err(error) => patience.again(error, client, &mut progress).await?,
@@ -185,8 +186,13 @@ async fn ask(client: &Client, request: &GateRequest, mut patience: Patience) -> 
     }
 }
 
-async fn stream(client: &Client, request: &GateRequest, progress: &mut Reporter) -> Result<Gate, CallError> {
-    let mut lines = client.lines("/v1/gate", request).await?;
+async fn stream(
+    client: &Client,
+    request: &GateRequest,
+    patience: &Patience,
+    progress: &mut Reporter,
+) -> Result<Gate, CallError> {
+    let mut lines = client.lines("/v1/gate", request, patience.connect_by()).await?;
     while let Some(event) = lines.next::<Event>().await? {
         match event {
             Event::Progress(far) => progress.run(&far),

@@ -23,6 +23,9 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
+const CONTEXT: &str = "The file that says where the controller is and how to be known to it \
+    [env: PREFLIGHT_CONTEXT; or PREFLIGHT_URL, PREFLIGHT_TOKEN and PREFLIGHT_CA as a set; else ~/.config/preflight/client.toml]";
+
 /// Shows, before a change ships, that every kind of host that will run it can reach what it depends on
 #[derive(Debug, Parser)]
 #[command(
@@ -35,9 +38,8 @@ Example:
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1"
 )]
 pub(crate) struct Cli {
-    /// The file that says where the controller is and how to be known to it [env: PREFLIGHT_CONTEXT, or PREFLIGHT_URL,
-    /// PREFLIGHT_TOKEN and PREFLIGHT_CA as a set]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// The file that says where the controller is and how to be known to it
+    #[arg(long, global = true, value_name = "FILE", help = CONTEXT)]
     context: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,

@@ -1,5 +1,7 @@
 //! `preflight verdict`: shows a verdict that was given, or exits by it.
 
+use std::fmt::Write as _;
+
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -141,7 +143,7 @@ fn in_words(checked: &Checked<'_>, exit: Exit) -> String {
         exit.meaning()
     );
     for objection in &checked.objections {
-        text.push_str(&format!("  {}\n", escape(objection)));
+        let _ = writeln!(text, "  {}", escape(objection));
     }
     if !checked.objections.is_empty() {
         text.push_str("  Run `preflight gate` for this release and these regions.\n");

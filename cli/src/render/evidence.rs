@@ -1,5 +1,7 @@
 //! What agents saw, for the cells that do not pass.
 
+use std::fmt::Write as _;
+
 use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases};
 use preflight_proto::api::{Cell, Evidence, Gate, State};
 
@@ -25,7 +27,7 @@ pub(crate) fn render(gate: &Gate, width: usize) -> String {
         out.push_str(&of_cell(region, cell, width));
     }
     if cells.len() > CELLS {
-        out.push_str(&format!("  and {}: `-o json` shows all\n", count(cells.len() - CELLS, "more cell")));
+        let _ = writeln!(out, "  and {}: `-o json` shows all", count(cells.len() - CELLS, "more cell"));
     }
     out
 }
@@ -48,7 +50,7 @@ fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
         out.push_str(&observation(&format!("      {}  ", word(&evidence.agent)), &evidence.observation, width));
     }
     if sorted.len() > LINES {
-        out.push_str(&format!("      and {}: `-o json` shows all\n", count(sorted.len() - LINES, "more answer")));
+        let _ = writeln!(out, "      and {}: `-o json` shows all", count(sorted.len() - LINES, "more answer"));
     }
     out
 }

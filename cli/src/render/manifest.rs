@@ -1,5 +1,7 @@
 //! Manifests: a plan, and what changed.
 
+use std::fmt::Write as _;
+
 use preflight_core::manifest::Change;
 
 use super::grid::{Grid, Span};
@@ -64,7 +66,7 @@ fn change(change: &Change) -> String {
         Change::Changed { dependency, fields } => {
             let mut out = format!("{} {}\n", styled(UNSURE, "~"), word(dependency));
             for field in fields {
-                out.push_str(&format!("    {}: {} → {}\n", word(&field.field), value(&field.old), value(&field.new)));
+                let _ = writeln!(out, "    {}: {} → {}", word(&field.field), value(&field.old), value(&field.new));
             }
             out
         }
