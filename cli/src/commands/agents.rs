@@ -18,7 +18,7 @@ use crate::render;
     after_help = "\
 Examples:
   preflight agents
-  preflight agents revoke eu-web-3f9a --reason \"key copied\""
+  preflight agents revoke eu-web-3f9a --reason stolen"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -102,7 +102,7 @@ mod tests {
             assert!(lines.iter().any(|line| line.starts_with(&path)), "{path} has no example of its own: {lines:?}");
             for line in lines {
                 let command = line.split(" > ").next().unwrap_or_default();
-                let words = command.split_whitespace().map(|word| word.trim_matches('"'));
+                let words = command.split_whitespace();
                 assert!(
                     Cli::try_parse_from(words).is_ok(),
                     "{line}: {:?}",
