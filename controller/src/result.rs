@@ -59,7 +59,7 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
             })
             .collect(),
     });
-    let findings = findings::find(&judged).into_iter().map(|finding| api::Finding {
+    let findings = findings::find(&judged, &spec.unlisted).into_iter().map(|finding| api::Finding {
         kind: finding.kind.as_str().to_owned(),
         region: finding.region,
         dependency: finding.dependency,
@@ -91,8 +91,28 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
         target: judged.cell.spec.target.to_string(),
         state: judged.folded.state,
         reason: judged.folded.why.map(|why| why.as_str().to_owned()),
+        phases: slowest(judged),
+        certificate_until: first_to_end(judged),
     });
     (gate, latest.collect())
+}
+
+fn observations<'a>(judged: &'a JudgedCell<'_>) -> impl Iterator<Item = &'a Observation> {
+    judged.witnesses.iter().filter_map(|w| w.testimony).flat_map(|t| &t.report.observations)
+}
+
+fn slowest(judged: &JudgedCell<'_>) -> Phases {
+    let most = |of: fn(&Phases) -> Option<f64>| observations(judged).filter_map(|o| of(&o.phases)).reduce(f64::max);
+    Phases {
+        resolve_ms: most(|p| p.resolve_ms),
+        connect_ms: most(|p| p.connect_ms),
+        tls_ms: most(|p| p.tls_ms),
+        protocol_ms: most(|p| p.protocol_ms),
+    }
+}
+
+fn first_to_end(judged: &JudgedCell<'_>) -> Option<Timestamp> {
+    observations(judged).filter_map(|o| o.tls.as_ref()).flat_map(|tls| &tls.chain).map(|c| c.not_after).min()
 }
 
 fn decision(state: State) -> api::Decision {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::identity::NetworkIdentity;
 use crate::matrix::{Answer, State};
 use crate::observation::Outcome;
+use crate::plan::FleetId;
 use crate::reason::Short;
 use crate::text::escape;
 use crate::verdict::JudgedCell;
@@ -33,6 +34,8 @@ pub enum Kind {
     OneHost,
     /// An address fell short beside a pass.
     AddressShort,
+    /// A fleet that has agents and that the inventory lacks: nobody gates it.
+    UnlistedFleet,
 }
 
 impl Kind {
@@ -42,15 +45,17 @@ impl Kind {
             Self::Asymmetry => "asymmetry",
             Self::OneHost => "one_host",
             Self::AddressShort => "address_short",
+            Self::UnlistedFleet => "unlisted_fleet",
         }
     }
 }
 
-/// Compares cells.
-pub fn find(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
+/// Compares cells, and names fleets of `unlisted`, which the inventory lacks.
+pub fn find(cells: &[JudgedCell<'_>], unlisted: &[FleetId]) -> Vec<Finding> {
     let mut findings = asymmetries(cells);
     findings.extend(cells.iter().filter_map(one_host));
     findings.extend(cells.iter().filter_map(address_short));
+    findings.extend(unlisted.iter().map(unlisted_fleet));
     findings
 }
 
@@ -155,6 +160,19 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
         text,
         attributes: Vec::new(),
     })
+}
+
+fn unlisted_fleet(fleet: &FleetId) -> Finding {
+    Finding {
+        kind: Kind::UnlistedFleet,
+        region: Some(fleet.region.clone()),
+        dependency: String::new(),
+        text: format!(
+            "Agents hold certificates for {fleet}, which the inventory lacks: if it runs this application, it ships unproven. \
+             Add it to the inventory, or revoke its agents."
+        ),
+        attributes: Vec::new(),
+    }
 }
 
 fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {

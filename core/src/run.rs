@@ -32,6 +32,8 @@ pub struct RunSpec {
     pub fail_fast: bool,
     /// One sick host fails its cell.
     pub strict: bool,
+    /// Fleets of the plan's regions for which certificates exist and which the inventory lacks.
+    pub unlisted: Vec<FleetId>,
 }
 
 /// How a report is labelled: it counts only where all of this is the run's own.

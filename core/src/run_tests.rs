@@ -45,6 +45,7 @@ fn run(fleets: &[&str]) -> Run {
         deadline: at(30_000),
         fail_fast: false,
         strict: false,
+        unlisted: Vec::new(),
     })
 }
 

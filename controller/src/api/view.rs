@@ -37,7 +37,7 @@ pub(super) async fn matrix(
     Query(query): Query<MatrixQuery>,
 ) -> Result<Json<Matrix>, Failure> {
     let cells = app.store.latest(query.application.as_deref(), query.region.as_deref()).await?;
-    Ok(Json(Matrix { cells }))
+    Ok(Json(Matrix { cells: cells.into_iter().map(|measured| measured.cell).collect() }))
 }
 
 /// Every agent, and what is odd about the fleets.

@@ -58,6 +58,7 @@ fn spec(id: &str) -> RunSpec {
         deadline: at(30),
         fail_fast: false,
         strict: false,
+        unlisted: Vec::new(),
     }
 }
 
