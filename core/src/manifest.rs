@@ -101,6 +101,9 @@ pub struct Usage {
     pub workers: Option<u32>,
 }
 
+/// The most keys and values: twelve for each of the most dependencies. A debug build reads so many in less than 100 ms, and a
+/// manifest comes with every pull request.
+const MAX_NODES: usize = 12 * Manifest::MAX_DEPENDENCIES;
 /// The shortest manifest, for error messages.
 const EXAMPLE: &str = "{application: shop, dependencies: {cache: {target: redis://cache.internal:6379}}}";
 
@@ -110,7 +113,7 @@ impl Manifest {
 
     /// Reads a manifest. `file` is its name for error messages; the text's limit is 256 KiB.
     pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {
-        let written = crate::yaml::read(file, text, EXAMPLE)?;
+        let written = crate::yaml::read(file, text, EXAMPLE, MAX_NODES)?;
         check::manifest(file, sha256(text.as_bytes()), written)
     }
 
