@@ -1,5 +1,6 @@
 //! Network identity: what network policy sees of a host.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -35,10 +36,8 @@ impl NetworkIdentity {
         let parts: Vec<String> = self
             .shared()
             .map(|(attribute, values)| {
-                format!(
-                    "{attribute}={}",
-                    values.iter().map(String::as_str).collect::<Vec<_>>().join(",")
-                )
+                let values: Vec<_> = values.iter().map(|value| unambiguous(value)).collect();
+                format!("{}={}", unambiguous(attribute), values.join(","))
             })
             .collect();
         IdentityKey(parts.join(" "))
@@ -55,6 +54,15 @@ impl NetworkIdentity {
                 actual: have,
             })
         })
+    }
+}
+
+/// The text as it is, or quoted where it holds what separates the parts of a key: no two identities share one.
+fn unambiguous(text: &str) -> Cow<'_, str> {
+    if text.is_empty() || text.contains([' ', ',', '=', '"']) {
+        Cow::Owned(format!("{text:?}"))
+    } else {
+        Cow::Borrowed(text)
     }
 }
 
@@ -130,6 +138,16 @@ mod tests {
         ]);
         assert_eq!(a.key(), b.key());
         assert_eq!(a.key().0, "security_group=sg-a,sg-b");
+    }
+
+    #[test]
+    fn no_two_identities_share_a_key() {
+        let two = identity(&[("security_group", "a"), ("security_group", "b")]);
+        let one = identity(&[("security_group", "a,b")]);
+        let other = identity(&[("security_group", "a zone=b")]);
+        let third = identity(&[("security_group", "a"), ("zone", "b")]);
+        assert_ne!(two.key(), one.key());
+        assert_ne!(other.key(), third.key());
     }
 
     #[test]

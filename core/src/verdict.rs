@@ -177,3 +177,7 @@ fn list(items: &BTreeSet<String>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;
