@@ -16,7 +16,7 @@ use preflight_proto::api;
 use crate::store::LatestCell;
 
 /// A verdict may be used for this long after its run.
-const VALID_FOR: Duration = Duration::from_secs(10 * 60);
+const VALID_FOR: Duration = Duration::from_mins(10);
 
 type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
 
@@ -146,12 +146,12 @@ fn cell(judged: &JudgedCell<'_>) -> api::Cell {
 
 /// Says where not every address of a name was probed.
 fn cut(judged: &JudgedCell<'_>) -> Option<String> {
-    let reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
+    let mut reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
     let cut = |report: &preflight_core::observation::Report| {
         let probed = report.observations.len();
         (usize::try_from(report.resolved).is_ok_and(|all| all > probed)).then_some((probed, report.resolved))
     };
-    let (probed, all) = reports.filter_map(cut).next()?;
+    let (probed, all) = reports.find_map(cut)?;
     Some(format!("{probed} of the name's {all} addresses were probed"))
 }
 

@@ -25,10 +25,7 @@ impl NetworkIdentity {
 
     /// The attributes that hosts of one kind share.
     pub fn shared(&self) -> impl Iterator<Item = (&str, &BTreeSet<String>)> {
-        self.0
-            .iter()
-            .map(|(k, v)| (k.as_str(), v))
-            .filter(|(k, v)| !Self::PER_HOST.contains(k) && !v.is_empty())
+        self.0.iter().map(|(k, v)| (k.as_str(), v)).filter(|(k, v)| !Self::PER_HOST.contains(k) && !v.is_empty())
     }
 
     /// The key: hosts with the same key are alike to network policy.
@@ -48,11 +45,7 @@ impl NetworkIdentity {
     pub fn mismatch(&self, stated: &Self) -> Option<Mismatch> {
         stated.0.iter().find_map(|(attribute, want)| {
             let have = self.0.get(attribute).cloned().unwrap_or_default();
-            (have != *want).then(|| Mismatch {
-                attribute: attribute.clone(),
-                stated: want.clone(),
-                actual: have,
-            })
+            (have != *want).then(|| Mismatch { attribute: attribute.clone(), stated: want.clone(), actual: have })
         })
     }
 }
@@ -81,19 +74,9 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |values: &BTreeSet<String>| match values.len() {
             0 => "none".to_owned(),
-            _ => values
-                .iter()
-                .map(|v| crate::text::escape(v))
-                .collect::<Vec<_>>()
-                .join(", "),
+            _ => values.iter().map(|v| crate::text::escape(v)).collect::<Vec<_>>().join(", "),
         };
-        write!(
-            f,
-            "{} is {}, the inventory states {}",
-            self.attribute,
-            list(&self.actual),
-            list(&self.stated)
-        )
+        write!(f, "{} is {}, the inventory states {}", self.attribute, list(&self.actual), list(&self.stated))
     }
 }
 
@@ -104,11 +87,7 @@ pub struct IdentityKey(pub String);
 
 impl fmt::Display for IdentityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            f.write_str("(nothing known)")
-        } else {
-            f.write_str(&crate::text::escape(&self.0))
-        }
+        if self.0.is_empty() { f.write_str("(nothing known)") } else { f.write_str(&crate::text::escape(&self.0)) }
     }
 }
 
@@ -126,16 +105,8 @@ mod tests {
 
     #[test]
     fn the_key_leaves_out_what_differs_from_host_to_host() {
-        let a = identity(&[
-            ("security_group", "sg-b"),
-            ("security_group", "sg-a"),
-            ("address", "10.0.0.1"),
-        ]);
-        let b = identity(&[
-            ("security_group", "sg-a"),
-            ("security_group", "sg-b"),
-            ("address", "10.0.0.2"),
-        ]);
+        let a = identity(&[("security_group", "sg-b"), ("security_group", "sg-a"), ("address", "10.0.0.1")]);
+        let b = identity(&[("security_group", "sg-a"), ("security_group", "sg-b"), ("address", "10.0.0.2")]);
         assert_eq!(a.key(), b.key());
         assert_eq!(a.key().0, "security_group=sg-a,sg-b");
     }
@@ -153,15 +124,8 @@ mod tests {
     #[test]
     fn more_groups_than_stated_is_another_vantage() {
         let stated = identity(&[("security_group", "sg-web")]);
-        assert_eq!(
-            identity(&[("security_group", "sg-web"), ("zone", "a")]).mismatch(&stated),
-            None
-        );
-        assert!(
-            identity(&[("security_group", "sg-web"), ("security_group", "sg-admin")])
-                .mismatch(&stated)
-                .is_some()
-        );
+        assert_eq!(identity(&[("security_group", "sg-web"), ("zone", "a")]).mismatch(&stated), None);
+        assert!(identity(&[("security_group", "sg-web"), ("security_group", "sg-admin")]).mismatch(&stated).is_some());
         let none = identity(&[]).mismatch(&stated).unwrap();
         assert_eq!(none.to_string(), "security_group is none, the inventory states sg-web");
     }

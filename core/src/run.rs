@@ -229,7 +229,13 @@ impl Run {
     }
 
     /// Takes in a report that arrived at `now`. The first one of an agent counts.
-    pub fn record(&mut self, label: &Label, from: &AgentId, testimony: Testimony, now: Timestamp) -> Result<(), Refused> {
+    pub fn record(
+        &mut self,
+        label: &Label,
+        from: &AgentId,
+        testimony: Testimony,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
         let index = self.admit(label, from)?;
         if now > self.spec.deadline {
             return Err(Refused::Late);

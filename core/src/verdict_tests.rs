@@ -202,7 +202,8 @@ fn what_a_deployed_release_has_proven_is_not_required_and_a_change_is() {
     let mut changed = plan.clone();
     changed.cells[0].spec.target.port = 6380;
     assert_eq!(required(&changed, &proven(all.clone())), BTreeSet::from([0]));
-    let other_region = BTreeMap::from([("eu".into(), Proven { release: "r0".into(), verdict: "v0".into(), cells: all })]);
+    let other_region =
+        BTreeMap::from([("eu".into(), Proven { release: "r0".into(), verdict: "v0".into(), cells: all })]);
     assert_eq!(required(&plan, &other_region).len(), 2);
 }
 

@@ -90,8 +90,14 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         unlisted,
     };
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
-    app.audit(&principal.name, "gate", &spec.id, &principal.source, &format!("{} {}", spec.plan.application, spec.release))
-        .await;
+    app.audit(
+        &principal.name,
+        "gate",
+        &spec.id,
+        &principal.source,
+        &format!("{} {}", spec.plan.application, spec.release),
+    )
+    .await;
     Ok(handle)
 }
 
@@ -117,7 +123,8 @@ pub(super) fn run_id(chosen: Option<&str>) -> Result<String, Failure> {
 }
 
 fn release(release: &str) -> Result<(), Failure> {
-    if release.trim().is_empty() || release.len() > MAX_RELEASE || !release.chars().all(preflight_core::text::is_plain) {
+    if release.trim().is_empty() || release.len() > MAX_RELEASE || !release.chars().all(preflight_core::text::is_plain)
+    {
         let fix = "Name what would ship, for example a version or commit: --release 2025-03-31.1";
         return Err(Failure::usage(
             format!("`release` must be 1 to {MAX_RELEASE} bytes of visible text"),

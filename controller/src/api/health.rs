@@ -33,7 +33,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, F
     Ok("preflight-controller is ready.\n")
 }
 
-/// The latest state of every cell, the agents and the runs, in the OpenMetrics text format.
+/// The latest state of every cell, the agents and the runs, as `OpenMetrics` text.
 #[utoipa::path(get, path = "/metrics", security(("token" = [])), responses(
     (status = 200, content_type = "application/openmetrics-text"), (status = 401, body = Problem), (status = 403, body = Problem)))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Failure> {
@@ -48,7 +48,11 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
     let under_way: Gauge = Gauge::default();
     registry.register("probe_success", "Whether the cell's latest state is pass", success.clone());
     registry.register("probe_failure_info", "Why the cell's latest state is not pass", failure.clone());
-    registry.register("probe_duration_seconds", "The slowest of each phase when the cell was last seen", duration.clone());
+    registry.register(
+        "probe_duration_seconds",
+        "The slowest of each phase when the cell was last seen",
+        duration.clone(),
+    );
     registry.register("probe_ssl_earliest_cert_expiry", "When the first certificate of the chain ends", expiry.clone());
     registry.register("preflight_cell_timestamp_seconds", "When the cell's latest state was found", age.clone());
     registry.register("preflight_agents", "Agents by fleet and standing", agents.clone());

@@ -228,10 +228,7 @@ impl Store {
             open.push(OpenRun {
                 kind: row.get(1),
                 spec: json(row.get(2))?,
-                questions: questions
-                    .iter()
-                    .map(|q| (CellDigest(q.get(0)), q.get(1), IdentityKey(q.get(2))))
-                    .collect(),
+                questions: questions.iter().map(|q| (CellDigest(q.get(0)), q.get(1), IdentityKey(q.get(2)))).collect(),
                 testimonies: testimonies
                     .iter()
                     .map(|t| {
