@@ -53,6 +53,8 @@ pub struct Application {
     pub fleets: Vec<(Name, Vec<Name>)>,
 }
 
+/// The most keys and values: some three thousand fleets with an identity.
+const MAX_NODES: usize = 20_000;
 /// The shortest inventory, for error messages.
 const EXAMPLE: &str = "{regions: {eu: {fleets: {web: {}}}}, applications: {shop: {fleets: {eu: [web]}}}}";
 
@@ -64,7 +66,7 @@ impl Inventory {
 
     /// Reads an inventory. `file` is its name for error messages; the text's limit is 256 KiB.
     pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {
-        let written: InventoryFile = crate::yaml::read(file, text, EXAMPLE)?;
+        let written: InventoryFile = crate::yaml::read(file, text, EXAMPLE, MAX_NODES)?;
         let source = Source(file);
         if written.regions.value.0.is_empty() {
             return Err(source.error(

@@ -90,6 +90,8 @@ pub struct Plan {
 impl Plan {
     /// The application of plans that no manifest made.
     pub const AD_HOC: &str = "ad-hoc";
+    /// The most cells of one plan.
+    pub const MAX_CELLS: usize = 10_000;
 }
 
 /// `sha256:` and the hex digits.

@@ -17,13 +17,17 @@ use crate::text::{escape, is_plain};
 
 /// The longest text.
 pub(crate) const MAX_BYTES: usize = 256 * 1024;
-/// The most values, keys, mappings and lists in a text: a debug build reads so many in less than 100 ms.
-const MAX_NODES: usize = 10_000;
 /// The deepest nesting. The contract's files need six.
 const MAX_DEPTH: usize = 16;
 
-/// Reads `text` as a `T`. `example` is the shortest text that would be right, for those who have none yet.
-pub(crate) fn read<T: DeserializeOwned>(file: &str, text: &str, example: &str) -> Result<T, Diagnostic> {
+/// Reads `text` as a `T`. `example` is the shortest text that would be right, for those who have none yet; `max_nodes` is how
+/// many keys, values, mappings and lists are read.
+pub(crate) fn read<T: DeserializeOwned>(
+    file: &str,
+    text: &str,
+    example: &str,
+    max_nodes: usize,
+) -> Result<T, Diagnostic> {
     check_size(file, text)?;
     // A byte order mark at the very start says nothing but "UTF-8" (YAML 1.2.2, 5.2).
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -35,8 +39,8 @@ pub(crate) fn read<T: DeserializeOwned>(file: &str, text: &str, example: &str) -
             max_depth: MAX_DEPTH,
             flow_nesting_limit: MAX_DEPTH,
             max_documents: 1,
-            max_nodes: MAX_NODES,
-            max_events: MAX_NODES * 2
+            max_nodes: max_nodes,
+            max_events: max_nodes * 2
         },
         duplicate_keys: DuplicateKeyPolicy::Error,
         merge_keys: MergeKeyPolicy::Error,
@@ -160,7 +164,7 @@ fn explain(error: &Error, example: &str) -> (String, String) {
         }
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => too_deep(),
         Error::Budget { breach: BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. }, .. } => (
-            format!("the file holds more than {MAX_NODES} keys and values; the limit is reached here"),
+            "the file holds more keys and values than are read; the limit is reached here".to_owned(),
             "make the file smaller, or split it over several applications".to_owned(),
         ),
         Error::ExternalMessage { msg, .. } if msg.contains("recursion limit") => too_deep(),

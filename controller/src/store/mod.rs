@@ -14,13 +14,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
-pub(crate) use runs::{LatestCell, NewTestimony, OpenRun};
+pub(crate) use runs::{LatestCell, Measured, NewTestimony, OpenRun};
 pub(crate) use tokens::JoinRefused;
 
 /// A writer waits this long for another one before it gives up with [`StoreError::Busy`].
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Runs, their evidence and verdicts are kept this long.
-const KEEP_RUNS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const KEEP_RUNS: Duration = Duration::from_hours(30 * 24);
 /// Entries of the audit log kept.
 const KEEP_AUDIT: i64 = 100_000;
 
@@ -85,16 +85,12 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true);
         let failed = |source: sqlx::Error| open_error(&path, source);
-        let write =
-            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
+        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
         let check: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&write).await.map_err(failed)?;
         if check != "ok" {
             return Err(StoreError::Corrupt { path, detail: check });
         }
-        sqlx::migrate!()
-            .run(&write)
-            .await
-            .map_err(|source| StoreError::Migrate { path: path.clone(), source })?;
+        sqlx::migrate!().run(&write).await.map_err(|source| StoreError::Migrate { path: path.clone(), source })?;
         let read = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(failed)?;
         restrict(&path);
         Ok(Self { path, write, read })
@@ -180,11 +176,12 @@ impl Store {
 
     /// The newest entries of the audit log, newest first.
     pub(crate) async fn audit_log(&self, most: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let rows = sqlx::query("SELECT at, principal, action, outcome, source, detail FROM audit ORDER BY id DESC LIMIT ?")
-            .bind(most)
-            .fetch_all(&self.read)
-            .await
-            .map_err(|e| self.failed(e))?;
+        let rows =
+            sqlx::query("SELECT at, principal, action, outcome, source, detail FROM audit ORDER BY id DESC LIMIT ?")
+                .bind(most)
+                .fetch_all(&self.read)
+                .await
+                .map_err(|e| self.failed(e))?;
         rows.into_iter()
             .map(|row| {
                 Ok(AuditEntry {
@@ -218,7 +215,10 @@ fn check_header(path: &Path, expect_existing: bool) -> Result<(), StoreError> {
     if new || start == MAGIC {
         return Ok(());
     }
-    Err(StoreError::Corrupt { path: path.to_owned(), detail: "it does not begin as an SQLite database does".to_owned() })
+    Err(StoreError::Corrupt {
+        path: path.to_owned(),
+        detail: "it does not begin as an SQLite database does".to_owned(),
+    })
 }
 
 // Primary result codes (https://www.sqlite.org/rescode.html).

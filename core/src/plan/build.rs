@@ -75,6 +75,9 @@ pub enum PlanError {
     /// No target was named.
     #[error("no target is named")]
     NoTargets,
+    /// More cells than one run may have.
+    #[error("the plan has more than {} cells (one for each dependency and fleet)", Plan::MAX_CELLS)]
+    TooManyCells,
 }
 
 impl PlanError {
@@ -108,6 +111,7 @@ impl PlanError {
             }
             Self::NoFleets { .. } => Some("leave one of region, fleet and application out".to_owned()),
             Self::NoTargets => Some("name at least one, such as redis://cache.internal:6379".to_owned()),
+            Self::TooManyCells => Some("plan fewer regions, fleets or dependencies at a time".to_owned()),
         }
     }
 }
@@ -161,6 +165,14 @@ impl Plan {
         Ok(plan)
     }
 
+    fn push(&mut self, cell: Cell) -> Result<(), PlanError> {
+        if self.cells.len() == Self::MAX_CELLS {
+            return Err(PlanError::TooManyCells);
+        }
+        self.cells.push(cell);
+        Ok(())
+    }
+
     /// One dependency in one region: a cell or an exclusion for each fleet.
     fn add(
         &mut self,
@@ -184,14 +196,14 @@ impl Plan {
                 Some(spec) => spec,
                 none => none.insert(dependency.spec(&manifest.file, region)?),
             };
-            self.cells.push(Cell {
+            self.push(Cell {
                 application: application.name.to_string(),
                 fleet: region.id(fleet),
                 dependency: dependency.name.to_string(),
                 spec: spec.clone(),
                 min_agents: fleet.min_agents,
                 stated: fleet.identity.clone(),
-            });
+            })?;
         }
         Ok(())
     }
@@ -227,14 +239,14 @@ impl Plan {
             plan.regions.push(region.name.to_string());
             for target in &targets {
                 for (id, stated) in &fleets {
-                    plan.cells.push(Cell {
+                    plan.push(Cell {
                         application: Self::AD_HOC.to_owned(),
                         fleet: id.clone(),
                         dependency: target.to_string(),
                         spec: ProbeSpec::new((*target).clone()),
                         min_agents: 1,
                         stated: stated.clone(),
-                    });
+                    })?;
                 }
             }
         }

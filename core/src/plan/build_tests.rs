@@ -118,6 +118,8 @@ fn a_manifest_that_does_not_fit_the_inventory_is_pointed_to() {
         ("a: {targets: {eu: tcp://a:1, mars: tcp://a:1}}", 3, 32, "region mars", "known: us, eu, au, cn"),
         ("a: {target: tcp://a:1, fleets: {only: [wrker], because: x}}", 3, 42, "named wrker", "did you mean 'worker'?"),
         ("a: {target: tcp://a:1, fleets: {only: [batch], because: x}}", 3, 42, "named batch", "known: web, web-app, worker"),
+        ("a: {target: tcp://10.0.0.1:1, families: both}", 3, 15, "10.0.0.1 is an IPv4 address, and families asks for IPv6", "families: any"),
+        ("a: {target: \"tcp://[fd00::1]:1\", families: ipv4}", 3, 15, "is an IPv6 address, and families asks for IPv4", "families: any"),
         ("a: {target: \"tcp://{region}:{dns}\"}", 3, 15, "'tcp://eu:eu-west-1' in region eu", "vars"),
     ] {
         let Err(PlanError::Manifest(error)) = build(text, &["eu"]) else {
@@ -188,6 +190,22 @@ fn an_ad_hoc_plan_is_never_empty() {
     );
     assert_eq!(Plan::ad_hoc(&[], &inventory(), None, None, None), Err(PlanError::NoTargets));
     assert!(matches!(Plan::ad_hoc(&a, &Inventory::default(), None, None, None), Err(PlanError::NoFleets { .. })));
+}
+
+#[test]
+fn a_plan_has_a_limit() {
+    let fleets = (0..21).map(|f| format!("f{f}, ")).collect::<Vec<_>>().concat();
+    let inventory = format!(
+        "regions: {{eu: {{fleets: {{{}}}}}}}\napplications: {{shop: {{fleets: {{eu: [{fleets}]}}}}}}",
+        fleets.replace(',', ": ,")
+    );
+    let inventory = Inventory::parse("i", &inventory).unwrap();
+    let plan = |count: usize| {
+        let text = (0..count).map(|d| format!("d{d}: {{target: tcp://a:1}}\n")).collect::<Vec<_>>().concat();
+        Plan::build(&manifest(&text), &inventory, &[], true).map(|plan| plan.cells.len())
+    };
+    assert_eq!(plan(476), Ok(9_996));
+    assert_eq!(plan(477), Err(PlanError::TooManyCells));
 }
 
 #[test]
