@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use preflight_core::inventory::Inventory;
 use preflight_core::manifest::{self, Manifest};
-use preflight_core::plan::{Excluded, Plan};
+use preflight_core::plan::{Excluded, Plan, PlanError};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -144,18 +144,12 @@ fn parse(source: &Source) -> Result<Manifest, Failure> {
 }
 
 fn plan(source: &Source, manifest: &Manifest, inventory: &std::path::Path) -> Result<Planned, Failure> {
-    use preflight_core::plan::PlanError;
     let inventory = check_inventory(&input::read("inventory", inventory)?)?;
-    let plan = Plan::build(manifest, &inventory, &[], true).map_err(|error| match &error {
-        PlanError::Manifest(diagnostic) => Failure::diagnostic(diagnostic, &source.text),
-        PlanError::UnknownApplication { .. }
-        | PlanError::UnknownRegion { .. }
-        | PlanError::UnknownFleet { .. }
-        | PlanError::RegionWithoutApplication { .. }
-        | PlanError::NoRegions { .. }
-        | PlanError::NothingToProve { .. }
-        | PlanError::NoFleets { .. }
-        | PlanError::NoTargets => Failure { exit: Exit::Usage, message: error.to_string(), fix: error.fix() },
+    let plan = Plan::build(manifest, &inventory, &[], true).map_err(|error| {
+        if let PlanError::Manifest(diagnostic) = &error {
+            return Failure::diagnostic(diagnostic, &source.text);
+        }
+        Failure { exit: Exit::Usage, message: error.to_string(), fix: error.fix() }
     })?;
     let cells = plan.cells.iter().map(|cell| PlannedCell {
         region: cell.fleet.region.clone(),

@@ -82,7 +82,7 @@ fn results_are_shown_as_they_come() {
     let (shown, wait) = mpsc::channel::<()>();
     let controller = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let mut seen = [0; 65_536];
+        let mut seen = vec![0; 65_536];
         let _ = stream.read(&mut seen).unwrap();
         let chunk = |value: Value| format!("{:x}\r\n{value}\n\r\n", value.to_string().len() + 1);
         let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";

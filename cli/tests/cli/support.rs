@@ -1,5 +1,6 @@
 //! A controller that says what the test tells it to, over plain HTTP on loopback, and the real binary in front of it.
 
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -120,7 +121,7 @@ fn write(stream: &mut TcpStream, reply: &Reply) {
     let mut out = format!("HTTP/1.1 {} X\r\nconnection: close\r\ntransfer-encoding: chunked\r\n", reply.status);
     out.push_str("date: Mon, 31 Mar 2025 10:30:00 GMT\r\n\r\n");
     for line in &reply.lines {
-        out.push_str(&format!("{:x}\r\n{line}\r\n", line.len()));
+        let _ = write!(out, "{:x}\r\n{line}\r\n", line.len());
     }
     if !reply.breaks {
         out.push_str("0\r\n\r\n");
