@@ -139,6 +139,20 @@ fn a_lost_connection_is_taken_up_again_with_the_same_id() {
     }
 }
 
+/// A run that has begun ends by its own wait, so its answer may be there only after this one's.
+#[test]
+fn a_run_that_began_is_waited_for_a_little_longer() {
+    let server = Server::start(|number, request| {
+        if number == 0 {
+            std::thread::sleep(Duration::from_millis(600));
+            return Reply::lines(&[]).and_break();
+        }
+        Reply::lines(&[gate(request, "unknown")])
+    });
+    let run = run(&server, &["--wait", "300ms"]);
+    assert_eq!(run.code, 3, "{run:?}");
+}
+
 #[test]
 fn without_a_verdict_it_exits_1_and_says_what_to_do() {
     type Answer = fn(&Request) -> Reply;
