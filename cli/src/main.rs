@@ -44,10 +44,8 @@ fn main() -> ExitCode {
 /// means that a cell fails).
 fn usage(error: &clap::Error) -> Exit {
     let written = error.print().is_ok();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if written => Exit::Proceed,
-        _ => Exit::Usage,
-    }
+    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if asked_for && written { Exit::Proceed } else { Exit::Usage }
 }
 
 fn say(failure: &Failure) {

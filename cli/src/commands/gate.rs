@@ -19,6 +19,7 @@ use crate::progress::Reporter;
 use crate::{duration, input, render};
 
 /// Ask whether a release may ship: every fleet that will run it must reach what it depends on
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage
@@ -26,12 +27,18 @@ Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3
 Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1 --wait 2m -o json")]
-pub struct Args {
+pub(crate) struct Args {
     /// The manifest that declares the application's dependencies
     #[arg(long, value_name = "FILE")]
     manifest: PathBuf,
     /// A region that the release would ship to; may be given several times
-    #[arg(long = "region", value_name = "REGION", required_unless_present = "all_regions", conflicts_with = "all_regions", value_delimiter = ',')]
+    #[arg(
+        long = "region",
+        value_name = "REGION",
+        required_unless_present = "all_regions",
+        conflicts_with = "all_regions",
+        value_delimiter = ','
+    )]
     regions: Vec<String>,
     /// Every region that the application runs in
     #[arg(long)]
@@ -88,7 +95,7 @@ struct NoVerdictError<'a> {
 }
 
 /// Runs it.
-pub async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
     let (advisory, output) = (args.advisory, args.output);
     let result = verdict(args, connect).await;
     if !advisory {
@@ -148,7 +155,10 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
         return Err(Failure {
             exit: judgement.exit,
             message: format!("the controller's answer cannot be relied on: {}", escaped(&judgement.objections)),
-            fix: Some("Do not ship on it. Check the versions of controller and command, and what stands between them.".to_owned()),
+            fix: Some(
+                "Do not ship on it. Check the versions of controller and command, and what stands between them."
+                    .to_owned(),
+            ),
         });
     }
     if args.output.is_json() {
@@ -168,7 +178,7 @@ pub(super) fn escaped(objections: &[String]) -> String {
 async fn ask(client: &Client, request: &GateRequest, mut patience: Patience) -> Result<Gate, Failure> {
     let mut progress = Reporter::new();
     loop {
-        let attempt = timeout_at(patience.deadline(), stream(client, request, &mut progress)).await;
+        let attempt = timeout_at(patience.deadline(), stream(client, request, &patience, &mut progress)).await;
         match attempt.unwrap_or(Err(CallError::Late)) {
             Ok(gate) => return Ok(gate),
             Err(error) => patience.again(error, client, &mut progress).await?,
@@ -176,8 +186,13 @@ async fn ask(client: &Client, request: &GateRequest, mut patience: Patience) -> 
     }
 }
 
-async fn stream(client: &Client, request: &GateRequest, progress: &mut Reporter) -> Result<Gate, CallError> {
-    let mut lines = client.lines("/v1/gate", request).await?;
+async fn stream(
+    client: &Client,
+    request: &GateRequest,
+    patience: &Patience,
+    progress: &mut Reporter,
+) -> Result<Gate, CallError> {
+    let mut lines = client.lines("/v1/gate", request, patience.connect_by()).await?;
     while let Some(event) = lines.next::<Event>().await? {
         match event {
             Event::Progress(far) => progress.run(&far),

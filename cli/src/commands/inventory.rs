@@ -1,5 +1,7 @@
 //! `preflight inventory`: which fleets exist in which region, and which run which application.
 
+use std::fmt::Write as _;
+
 use std::path::PathBuf;
 
 use hyper::Method;
@@ -19,7 +21,7 @@ use crate::output::{self, OutputArgs};
 Examples:
   preflight inventory apply inventory.yaml
   preflight inventory show")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -41,12 +43,13 @@ enum Command {
 }
 
 /// Runs it.
-pub async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
     match args.command {
         Command::Apply { file } => {
             let source = input::read("inventory", &file)?;
             super::manifest::check_inventory(&source)?;
-            let body = InventoryDocument { inventory: source.text, name: source.name, applied_at: None, applied_by: None };
+            let body =
+                InventoryDocument { inventory: source.text, name: source.name, applied_at: None, applied_by: None };
             connect()?.call::<IgnoredAny>(Method::PUT, "/v1/inventory", Some(&body)).await?;
             output::text(&format!("{} is in force.\n", body.name))?;
         }
@@ -66,7 +69,7 @@ pub async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
 fn shown(document: &InventoryDocument) -> String {
     let mut text = String::new();
     if let (Some(at), Some(by)) = (&document.applied_at, &document.applied_by) {
-        text.push_str(&format!("# applied {} by {}\n", escape(at), escape(by)));
+        let _ = writeln!(text, "# applied {} by {}", escape(at), escape(by));
     }
     for line in document.inventory.lines() {
         text.push_str(&preflight_core::text::escape_to(line, usize::MAX));

@@ -1,5 +1,7 @@
 //! `preflight verdict`: shows a verdict that was given, or exits by it.
 
+use std::fmt::Write as _;
+
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -20,7 +22,7 @@ use crate::{input, render};
 Examples:
   preflight verdict show 4f1c9a7be02d63a8
   preflight verdict check 4f1c9a7be02d63a8 --application shop --release 2025-03-31.1 --region eu")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -78,7 +80,7 @@ struct Checked<'a> {
 }
 
 /// Runs it.
-pub async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
     match args.command {
         Command::Show { id, output } => {
             let gate = fetch(client, &id).await?.body;
@@ -141,7 +143,7 @@ fn in_words(checked: &Checked<'_>, exit: Exit) -> String {
         exit.meaning()
     );
     for objection in &checked.objections {
-        text.push_str(&format!("  {}\n", escape(objection)));
+        let _ = writeln!(text, "  {}", escape(objection));
     }
     if !checked.objections.is_empty() {
         text.push_str("  Run `preflight gate` for this release and these regions.\n");
