@@ -98,6 +98,10 @@ CREATE TABLE latest (
     target TEXT NOT NULL,
     state TEXT NOT NULL,
     reason TEXT,
+    -- The slowest of each phase that was seen, as JSON.
+    phases TEXT NOT NULL,
+    -- When the first certificate of a presented chain ends.
+    certificate_until INTEGER,
     verdict TEXT NOT NULL,
     release TEXT NOT NULL,
     at INTEGER NOT NULL,

@@ -219,7 +219,7 @@ impl Runs {
         };
         let runs = self.clone();
         tokio::spawn(async move {
-            let outcome = task.to_end().await;
+            let outcome = task.finish().await;
             if let Err(error) = &outcome {
                 tracing::error!(run = id, %error, "a run could not be finished");
             }
@@ -277,7 +277,7 @@ struct Task {
 }
 
 impl Task {
-    async fn to_end(mut self) -> Result<RunResult, RunError> {
+    async fn finish(mut self) -> Result<RunResult, RunError> {
         let fleets: BTreeSet<FleetId> = self.run.spec().plan.cells.iter().map(|cell| cell.fleet.clone()).collect();
         let mut changes = self.dispatch.changes();
         loop {
@@ -413,7 +413,10 @@ impl Task {
         progress
     }
 
-    async fn close(self, rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>) -> Result<RunResult, RunError> {
+    async fn close(
+        self,
+        rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>,
+    ) -> Result<RunResult, RunError> {
         let now = Timestamp::now();
         let spec = self.run.spec();
         let (outcome, latest) = match self.kind {

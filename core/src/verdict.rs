@@ -1,6 +1,7 @@
 //! From cells to a verdict for each region, with the reasons in words and what to do next.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, State, Why};
@@ -112,7 +113,12 @@ fn grouped(cells: &[JudgedCell<'_>]) -> Vec<Reason> {
             let details = details.into_iter().take(3).collect::<Vec<_>>().join("; ");
             let (code, verb) =
                 if unknown { ("cell_unknown", "is not known") } else { ("cell_failed", "cannot be used") };
-            let text = format!("{} {verb} from {}: {why}: {details}", escape(dependency), fleets.join(", "), why = why.as_str());
+            let text = format!(
+                "{} {verb} from {}: {why}: {details}",
+                escape(dependency),
+                fleets.join(", "),
+                why = why.as_str()
+            );
             Reason { code, text, fix: Some(fix(why, &cells)) }
         })
         .collect()
@@ -152,8 +158,13 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
         }
         Why::Unknown(Unknown::Silent) => {
             let unanswered = |w: &&Witness<'_>| matches!(w.answer, Answer::Silent | Answer::Pending);
-            let silent: BTreeSet<String> = judged.witnesses.iter().filter(unanswered).map(|w| w.agent.to_owned()).collect();
-            let who = if silent.is_empty() { "its agents are lost".to_owned() } else { format!("no answer from {}", list(&silent)) };
+            let silent: BTreeSet<String> =
+                judged.witnesses.iter().filter(unanswered).map(|w| w.agent.to_owned()).collect();
+            let who = if silent.is_empty() {
+                "its agents are lost".to_owned()
+            } else {
+                format!("no answer from {}", list(&silent))
+            };
             format!("{who}{}", of_identity(identity))
         }
     };
@@ -173,7 +184,11 @@ fn short_addresses(witness: &Witness<'_>) -> Vec<String> {
 fn list(items: &BTreeSet<String>) -> String {
     let mut text = items.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     if items.len() > 5 {
-        text.push_str(&format!(" and {} more", items.len() - 5));
+        let _ = write!(text, " and {} more", items.len() - 5);
     }
     text
 }
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;

@@ -37,7 +37,7 @@ pub(super) async fn matrix(
     Query(query): Query<MatrixQuery>,
 ) -> Result<Json<Matrix>, Failure> {
     let cells = app.store.latest(query.application.as_deref(), query.region.as_deref()).await?;
-    Ok(Json(Matrix { cells }))
+    Ok(Json(Matrix { cells: cells.into_iter().map(|measured| measured.cell).collect() }))
 }
 
 /// Every agent, and what is odd about the fleets.
@@ -96,9 +96,10 @@ fn remarks(inventory: &Inventory, agents: &[Agent]) -> Vec<String> {
     let empty = inventory.fleets().map(|(id, _)| id).filter(|id| !connected.contains(id)).map(|id| {
         format!("No agent of {id} is connected: `preflight token join --region {} --fleet {}`.", id.region, id.fleet)
     });
-    let unlisted = live.iter().filter(|id| inventory.fleet(id).is_none()).map(|id| {
-        format!("Agents hold certificates for {id}, which the inventory lacks: add it, or revoke them.")
-    });
+    let unlisted = live
+        .iter()
+        .filter(|id| inventory.fleet(id).is_none())
+        .map(|id| format!("Agents hold certificates for {id}, which the inventory lacks: add it, or revoke them."));
     empty.chain(unlisted).collect()
 }
 

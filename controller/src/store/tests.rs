@@ -58,6 +58,7 @@ fn spec(id: &str) -> RunSpec {
         deadline: at(30),
         fail_fast: false,
         strict: false,
+        unlisted: Vec::new(),
     }
 }
 
@@ -80,7 +81,8 @@ async fn a_join_token_enrols_for_its_fleet_and_no_more_often_than_it_may() {
     let store = Store::open(&dir.0, false).await.unwrap();
     let token = join_token(&store, 2, None).await;
     // All at once: the count is atomic.
-    let tries = futures_util::future::join_all((0..8).map(|_| store.enrol(&token.id, &token.secret, HERE, at(0)))).await;
+    let tries =
+        futures_util::future::join_all((0..8).map(|_| store.enrol(&token.id, &token.secret, HERE, at(0)))).await;
     let enrolled: Vec<AgentId> = tries.into_iter().filter_map(Result::ok).collect();
     assert_eq!(enrolled.len(), 2);
     assert!(enrolled.iter().all(|id| id.fleet == fleet()));

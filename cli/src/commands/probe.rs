@@ -1,0 +1,137 @@
+//! `preflight probe`: probes targets that an engineer names, from the fleets or from this host.
+
+use std::time::Duration;
+
+use preflight_core::target::Target;
+use preflight_core::text::escape;
+use preflight_proto::api::{Event, ProbeRequest, ProbeResult, ProbeResults};
+use tokio::time::timeout_at;
+
+use crate::client::{CallError, Client};
+use crate::exit::{self, Exit};
+use crate::failure::Failure;
+use crate::output::{self, OutputArgs};
+use crate::patience::Patience;
+use crate::progress::Reporter;
+use crate::{duration, render};
+
+/// Probe targets now, from the agents of the fleets or from this host
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 all pass · 1 no answer could be had · 2 one fails · 3 unknown · 64 usage
+
+Examples:
+  preflight probe redis://ai-cache.internal:6379
+  preflight probe tcp://10.0.3.7:5432 tls://api.example.com:443 --region eu --fleet web
+  preflight probe --local rediss://cache.internal:6380")]
+pub struct Args {
+    /// What to probe: scheme://host:port, with one of tcp, tls, redis, rediss
+    #[arg(value_name = "URL", required = true)]
+    targets: Vec<String>,
+    /// Only from this region
+    #[arg(long, conflicts_with = "local")]
+    region: Option<String>,
+    /// Only from fleets of this name
+    #[arg(long, conflicts_with = "local")]
+    fleet: Option<String>,
+    /// Only from fleets that run this application
+    #[arg(long, conflicts_with = "local")]
+    application: Option<String>,
+    /// From this host, without a controller
+    #[arg(long)]
+    local: bool,
+    /// The longest to wait for the answers
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, conflicts_with = "local")]
+    wait: Duration,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs it.
+pub async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+    let targets = args.targets.iter().map(|text| target(text)).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    let results = {
+        let request = ProbeRequest {
+            targets: names.clone(),
+            region: args.region.clone(),
+            fleet: args.fleet.clone(),
+            application: args.application.clone(),
+            wait_ms: duration::millis(args.wait),
+        };
+        ask(&connect()?, &request, &args).await?
+    };
+    let judgement = exit::judge_probe(&results.results, &names);
+    if args.output.is_json() {
+        output::json(&results)?;
+    } else {
+        output::text(&render::probe::summary(&results.results, &judgement.objections, output::width()))?;
+    }
+    if judgement.exit == Exit::NoVerdict {
+        return Err(Failure::no_verdict(format!(
+            "the answer cannot be relied on: {}",
+            super::gate::escaped(&judgement.objections)
+        )));
+    }
+    Ok(judgement.exit)
+}
+
+fn target(text: &str) -> Result<Target, Failure> {
+    text.parse().map_err(|error| Failure::usage(format!("{}: {error}", escape(text))))
+}
+
+async fn ask(client: &Client, request: &ProbeRequest, args: &Args) -> Result<ProbeResults, Failure> {
+    let mut progress = Reporter::new();
+    let mut patience = Patience::new(args.wait);
+    let mut seen = Seen { results: Vec::new(), show: !args.output.is_json() };
+    loop {
+        let attempt = timeout_at(patience.deadline(), stream(client, request, &mut seen, &mut progress)).await;
+        match attempt.unwrap_or(Err(CallError::Late)) {
+            Ok(id) => return Ok(ProbeResults { id, results: seen.results }),
+            // An ad hoc run cannot be joined again: what came so far stands, and asking anew would probe anew.
+            Err(CallError::Broken(text)) if !seen.results.is_empty() => {
+                return Err(CallError::Broken(text).failure(client.url()));
+            }
+            Err(error) => patience.again(error, client, &mut progress).await?,
+        }
+    }
+}
+
+async fn stream(client: &Client, request: &ProbeRequest, seen: &mut Seen, progress: &mut Reporter) -> Result<String, CallError> {
+    let mut lines = client.lines("/v1/probe", request).await?;
+    while let Some(event) = lines.next::<Event>().await? {
+        match event {
+            Event::Progress(far) => progress.run(&far),
+            Event::Result(result) => seen.add(result, progress)?,
+            Event::Done(done) => {
+                for result in done.results {
+                    seen.add(result, progress)?;
+                }
+                return Ok(done.id);
+            }
+            Event::Error(problem) => return Err(CallError::Problem(problem.error)),
+            Event::Gate(_) => return Err(CallError::Garbage("it answers a gate, and a probe was asked for".to_owned())),
+        }
+    }
+    Err(CallError::Broken("the answer ended before the run did".to_owned()))
+}
+
+/// The results so far, each shown once, as it comes.
+struct Seen {
+    results: Vec<ProbeResult>,
+    show: bool,
+}
+
+impl Seen {
+    fn add(&mut self, result: ProbeResult, progress: &Reporter) -> Result<(), CallError> {
+        if self.results.contains(&result) {
+            return Ok(());
+        }
+        if self.show {
+            let line = render::probe::result(&result, output::width());
+            progress.suspend(|| output::text(&line)).map_err(|failure| CallError::Garbage(failure.message))?;
+        }
+        self.results.push(result);
+        Ok(())
+    }
+}
