@@ -32,7 +32,7 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum CallError {
+pub(crate) enum CallError {
     /// No connection. Trying again may help.
     #[error("cannot connect: {0}")]
     Connect(String),
@@ -58,29 +58,36 @@ pub enum CallError {
 
 impl CallError {
     /// Whether the same call may succeed if made again.
-    pub fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Broken(_) => true,
             Self::Problem(problem) => problem.code == "unavailable",
             Self::Status(status) => {
-                matches!(*status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+                matches!(
+                    *status,
+                    StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+                )
             }
             Self::Untrusted(_) | Self::Garbage(_) | Self::Late => false,
         }
     }
 
     /// Whether the controller may have got the request.
-    pub fn reached(&self) -> bool {
+    pub(crate) fn reached(&self) -> bool {
         !matches!(self, Self::Connect(_) | Self::Untrusted(_))
     }
 
     /// As a command says it.
-    pub fn failure(self, url: &BaseUrl) -> Failure {
+    pub(crate) fn failure(self, url: &BaseUrl) -> Failure {
         let Self::Problem(problem) = self else {
             let text = escape_to(&self.to_string(), 500);
             let fix = match self {
-                Self::Untrusted(_) => "Compare ca_pem with the controller's authority, and the URL with the names it is advertised by.",
-                Self::Garbage(_) => "Check that the URL is a preflight-controller's, of the same version as this command.",
+                Self::Untrusted(_) => {
+                    "Compare ca_pem with the controller's authority, and the URL with the names it is advertised by."
+                }
+                Self::Garbage(_) => {
+                    "Check that the URL is a preflight-controller's, of the same version as this command."
+                }
                 Self::Connect(_) | Self::Broken(_) | Self::Late | Self::Problem(_) | Self::Status(_) => {
                     "Check that preflight-controller runs and that this host may reach it."
                 }
@@ -90,30 +97,32 @@ impl CallError {
         let failure = Failure::problem(&problem);
         match (problem.fix.is_some(), problem.code.as_str()) {
             (false, "unauthorized") => failure.fix("Give a token that is valid: `preflight token create` makes one."),
-            (false, "forbidden") => failure.fix("Use a token with the scope that this takes: `preflight token create --scope …` makes one."),
+            (false, "forbidden") => {
+                failure.fix("Use a token with the scope that this takes: `preflight token create --scope …` makes one.")
+            }
             _ => failure,
         }
     }
 }
 
 /// A controller to call.
-pub struct Client {
+pub(crate) struct Client {
     url: BaseUrl,
     authorization: HeaderValue,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
 /// A call that is answered by one JSON document.
-pub struct Answer<T> {
+pub(crate) struct Answer<T> {
     /// The document.
-    pub body: T,
+    pub(crate) body: T,
     /// The controller's time, from the `Date` header.
-    pub date: Option<jiff::Timestamp>,
+    pub(crate) date: Option<jiff::Timestamp>,
 }
 
 impl Client {
     /// A client for that controller. Nothing is sent yet.
-    pub fn new(context: &Context) -> Result<Self, Failure> {
+    pub(crate) fn new(context: &Context) -> Result<Self, Failure> {
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", context.token))
             .map_err(|_| Failure::usage("the token holds characters that no token has"))?;
         authorization.set_sensitive(true);
@@ -126,12 +135,12 @@ impl Client {
     }
 
     /// The controller's address.
-    pub fn url(&self) -> &BaseUrl {
+    pub(crate) fn url(&self) -> &BaseUrl {
         &self.url
     }
 
     /// Calls and reads the answer, for calls that run nothing.
-    pub async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -151,12 +160,12 @@ impl Client {
     }
 
     /// `GET`.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
         self.call(Method::GET, path, None::<&()>).await
     }
 
     /// Calls for a stream of JSON lines.
-    pub async fn lines(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<Lines, CallError> {
+    pub(crate) async fn lines(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<Lines, CallError> {
         let response = self.send(Method::POST, path, Some(body), "application/x-ndjson").await?;
         Ok(Lines { body: response.into_body(), buffer: Vec::new(), searched: 0 })
     }
@@ -182,12 +191,14 @@ impl Client {
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        let request = request.body(Full::new(Bytes::from(bytes))).map_err(|error| CallError::Garbage(error.to_string()))?;
+        let request =
+            request.body(Full::new(Bytes::from(bytes))).map_err(|error| CallError::Garbage(error.to_string()))?;
 
         let connecting = timeout(CONNECT_TIMEOUT, self.connect()).await;
         let stream = connecting.unwrap_or_else(|_| Err(CallError::Connect("no answer in time".to_owned())))?;
         let broken = |error: hyper::Error| CallError::Broken(in_words(&error));
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with the response's body; what it would say of an error, the body says too.
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(broken)?;
@@ -262,7 +273,7 @@ fn server_name(url: &BaseUrl) -> Result<ServerName<'static>, Failure> {
 }
 
 /// The lines of a streamed answer.
-pub struct Lines {
+pub(crate) struct Lines {
     body: Incoming,
     buffer: Vec<u8>,
     /// How much of the buffer holds no line end.
@@ -271,7 +282,7 @@ pub struct Lines {
 
 impl Lines {
     /// The next line that is not empty, read as JSON; none at the end of a whole answer.
-    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CallError> {
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CallError> {
         loop {
             if let Some(end) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
                 let rest = self.buffer.split_off(self.searched + end + 1);
@@ -345,7 +356,7 @@ fn in_words(error: &dyn std::error::Error) -> String {
 }
 
 /// One segment of a path: all but unreserved characters (RFC 3986, 2.3) as `%XX`.
-pub fn segment(text: &str) -> String {
+pub(crate) fn segment(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -15,15 +15,15 @@ const SET: [&str; 3] = ["PREFLIGHT_URL", "PREFLIGHT_TOKEN", "PREFLIGHT_CA"];
 
 /// The controller's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseUrl {
+pub(crate) struct BaseUrl {
     /// Whether to speak TLS; without it only to loopback addresses.
-    pub tls: bool,
+    pub(crate) tls: bool,
     /// The name or address, without brackets.
-    pub host: String,
+    pub(crate) host: String,
     /// The port.
-    pub port: u16,
+    pub(crate) port: u16,
     /// What stands before `/v1`, without a slash at its end.
-    pub prefix: String,
+    pub(crate) prefix: String,
 }
 
 impl std::fmt::Display for BaseUrl {
@@ -35,7 +35,7 @@ impl std::fmt::Display for BaseUrl {
 
 impl BaseUrl {
     /// `host:port`, with brackets around an IPv6 address.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let (host, port) = (&self.host, self.port);
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
@@ -61,7 +61,9 @@ impl BaseUrl {
         }
         let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         if !tls && !loopback {
-            return Err("plain http is for loopback addresses only, since the token would be readable on the way; use https");
+            return Err(
+                "plain http is for loopback addresses only, since the token would be readable on the way; use https",
+            );
         }
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let prefix = uri.path().trim_end_matches('/').to_owned();
@@ -71,13 +73,13 @@ impl BaseUrl {
 
 /// A controller and how to be known to it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Context {
+pub(crate) struct Context {
     /// Where it is.
-    pub url: BaseUrl,
+    pub(crate) url: BaseUrl,
     /// The API token.
-    pub token: String,
+    pub(crate) token: String,
     /// The authority to trust, PEM. There is one wherever TLS is spoken.
-    pub ca_pem: Option<String>,
+    pub(crate) ca_pem: Option<String>,
 }
 
 impl std::fmt::Debug for Context {
@@ -96,7 +98,7 @@ struct ClientToml {
 
 impl Context {
     /// Finds it: `--context`, else the set of variables, else `PREFLIGHT_CONTEXT`, else the file in the home directory.
-    pub fn find(flag: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn find(flag: Option<&Path>) -> Result<Self, Failure> {
         let names = ["PREFLIGHT_CONTEXT", "XDG_CONFIG_HOME", "HOME"].into_iter().chain(SET);
         let env = names.filter_map(|name| Some((name, std::env::var(name).ok().filter(|v| !v.is_empty())?))).collect();
         Self::find_in(flag, &env)
@@ -175,14 +177,17 @@ mod tests {
         assert_eq!(url.to_string(), "https://[::1]:7443/pre");
         assert_eq!(BaseUrl::parse("https://c.example").unwrap().port, 443);
         assert!(BaseUrl::parse("http://127.0.0.1:80").is_ok());
-        for text in ["http://c.example", "http://10.0.0.1:1", "ftp://x", "c.example:1", "", "https://u:p@x", "https://x/?a"] {
+        for text in
+            ["http://c.example", "http://10.0.0.1:1", "ftp://x", "c.example:1", "", "https://u:p@x", "https://x/?a"]
+        {
             assert!(BaseUrl::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_part_of_the_set_names_what_is_missing_and_takes_nothing_from_a_file() {
-        let error = Context::find_in(None, &env([("PREFLIGHT_URL", "https://evil:1"), ("PREFLIGHT_CONTEXT", "/dev/null")]));
+        let error =
+            Context::find_in(None, &env([("PREFLIGHT_URL", "https://evil:1"), ("PREFLIGHT_CONTEXT", "/dev/null")]));
         let error = error.unwrap_err();
         assert_eq!(error.exit, crate::exit::Exit::Usage);
         assert!(error.message.ends_with("missing: PREFLIGHT_TOKEN, PREFLIGHT_CA"), "{error}");

@@ -10,7 +10,7 @@ use preflight_proto::api::{Cell, Decision, Gate, ProbeResult, Region, State};
 
 /// The exit codes, a contract: the same whatever the output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// 0: proceed, or done.
     Proceed,
     /// 1: no verdict could be had: the controller cannot be reached, or there was an internal error.
@@ -27,7 +27,7 @@ pub enum Exit {
 
 impl Exit {
     /// The code.
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::Proceed => 0,
             Self::NoVerdict => 1,
@@ -39,7 +39,7 @@ impl Exit {
     }
 
     /// What the code says, as a fragment.
-    pub fn meaning(self) -> &'static str {
+    pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Proceed => "proceed",
             Self::NoVerdict => "no verdict could be had",
@@ -51,7 +51,7 @@ impl Exit {
     }
 
     /// Several as one: the first that applies of 64, 1, 4, 2, 3, 0. Nothing at all is unknown.
-    pub fn over(exits: impl IntoIterator<Item = Self>) -> Self {
+    pub(crate) fn over(exits: impl IntoIterator<Item = Self>) -> Self {
         let present: Vec<Self> = exits.into_iter().collect();
         [Self::Usage, Self::NoVerdict, Self::Refused, Self::Fails, Self::Unknown, Self::Proceed]
             .into_iter()
@@ -76,7 +76,7 @@ impl From<Exit> for ExitCode {
 
 /// The regions that an answer must be about.
 #[derive(Debug, Clone, Copy)]
-pub enum Regions<'a> {
+pub(crate) enum Regions<'a> {
     /// Whichever the application runs in.
     All,
     /// These and no others.
@@ -96,32 +96,32 @@ impl Regions<'_> {
 
 /// What the caller asked about.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     /// The run's id.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// The application.
-    pub application: &'a str,
+    pub(crate) application: &'a str,
     /// The release.
-    pub release: &'a str,
+    pub(crate) release: &'a str,
     /// The regions.
-    pub regions: Regions<'a>,
+    pub(crate) regions: Regions<'a>,
     /// The digest of the manifest's text, where the caller has it.
-    pub manifest_digest: Option<&'a str>,
+    pub(crate) manifest_digest: Option<&'a str>,
     /// The time by which a stored verdict's age is judged; none for one that was just given.
-    pub now: Option<Timestamp>,
+    pub(crate) now: Option<Timestamp>,
 }
 
 /// What an answer comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub(crate) struct Judgement {
     /// The exit code.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     /// Why the answer is not taken at its word.
-    pub objections: Vec<String>,
+    pub(crate) objections: Vec<String>,
 }
 
 /// Judges the gate's answer, or a stored verdict.
-pub fn judge(gate: &Gate, asked: &Asked<'_>) -> Judgement {
+pub(crate) fn judge(gate: &Gate, asked: &Asked<'_>) -> Judgement {
     let mut objections: Vec<(Exit, String)> = Vec::new();
     if gate.id != asked.id {
         objections.push((Exit::NoVerdict, format!("it is of run {}, asked was {}", gate.id, asked.id)));
@@ -192,7 +192,8 @@ fn contradictions(gate: &Gate) -> Vec<String> {
         texts.extend(region_contradictions(region).into_iter().map(|text| format!("region {}: {text}", region.region)));
     }
     // What passes by what an earlier verdict has proven must say so, once for each such region.
-    let unproven = gate.regions.iter().filter(|r| r.verdict == State::Pass && !r.cells.iter().any(|c| c.required)).count();
+    let unproven =
+        gate.regions.iter().filter(|r| r.verdict == State::Pass && !r.cells.iter().any(|c| c.required)).count();
     if gate.reasons.iter().filter(|reason| reason.code == "no_change").count() < unproven {
         texts.push("nothing is required, and no earlier verdict is named".to_owned());
     }
@@ -231,7 +232,7 @@ fn region_contradictions(region: &Region) -> Vec<String> {
 }
 
 /// Judges an ad hoc run: each of `targets` (in canonical form) must have an answer, and every answer must pass.
-pub fn judge_probe(results: &[ProbeResult], targets: &[String]) -> Judgement {
+pub(crate) fn judge_probe(results: &[ProbeResult], targets: &[String]) -> Judgement {
     let mut objections = Vec::new();
     let mut exits: Vec<Exit> = results.iter().map(|r| Exit::of_state(r.outcome)).collect();
     for target in targets.iter().filter(|target| !results.iter().any(|r| r.target == **target)) {

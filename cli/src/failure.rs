@@ -10,34 +10,34 @@ use crate::exit::Exit;
 
 /// A command that ends without a result: the exit code, why, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The exit code, never 0.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     /// Why, as a sentence without its full stop. May have several lines.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do next.
-    pub fix: Option<String>,
+    pub(crate) fix: Option<String>,
 }
 
 impl Failure {
     /// What was asked for is wrong.
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into(), fix: None }
     }
 
     /// No verdict, or no answer, could be had.
-    pub fn no_verdict(message: impl Into<String>) -> Self {
+    pub(crate) fn no_verdict(message: impl Into<String>) -> Self {
         Self { exit: Exit::NoVerdict, message: message.into(), fix: None }
     }
 
     /// The same with what to do next.
-    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+    pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }
 
     /// A file that a person wrote is wrong: where, with the line and a caret under the column.
-    pub fn diagnostic(diagnostic: &Diagnostic, text: &str) -> Self {
+    pub(crate) fn diagnostic(diagnostic: &Diagnostic, text: &str) -> Self {
         let Diagnostic { file, line, column, message, fix } = diagnostic;
         let mut shown = format!("{}:{line}:{column}: {}", safe(file), safe(message));
         let index = usize::try_from(*line).unwrap_or(0).checked_sub(1);
@@ -48,7 +48,7 @@ impl Failure {
     }
 
     /// The controller's own words.
-    pub fn problem(problem: &ProblemBody) -> Self {
+    pub(crate) fn problem(problem: &ProblemBody) -> Self {
         let exit = if problem.code == "usage" { Exit::Usage } else { Exit::NoVerdict };
         Self { exit, message: safe(&problem.message), fix: problem.fix.as_deref().map(safe) }
     }

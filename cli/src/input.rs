@@ -9,20 +9,25 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A file's name and text.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// The name as it was given.
-    pub name: String,
+    pub(crate) name: String,
     /// The text.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Reads a `what` (such as "manifest") from a file.
-pub fn read(what: &str, path: &Path) -> Result<Source, Failure> {
+pub(crate) fn read(what: &str, path: &Path) -> Result<Source, Failure> {
     use std::io::Read as _;
     let name = preflight_core::text::escape(&path.display().to_string());
     let failed = |error: &std::io::Error| {
-        let text = if error.kind() == std::io::ErrorKind::IsADirectory { "it is a directory".to_owned() } else { error.to_string() };
-        Failure::usage(format!("cannot read the {what} {name}: {text}")).fix(format!("Give the path of the {what}'s file."))
+        let text = if error.kind() == std::io::ErrorKind::IsADirectory {
+            "it is a directory".to_owned()
+        } else {
+            error.to_string()
+        };
+        Failure::usage(format!("cannot read the {what} {name}: {text}"))
+            .fix(format!("Give the path of the {what}'s file."))
     };
     let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
     let mut bytes = Vec::new();
@@ -35,8 +40,7 @@ pub fn read(what: &str, path: &Path) -> Result<Source, Failure> {
         let line = valid.iter().filter(|b| **b == b'\n').count() + 1;
         let start = valid.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         let column = String::from_utf8_lossy(&valid[start..]).chars().count() + 1;
-        Failure::usage(format!("{name}:{line}:{column}: the {what} is not UTF-8 text"))
-            .fix("Save the file as UTF-8.")
+        Failure::usage(format!("{name}:{line}:{column}: the {what} is not UTF-8 text")).fix("Save the file as UTF-8.")
     })?;
     Ok(Source { name, text })
 }

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 
 /// How a result is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     Table,
     /// For programs.
@@ -18,21 +18,21 @@ pub enum Format {
 
 /// `-o`.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct OutputArgs {
+pub(crate) struct OutputArgs {
     /// How to show the result
     #[arg(short = 'o', long = "output", value_enum, default_value = "table", value_name = "FORMAT")]
-    pub format: Format,
+    pub(crate) format: Format,
 }
 
 impl OutputArgs {
     /// Whether JSON was asked for.
-    pub fn is_json(self) -> bool {
+    pub(crate) fn is_json(self) -> bool {
         self.format == Format::Json
     }
 }
 
 /// Writes text that may hold colours, which are left out where they are not wanted.
-pub fn text(text: &str) -> Result<(), Failure> {
+pub(crate) fn text(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     // A result that nobody got is none.
@@ -40,7 +40,7 @@ pub fn text(text: &str) -> Result<(), Failure> {
 }
 
 /// Writes a JSON document.
-pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let document = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::no_verdict(format!("cannot write the result: {error}")))?;
     text(&(ascii_safe(&document) + "\n"))
@@ -62,7 +62,7 @@ fn ascii_safe(document: &str) -> String {
 }
 
 /// Columns to lay out for: `COLUMNS`, else the terminal's, else enough for a log.
-pub fn width() -> usize {
+pub(crate) fn width() -> usize {
     const ELSEWHERE: usize = 120;
     const NARROWEST: usize = 40;
     let named = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|columns| *columns > 0);

@@ -15,7 +15,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The time that is left for a call, and what came of the attempts so far.
-pub struct Patience {
+pub(crate) struct Patience {
     wait: Duration,
     start: Instant,
     pause: Duration,
@@ -24,17 +24,22 @@ pub struct Patience {
 
 impl Patience {
     /// Starts the clock.
-    pub fn new(wait: Duration) -> Self {
+    pub(crate) fn new(wait: Duration) -> Self {
         Self { wait, start: Instant::now(), pause: FIRST_PAUSE, reached: false }
     }
 
     /// By when an attempt that has got through must be answered.
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.start + self.wait + GRACE
     }
 
     /// Pauses before the next attempt, or gives up.
-    pub async fn again(&mut self, error: CallError, client: &Client, progress: &mut Reporter) -> Result<(), Failure> {
+    pub(crate) async fn again(
+        &mut self,
+        error: CallError,
+        client: &Client,
+        progress: &mut Reporter,
+    ) -> Result<(), Failure> {
         self.reached |= error.reached();
         let end = if self.reached { self.deadline() } else { self.start + self.wait };
         let next = Instant::now() + self.pause.mul_f64(jitter());
@@ -44,7 +49,11 @@ impl Patience {
         if !error.may_pass() {
             return Err(error.failure(client.url()));
         }
-        progress.note(&format!("controller {}: {error}; trying again until {} s are over", client.url(), self.wait.as_secs_f32()));
+        progress.note(&format!(
+            "controller {}: {error}; trying again until {} s are over",
+            client.url(),
+            self.wait.as_secs_f32()
+        ));
         tokio::time::sleep_until(next).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())

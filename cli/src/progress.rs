@@ -14,14 +14,14 @@ const SPARSE: Duration = Duration::from_secs(5);
 const NAMED: usize = 3;
 
 /// Where progress goes.
-pub struct Reporter {
+pub(crate) struct Reporter {
     bar: Option<ProgressBar>,
     last: Option<Instant>,
 }
 
 impl Reporter {
     /// On stderr, as suits what stderr is.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
@@ -34,17 +34,17 @@ impl Reporter {
     }
 
     /// How far the run is.
-    pub fn run(&mut self, progress: &Progress) {
+    pub(crate) fn run(&mut self, progress: &Progress) {
         self.say(&in_words(progress), false);
     }
 
     /// Something that is worth a line of its own, such as a lost connection.
-    pub fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         self.say(text, true);
     }
 
     /// Writes to stdout between two drawings of the spinner.
-    pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(write),
             None => write(),
@@ -96,7 +96,10 @@ mod tests {
     fn words() {
         let names = |n: usize| (1..=n).map(|i| format!("eu/web-{i}")).collect();
         let progress = Progress { id: String::new(), settled: 1, cells: 4, failing: 1, waiting_for: names(4) };
-        assert_eq!(in_words(&progress), "1 of 4 cells settled, 1 failing; waiting for 4 agents: eu/web-1, eu/web-2, eu/web-3, …");
+        assert_eq!(
+            in_words(&progress),
+            "1 of 4 cells settled, 1 failing; waiting for 4 agents: eu/web-1, eu/web-2, eu/web-3, …"
+        );
         let progress = Progress { waiting_for: names(1), failing: 0, ..progress };
         assert_eq!(in_words(&progress), "1 of 4 cells settled; waiting for eu/web-1");
     }

@@ -20,7 +20,7 @@ Examples:
   preflight agents
   preflight agents revoke eu-web-3f9a --reason \"key copied\""
 )]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
@@ -47,7 +47,7 @@ enum Command {
 }
 
 /// Runs it.
-pub async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
     match args.command {
         None => {
             let agents: Agents = client.get("/v1/agents").await?.body;

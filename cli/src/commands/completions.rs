@@ -10,14 +10,14 @@ use crate::output;
 /// Print a script that completes commands and flags in a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  preflight completions bash > /etc/bash_completion.d/preflight")]
-pub struct Args {
+pub(crate) struct Args {
     /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
 /// Runs it.
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "preflight", &mut script);
     output::text(&String::from_utf8_lossy(&script))?;

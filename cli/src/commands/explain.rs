@@ -15,7 +15,7 @@ use crate::render;
 Examples:
   preflight explain connect_timeout
   preflight explain")]
-pub struct Args {
+pub(crate) struct Args {
     /// The reason; all of them if absent
     reason: Option<String>,
     #[command(flatten)]
@@ -24,19 +24,19 @@ pub struct Args {
 
 /// A reason, explained.
 #[derive(Debug, Serialize)]
-pub struct Explained {
+pub(crate) struct Explained {
     /// Its contract name.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// Which kind of answer it belongs to.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// What it means, as a sentence fragment.
-    pub meaning: &'static str,
+    pub(crate) meaning: &'static str,
     /// What to do next, as a sentence.
-    pub next: &'static str,
+    pub(crate) next: &'static str,
 }
 
 /// Runs it.
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let known = names();
     let chosen: Vec<&'static str> = match &args.reason {
         None => known,
@@ -68,7 +68,9 @@ fn unknown(wanted: &str, known: &[&'static str]) -> Failure {
     let failure = Failure::usage(format!("'{}' is not a reason", escape(wanted)));
     // A name that is far off is no help.
     match known.iter().map(|name| (distance(wanted, name), name)).min() {
-        Some((distance, name)) if distance <= 4 => failure.fix(format!("Do you mean {name}? `preflight explain` lists them all.")),
+        Some((distance, name)) if distance <= 4 => {
+            failure.fix(format!("Do you mean {name}? `preflight explain` lists them all."))
+        }
         Some(_) | None => failure.fix("`preflight explain` lists them all."),
     }
 }

@@ -26,12 +26,18 @@ Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3
 Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1 --wait 2m -o json")]
-pub struct Args {
+pub(crate) struct Args {
     /// The manifest that declares the application's dependencies
     #[arg(long, value_name = "FILE")]
     manifest: PathBuf,
     /// A region that the release would ship to; may be given several times
-    #[arg(long = "region", value_name = "REGION", required_unless_present = "all_regions", conflicts_with = "all_regions", value_delimiter = ',')]
+    #[arg(
+        long = "region",
+        value_name = "REGION",
+        required_unless_present = "all_regions",
+        conflicts_with = "all_regions",
+        value_delimiter = ','
+    )]
     regions: Vec<String>,
     /// Every region that the application runs in
     #[arg(long)]
@@ -88,7 +94,7 @@ struct NoVerdictError<'a> {
 }
 
 /// Runs it.
-pub async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
     let (advisory, output) = (args.advisory, args.output);
     let result = verdict(args, connect).await;
     if !advisory {
@@ -148,7 +154,10 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
         return Err(Failure {
             exit: judgement.exit,
             message: format!("the controller's answer cannot be relied on: {}", escaped(&judgement.objections)),
-            fix: Some("Do not ship on it. Check the versions of controller and command, and what stands between them.".to_owned()),
+            fix: Some(
+                "Do not ship on it. Check the versions of controller and command, and what stands between them."
+                    .to_owned(),
+            ),
         });
     }
     if args.output.is_json() {

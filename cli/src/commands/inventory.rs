@@ -19,7 +19,7 @@ use crate::output::{self, OutputArgs};
 Examples:
   preflight inventory apply inventory.yaml
   preflight inventory show")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -41,12 +41,13 @@ enum Command {
 }
 
 /// Runs it.
-pub async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
     match args.command {
         Command::Apply { file } => {
             let source = input::read("inventory", &file)?;
             super::manifest::check_inventory(&source)?;
-            let body = InventoryDocument { inventory: source.text, name: source.name, applied_at: None, applied_by: None };
+            let body =
+                InventoryDocument { inventory: source.text, name: source.name, applied_at: None, applied_by: None };
             connect()?.call::<IgnoredAny>(Method::PUT, "/v1/inventory", Some(&body)).await?;
             output::text(&format!("{} is in force.\n", body.name))?;
         }

@@ -15,7 +15,7 @@ This lists what is known and exits 0 whatever it is; `preflight gate` decides.
 
 Example:
   preflight matrix --application shop --region eu")]
-pub struct Args {
+pub(crate) struct Args {
     /// Only this application
     #[arg(long)]
     application: Option<String>,
@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 /// Runs it.
-pub async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
     let filters = [("application", &args.application), ("region", &args.region)];
     let query: Vec<String> =
         filters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", segment(value.as_ref()?)))).collect();

@@ -11,6 +11,9 @@ mod probe;
 mod token;
 mod verdict;
 
+pub(crate) use explain::Explained;
+pub(crate) use manifest::{Checked, Planned};
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -31,7 +34,7 @@ Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3
 Example:
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1"
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The file that says where the controller is and how to be known to it [env: PREFLIGHT_CONTEXT, or PREFLIGHT_URL,
     /// PREFLIGHT_TOKEN and PREFLIGHT_CA as a set]
     #[arg(long, global = true, value_name = "FILE")]
@@ -55,7 +58,7 @@ enum Command {
 }
 
 /// Runs the command.
-pub async fn run(cli: Cli) -> Result<Exit, Failure> {
+pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     let connect = || Client::new(&Context::find(cli.context.as_deref())?);
     match cli.command {
         Command::Gate(args) => gate::run(args, connect).await,
@@ -98,7 +101,11 @@ mod tests {
             for line in lines {
                 let command = line.split(" > ").next().unwrap_or_default();
                 let words = command.split_whitespace().map(|word| word.trim_matches('"'));
-                assert!(Cli::try_parse_from(words).is_ok(), "{line}: {:?}", Cli::try_parse_from(command.split(' ')).err());
+                assert!(
+                    Cli::try_parse_from(words).is_ok(),
+                    "{line}: {:?}",
+                    Cli::try_parse_from(command.split(' ')).err()
+                );
             }
         }
     }

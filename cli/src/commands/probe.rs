@@ -24,7 +24,7 @@ Examples:
   preflight probe redis://ai-cache.internal:6379
   preflight probe tcp://10.0.3.7:5432 tls://api.example.com:443 --region eu --fleet web
   preflight probe --local rediss://cache.internal:6380")]
-pub struct Args {
+pub(crate) struct Args {
     /// What to probe: scheme://host:port, with one of tcp, tls, redis, rediss
     #[arg(value_name = "URL", required = true)]
     targets: Vec<String>,
@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 /// Runs it.
-pub async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
     let targets = args.targets.iter().map(|text| target(text)).collect::<Result<Vec<_>, _>>()?;
     let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
     let results = {
@@ -97,7 +97,12 @@ async fn ask(client: &Client, request: &ProbeRequest, args: &Args) -> Result<Pro
     }
 }
 
-async fn stream(client: &Client, request: &ProbeRequest, seen: &mut Seen, progress: &mut Reporter) -> Result<String, CallError> {
+async fn stream(
+    client: &Client,
+    request: &ProbeRequest,
+    seen: &mut Seen,
+    progress: &mut Reporter,
+) -> Result<String, CallError> {
     let mut lines = client.lines("/v1/probe", request).await?;
     while let Some(event) = lines.next::<Event>().await? {
         match event {
@@ -110,7 +115,9 @@ async fn stream(client: &Client, request: &ProbeRequest, seen: &mut Seen, progre
                 return Ok(done.id);
             }
             Event::Error(problem) => return Err(CallError::Problem(problem.error)),
-            Event::Gate(_) => return Err(CallError::Garbage("it answers a gate, and a probe was asked for".to_owned())),
+            Event::Gate(_) => {
+                return Err(CallError::Garbage("it answers a gate, and a probe was asked for".to_owned()));
+            }
         }
     }
     Err(CallError::Broken("the answer ended before the run did".to_owned()))

@@ -21,7 +21,7 @@ Examples:
   preflight token join --region eu --fleet web > join-token
   preflight token create --name ci --scope gate --expires 30d
   preflight token list")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -101,7 +101,7 @@ impl Scope {
 }
 
 /// Runs it.
-pub async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
     match args.command {
         Command::Join { region, fleet, ttl, uses, source } => {
             let what = format!("enrols {uses} for {}/{}", escape(&region), escape(&fleet));

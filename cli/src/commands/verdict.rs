@@ -20,7 +20,7 @@ use crate::{input, render};
 Examples:
   preflight verdict show 4f1c9a7be02d63a8
   preflight verdict check 4f1c9a7be02d63a8 --application shop --release 2025-03-31.1 --region eu")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -78,7 +78,7 @@ struct Checked<'a> {
 }
 
 /// Runs it.
-pub async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
     match args.command {
         Command::Show { id, output } => {
             let gate = fetch(client, &id).await?.body;
