@@ -1,1 +1,184 @@
-//! To be written.
+//! What comparing cells shows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::identity::NetworkIdentity;
+use crate::matrix::{Answer, State};
+use crate::observation::Outcome;
+use crate::reason::Short;
+use crate::text::escape;
+use crate::verdict::JudgedCell;
+
+/// A conclusion drawn by comparing cells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind.
+    pub kind: Kind,
+    /// The region it is about; none where it is about several.
+    pub region: Option<String>,
+    /// The dependency it is about.
+    pub dependency: String,
+    /// In words.
+    pub text: String,
+    /// For an asymmetry: what all hosts that pass carry and none that fails does.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// The kinds of findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Some hosts reach a dependency and others do not.
+    Asymmetry,
+    /// One sick host in a fleet that is otherwise well.
+    OneHost,
+    /// An address fell short beside a pass.
+    AddressShort,
+}
+
+impl Kind {
+    /// The contract name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Asymmetry => "asymmetry",
+            Self::OneHost => "one_host",
+            Self::AddressShort => "address_short",
+        }
+    }
+}
+
+/// Compares cells.
+pub fn find(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
+    let mut findings = asymmetries(cells);
+    findings.extend(cells.iter().filter_map(one_host));
+    findings.extend(cells.iter().filter_map(address_short));
+    findings
+}
+
+/// One side of an asymmetry: the hosts that reach a dependency, or that do not.
+#[derive(Default)]
+struct Side<'a> {
+    fleets: BTreeSet<&'a str>,
+    identities: Vec<&'a NetworkIdentity>,
+}
+
+impl Side<'_> {
+    fn all_carry(&self) -> BTreeSet<(&str, &str)> {
+        let mut sets = self.identities.iter().map(|identity| attributes(identity));
+        let first = sets.next().unwrap_or_default();
+        sets.fold(first, |all, one| all.intersection(&one).copied().collect())
+    }
+
+    fn any_carries(&self) -> BTreeSet<(&str, &str)> {
+        self.identities.iter().flat_map(|identity| attributes(identity)).collect()
+    }
+}
+
+fn attributes(identity: &NetworkIdentity) -> BTreeSet<(&str, &str)> {
+    identity.shared().flat_map(|(key, values)| values.iter().map(move |value| (key, value.as_str()))).collect()
+}
+
+/// For each dependency and region in which some hosts pass and some fail: what tells them apart. Regions with the same difference
+/// are told together.
+fn asymmetries(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
+    let mut sides: BTreeMap<(&str, &str), (Side<'_>, Side<'_>)> = BTreeMap::new();
+    for judged in cells {
+        let fleet = &judged.cell.fleet;
+        let (pass, fail) = sides.entry((&judged.cell.dependency, &fleet.region)).or_default();
+        for witness in &judged.witnesses {
+            let Some(testimony) = witness.testimony else { continue };
+            let side = match witness.answer {
+                Answer::Given(Outcome::Ok) => &mut *pass,
+                Answer::Given(Outcome::Short(_)) if judged.folded.state == State::Fail => &mut *fail,
+                Answer::Given(Outcome::Short(_) | Outcome::Void(_)) | Answer::Pending | Answer::Silent => continue,
+            };
+            side.fleets.insert(&fleet.fleet);
+            side.identities.push(&testimony.identity);
+        }
+    }
+    let mut grouped: BTreeMap<(String, Vec<(String, String)>, String), Vec<String>> = BTreeMap::new();
+    for ((dependency, region), (pass, fail)) in &sides {
+        if pass.identities.is_empty() || fail.identities.is_empty() {
+            continue;
+        }
+        let owned = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
+        let only_pass: Vec<(String, String)> = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
+        let only_fail: Vec<(String, String)> = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
+        let names = |side: &Side<'_>| side.fleets.iter().copied().collect::<Vec<_>>().join(", ");
+        let mut text = format!("is reached from {} and not from {}. ", names(pass), names(fail));
+        text.push_str(&match only_pass.as_slice() {
+            [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
+            only => format!("Every host that reaches it carries {}, and no host that fails does.", show(only)),
+        });
+        if !only_fail.is_empty() {
+            text.push_str(&format!(" Every host that fails carries {}.", show(&only_fail)));
+        }
+        grouped.entry(((*dependency).to_owned(), only_pass, text)).or_default().push((*region).to_owned());
+    }
+    grouped
+        .into_iter()
+        .map(|((dependency, attributes, text), regions)| Finding {
+            kind: Kind::Asymmetry,
+            text: format!("In {}, {} {text}", regions.join(", "), escape(&dependency)),
+            region: <[String; 1]>::try_from(regions).ok().map(|[region]| region),
+            dependency,
+            attributes,
+        })
+        .collect()
+}
+
+fn show(attributes: &[(String, String)]) -> String {
+    attributes.iter().map(|(k, v)| format!("{} {}", escape(k), escape(v))).collect::<Vec<_>>().join(" and ")
+}
+
+/// An agent whose clock is off by more than this, in milliseconds, is a likely cause of a certificate that only it calls invalid.
+const CLOCK_OFF_MS: u64 = 5 * 60 * 1_000;
+
+fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
+    let agent = judged.folded.refuted.as_ref()?;
+    let witness = judged.witnesses.iter().find(|w| w.agent == agent)?;
+    let Answer::Given(Outcome::Short(reason)) = witness.answer else { return None };
+    let fleet = &judged.cell.fleet;
+    let mut text = format!(
+        "{} falls short of {} alone in {fleet} ({reason}); others of its network identity reach it. Look at that host.",
+        escape(agent),
+        escape(&judged.cell.dependency),
+    );
+    let skew = witness.testimony.map_or(0, |t| t.clock_skew_ms);
+    if matches!(reason, Short::TlsExpired | Short::TlsNotYetValid) && skew.unsigned_abs() > CLOCK_OFF_MS {
+        let way = if skew > 0 { "ahead of" } else { "behind" };
+        text.push_str(&format!(" Its clock is {} minutes {way} the controller's: a clock problem.", skew.unsigned_abs() / 60_000));
+    }
+    Some(Finding {
+        kind: Kind::OneHost,
+        region: Some(fleet.region.clone()),
+        dependency: judged.cell.dependency.clone(),
+        text,
+        attributes: Vec::new(),
+    })
+}
+
+fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
+    if judged.folded.state != State::Pass {
+        return None;
+    }
+    let ok = |w: &&crate::run::Witness<'_>| w.answer == Answer::Given(Outcome::Ok);
+    let observations = judged.witnesses.iter().filter(ok).filter_map(|w| w.testimony).flat_map(|t| t.report.short_addresses());
+    let short: BTreeSet<String> = observations
+        .filter_map(|o| Some(format!("{} ({})", o.address?, o.outcome.reason()?)))
+        .collect();
+    if short.is_empty() {
+        return None;
+    }
+    let fleet = &judged.cell.fleet;
+    let list = short.into_iter().collect::<Vec<_>>().join(", ");
+    Some(Finding {
+        kind: Kind::AddressShort,
+        region: Some(fleet.region.clone()),
+        dependency: judged.cell.dependency.clone(),
+        text: format!(
+            "{} passes from {fleet} by `families` and `addresses` of the manifest, but not every address works: {list}.",
+            escape(&judged.cell.dependency)
+        ),
+        attributes: Vec::new(),
+    })
+}

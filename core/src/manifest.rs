@@ -1,1 +1,198 @@
-//! To be written.
+//! The file in which an application declares its dependencies: parsed once, into types that hold nothing invalid.
+
+use crate::diagnostic::{Diagnostic, Place, Position};
+use crate::inventory::Region;
+use crate::name::Name;
+use crate::observation::Proof;
+use crate::plan::sha256;
+use crate::target::{Addresses, Families, Millis, ProbeSpec, Target, TlsOptions};
+
+mod check;
+mod diff;
+mod file;
+mod pem;
+mod template;
+
+pub use diff::{Change, FieldChange, diff};
+use template::Template;
+
+/// The dependencies of an application, as written. At least one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// The file's name as the caller gave it.
+    pub file: String,
+    /// `sha256:…` of the text.
+    pub digest: String,
+    /// The application.
+    pub application: Name,
+    /// Where the application's name stands.
+    application_place: Place,
+    /// The dependencies, in the order as written; names are unique.
+    dependencies: Vec<Dependency>,
+}
+
+/// One dependency, as written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dependency {
+    /// Its name.
+    pub name: Name,
+    /// Where its name stands.
+    pub place: Place,
+    /// Which fleets use it.
+    pub fleets: Fleets,
+    /// When silence after a connect is called a drop.
+    pub connect_timeout: Millis,
+    /// The deadline of each phase that follows the connect.
+    pub timeout: Millis,
+    /// How far the probe must get, where the scheme's default is not meant. Every target's scheme can get so far.
+    pub require: Option<Proof>,
+    /// Which families must work.
+    pub families: Families,
+    /// How many addresses must work.
+    pub addresses: Addresses,
+    /// TLS options; empty unless every target's scheme speaks TLS.
+    pub tls: TlsOptions,
+    /// How the code uses it.
+    pub usage: Usage,
+    targets: Targets,
+}
+
+/// Where a dependency is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Targets {
+    /// The same for every region, but for placeholders.
+    Same(Template),
+    /// One for each region, and where `targets` stands.
+    PerRegion(Vec<RegionTarget>, Place),
+}
+
+/// One entry of `targets`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct RegionTarget {
+    region: Name,
+    place: Place,
+    target: Template,
+}
+
+/// Which fleets use a dependency.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fleets {
+    /// Every fleet that runs the application.
+    All,
+    /// Some of them; the others are shown as excluded.
+    Only {
+        /// Those that use it, and where each stands; at least one.
+        fleets: Vec<(Name, Place)>,
+        /// Why the others never do; not empty.
+        because: String,
+    },
+}
+
+/// How the code uses a dependency; none where the manifest does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// Calls in one request, on average.
+    pub calls_per_request: Option<f64>,
+    /// How long the client waits for one call.
+    pub client_timeout: Option<Millis>,
+    /// Requests per second that use it, over the fleet.
+    pub requests_per_second: Option<f64>,
+    /// Requests that the fleet serves at the same time.
+    pub workers: Option<u32>,
+}
+
+/// The shortest manifest, for error messages.
+const EXAMPLE: &str = "{application: shop, dependencies: {cache: {target: redis://cache.internal:6379}}}";
+
+impl Manifest {
+    /// The most dependencies of one manifest.
+    pub const MAX_DEPENDENCIES: usize = 500;
+
+    /// Reads a manifest. `file` is its name for error messages; the text's limit is 256 KiB.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {
+        let written = crate::yaml::read(file, text, EXAMPLE)?;
+        check::manifest(file, sha256(text.as_bytes()), written)
+    }
+
+    /// The dependencies, in the order as written.
+    pub fn dependencies(&self) -> &[Dependency] {
+        &self.dependencies
+    }
+
+    /// The dependency of that name.
+    pub fn dependency(&self, name: &str) -> Option<&Dependency> {
+        self.dependencies.iter().find(|d| d.name == *name)
+    }
+
+    /// Where a dependency is declared.
+    pub fn position(&self, dependency: &str) -> Option<Position> {
+        self.dependency(dependency).map(|d| Position {
+            file: self.file.clone(),
+            place: d.place,
+        })
+    }
+
+    /// Where the application is named.
+    pub fn application_position(&self) -> Position {
+        Position {
+            file: self.file.clone(),
+            place: self.application_place,
+        }
+    }
+
+    /// Regions that `targets` name, with where: for the plan to compare with the inventory.
+    pub(crate) fn named_regions(&self) -> impl Iterator<Item = (&Name, Place)> {
+        self.dependencies
+            .iter()
+            .flat_map(|d| match &d.targets {
+                Targets::Same(_) => &[],
+                Targets::PerRegion(targets, _) => targets.as_slice(),
+            })
+            .map(|t| (&t.region, t.place))
+    }
+}
+
+impl Dependency {
+    /// The probe in a region: the target with its placeholders filled in, and the options.
+    pub(crate) fn spec(&self, file: &str, region: &Region) -> Result<ProbeSpec, Diagnostic> {
+        let template = match &self.targets {
+            Targets::Same(template) => template,
+            Targets::PerRegion(targets, place) => targets
+                .iter()
+                .find(|t| t.region == region.name)
+                .map(|t| &t.target)
+                .ok_or_else(|| {
+                Diagnostic::new(
+                    file,
+                    *place,
+                    format!("dependency {} has no target for region {}", self.name, region.name),
+                    format!("add '{}: scheme://host:port' to its targets", region.name),
+                )
+            })?,
+        };
+        let target = template
+            .resolve(&region.name, &region.vars)
+            .map_err(|wrong| Diagnostic::new(file, template.place, wrong.message, wrong.fix))?;
+        Ok(self.spec_of(target))
+    }
+
+    fn spec_of(&self, target: Target) -> ProbeSpec {
+        ProbeSpec {
+            connect_timeout: self.connect_timeout,
+            timeout: self.timeout,
+            require: self.require.unwrap_or(target.scheme.default_proof()),
+            families: self.families,
+            addresses: self.addresses,
+            tls: self.tls.clone(),
+            target,
+        }
+    }
+}
+
+/// The JSON Schema of the file, for editors.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(file::ManifestFile).to_value()
+}
+
+#[cfg(test)]
+mod tests;

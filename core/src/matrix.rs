@@ -1,1 +1,334 @@
-//! To be written.
+//! How the answers of a fleet's agents fold into a cell's state, and whom to ask next.
+//!
+//! [`fold`] is the one place that decides. It is a function of a set of answers: order and duplicates cannot matter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{IdentityKey, Mismatch, NetworkIdentity};
+use crate::observation::{Outcome, Report};
+use crate::plan::Cell;
+use crate::reason::{Short, Unknown, Void};
+
+/// The state of a cell, and the verdict for a release in a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Shown to work.
+    Pass,
+    /// Shown to fall short.
+    Fail,
+    /// Not known.
+    Unknown,
+}
+
+impl State {
+    /// `pass`, `fail` or `unknown`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Several states as one: any `fail` is `fail`, else any `unknown` is `unknown`. Nothing at all is `unknown`.
+    pub fn all(states: impl IntoIterator<Item = Self>) -> Self {
+        let mut states = states.into_iter();
+        let Some(first) = states.next() else { return Self::Unknown };
+        states.fold(first, |all, state| match (all, state) {
+            (Self::Fail, _) | (_, Self::Fail) => Self::Fail,
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::Pass, Self::Pass) => Self::Pass,
+        })
+    }
+}
+
+/// Whether an agent of the roster can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// It holds a stream.
+    Connected,
+    /// It lost its stream a moment ago and is waited for.
+    Away,
+    /// It lost its stream longer ago than that: it is not asked, but its identity is still one of the fleet's.
+    Lost,
+}
+
+/// An agent that holds a certificate for the cell's fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name.
+    pub agent: String,
+    /// The key of the identity that it last told.
+    pub key: IdentityKey,
+    /// Whether it can be asked.
+    pub presence: Presence,
+}
+
+/// What became of asking one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Its identity's key: as told with the answer, or as last known.
+    pub key: IdentityKey,
+    /// Its answer.
+    pub answer: Answer,
+}
+
+/// An agent's answer for one cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answer {
+    /// It still has time.
+    Pending,
+    /// It did not answer in time.
+    Silent,
+    /// It answered.
+    Given(Outcome),
+}
+
+/// What an agent's report comes to for a cell: an agent of another identity than the inventory states tells nothing of the fleet.
+pub fn judge(cell: &Cell, identity: &NetworkIdentity, report: &Report) -> (Outcome, Option<Mismatch>) {
+    match identity.mismatch(&cell.stated) {
+        Some(mismatch) => (Outcome::Void(Void::WrongVantage), Some(mismatch)),
+        None => (report.outcome(&cell.spec), None),
+    }
+}
+
+/// Why a cell is not `pass`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The target or the path falls short.
+    Short(Short),
+    /// The answers do not count.
+    Void(Void),
+    /// There are not enough answers.
+    Unknown(Unknown),
+}
+
+impl Why {
+    /// The contract name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Short(reason) => reason.as_str(),
+            Self::Void(reason) => reason.as_str(),
+            Self::Unknown(reason) => reason.as_str(),
+        }
+    }
+
+    /// What to do next, as a sentence.
+    pub fn next(self) -> &'static str {
+        match self {
+            Self::Short(reason) => reason.next(),
+            Self::Void(reason) => reason.next(),
+            Self::Unknown(reason) => reason.next(),
+        }
+    }
+}
+
+/// How many agents, by what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Asked in all.
+    pub asked: u32,
+    /// Meets the expectation.
+    pub ok: u32,
+    /// Falls short.
+    pub short: u32,
+    /// Does not count.
+    pub void: u32,
+    /// Did not answer in time.
+    pub silent: u32,
+    /// Still has time.
+    pub pending: u32,
+}
+
+/// A cell as its answers stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folded {
+    /// The state if nothing more came.
+    pub state: State,
+    /// Why it is not `pass`.
+    pub why: Option<Why>,
+    /// The identity that `why` is about, where it is about one of several.
+    pub identity: Option<IdentityKey>,
+    /// The agent that others of its identity refuted: finding `one_host`.
+    pub refuted: Option<String>,
+    /// How many agents.
+    pub counts: Counts,
+    /// Whom to ask next.
+    pub ask: Vec<String>,
+}
+
+impl Folded {
+    /// Whether asking on cannot change the state, and nobody is waited for.
+    pub fn settled(&self) -> bool {
+        self.ask.is_empty() && self.counts.pending == 0
+    }
+}
+
+/// How many agents of a lone short one's identity are asked to refute it.
+const REFUTERS_ASKED: usize = 3;
+/// How many of them must be ok.
+const REFUTERS_NEEDED: usize = 2;
+
+/// Folds a cell.
+///
+/// `roster` is in the order in which agents are to be preferred; only connected ones and such as are waited for are asked.
+/// What is still pending counts, for the state, as not answered.
+pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMap<String, Asked>) -> Folded {
+    let counts = count(asked);
+    let identities = identities(roster, asked);
+    let lone = lone_short(asked);
+    let refuted = lone.filter(|(_, short)| !strict && oks(asked, &short.key) >= REFUTERS_NEEDED).map(|(agent, _)| agent);
+
+    let mut folded = Folded {
+        state: State::Pass,
+        why: None,
+        identity: None,
+        refuted: refuted.cloned(),
+        counts,
+        ask: next(min_agents, strict, roster, asked, &identities, lone),
+    };
+    if counts.short > 0 && refuted.is_none() {
+        folded.state = State::Fail;
+        folded.why = commonest_short(asked).map(Why::Short);
+        return folded;
+    }
+    let uncovered = identities.iter().find(|key| oks(asked, key) == 0);
+    if counts.ok < min_agents.max(1) || uncovered.is_some() {
+        folded.state = State::Unknown;
+        // An uncovered identity is named, unless none of the fleet is covered.
+        let of = uncovered.filter(|_| counts.ok > 0);
+        folded.why = Some(unknown(roster, asked, of));
+        folded.identity = of.map(|key| (*key).clone());
+        folded.refuted = None;
+    }
+    folded
+}
+
+fn count(asked: &BTreeMap<String, Asked>) -> Counts {
+    let mut counts = Counts::default();
+    for one in asked.values() {
+        counts.asked += 1;
+        match one.answer {
+            Answer::Pending => counts.pending += 1,
+            Answer::Silent => counts.silent += 1,
+            Answer::Given(Outcome::Ok) => counts.ok += 1,
+            Answer::Given(Outcome::Short(_)) => counts.short += 1,
+            Answer::Given(Outcome::Void(_)) => counts.void += 1,
+        }
+    }
+    counts
+}
+
+/// The identities of the fleet: of those asked as they answered, of the others as last known.
+fn identities<'a>(roster: &'a [Candidate], asked: &'a BTreeMap<String, Asked>) -> BTreeSet<&'a IdentityKey> {
+    let unasked = roster.iter().filter(|c| !asked.contains_key(&c.agent)).map(|c| &c.key);
+    unasked.chain(asked.values().map(|one| &one.key)).collect()
+}
+
+fn oks(asked: &BTreeMap<String, Asked>, key: &IdentityKey) -> usize {
+    asked.values().filter(|one| one.key == *key && one.answer == Answer::Given(Outcome::Ok)).count()
+}
+
+/// The one agent that fell short, if it is one.
+fn lone_short(asked: &BTreeMap<String, Asked>) -> Option<(&String, &Asked)> {
+    let mut shorts = asked.iter().filter(|(_, one)| matches!(one.answer, Answer::Given(Outcome::Short(_))));
+    shorts.next().filter(|_| shorts.next().is_none())
+}
+
+fn next<'a>(
+    min_agents: u32,
+    strict: bool,
+    roster: &'a [Candidate],
+    asked: &'a BTreeMap<String, Asked>,
+    identities: &BTreeSet<&'a IdentityKey>,
+    lone: Option<(&String, &'a Asked)>,
+) -> Vec<String> {
+    // Those who answered, or still may: the void and the silent are replaced.
+    let usable = |one: &&Asked| match one.answer {
+        Answer::Pending | Answer::Given(Outcome::Ok | Outcome::Short(_)) => true,
+        Answer::Silent | Answer::Given(Outcome::Void(_)) => false,
+    };
+    let mut have: BTreeMap<&'a IdentityKey, usize> = identities.iter().map(|key| (*key, 0)).collect();
+    for one in asked.values().filter(usable) {
+        *have.entry(&one.key).or_default() += 1;
+    }
+    let mut free: BTreeMap<&'a IdentityKey, Vec<&'a Candidate>> = BTreeMap::new();
+    for candidate in roster.iter().filter(|c| c.presence != Presence::Lost && !asked.contains_key(&c.agent)) {
+        free.entry(&candidate.key).or_default().push(candidate);
+    }
+    for candidates in free.values_mut() {
+        candidates.sort_by_key(|c| c.presence);
+        candidates.reverse();
+    }
+    let mut ask = Vec::new();
+    let mut take = |key: &IdentityKey, have: &mut BTreeMap<&'a IdentityKey, usize>| -> bool {
+        let Some(candidate) = free.get_mut(key).and_then(Vec::pop) else { return false };
+        *have.entry(&candidate.key).or_default() += 1;
+        ask.push(candidate.agent.clone());
+        true
+    };
+    // One of each identity.
+    for key in identities {
+        if have.get(*key).copied().unwrap_or(0) == 0 {
+            take(key, &mut have);
+        }
+    }
+    // In all one more than must be ok, from the identities in turn.
+    let goal = min_agents as usize + 1;
+    while have.values().sum::<usize>() < goal {
+        let mut keys: Vec<&'a IdentityKey> = identities.iter().copied().collect();
+        keys.sort_by_key(|key| have.get(*key).copied().unwrap_or(0));
+        if !keys.into_iter().any(|key| take(key, &mut have)) {
+            break;
+        }
+    }
+    // To refute a lone short one, others like it.
+    if let Some((_, short)) = lone.filter(|_| !strict) {
+        while have.get(&short.key).copied().unwrap_or(0) < REFUTERS_ASKED + 1 && take(&short.key, &mut have) {}
+    }
+    ask
+}
+
+fn commonest_short(asked: &BTreeMap<String, Asked>) -> Option<Short> {
+    commonest(asked.values().filter_map(|one| match one.answer {
+        Answer::Given(Outcome::Short(reason)) => Some(reason),
+        Answer::Given(Outcome::Ok | Outcome::Void(_)) | Answer::Pending | Answer::Silent => None,
+    }))
+}
+
+/// Why the cell, or one identity of it, is not known.
+fn unknown(roster: &[Candidate], asked: &BTreeMap<String, Asked>, of: Option<&&IdentityKey>) -> Why {
+    let concerned = |key: &IdentityKey| of.is_none_or(|of| *of == key);
+    let void = commonest(asked.values().filter(|one| concerned(&one.key)).filter_map(|one| match one.answer {
+        Answer::Given(Outcome::Void(reason)) => Some(reason),
+        Answer::Given(Outcome::Ok | Outcome::Short(_)) | Answer::Pending | Answer::Silent => None,
+    }));
+    let unanswered = |one: &&Asked| concerned(&one.key) && matches!(one.answer, Answer::Pending | Answer::Silent);
+    let lost = |c: &Candidate| c.presence == Presence::Lost && concerned(&c.key) && !asked.contains_key(&c.agent);
+    if let Some(reason) = void {
+        Why::Void(reason)
+    } else if asked.values().any(|one| unanswered(&one)) || roster.iter().any(lost) {
+        Why::Unknown(Unknown::Silent)
+    } else if asked.is_empty() {
+        Why::Unknown(Unknown::NoAgent)
+    } else {
+        Why::Unknown(Unknown::TooFewAgents)
+    }
+}
+
+/// The most frequent item; among equals the first in their order.
+fn commonest<T: Ord + Copy>(items: impl Iterator<Item = T>) -> Option<T> {
+    let mut counts: BTreeMap<T, usize> = BTreeMap::new();
+    for item in items {
+        *counts.entry(item).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(item, count)| (*count, std::cmp::Reverse(*item))).map(|(item, _)| item)
+}
+
+#[cfg(test)]
+#[path = "matrix_tests.rs"]
+mod tests;

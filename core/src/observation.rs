@@ -245,7 +245,7 @@ impl Report {
             .iter()
             .filter(|(address, _)| address.is_none())
             .map(|(_, outcome)| *outcome)
-            .min_by_key(rank);
+            .min_by_key(|outcome| rank(*outcome));
         let family = |v6: bool| -> Outcome {
             let outcomes = of(v6);
             if outcomes.is_empty() {
@@ -303,18 +303,18 @@ impl Report {
 fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
     outcomes
         .into_iter()
-        .min_by_key(rank)
+        .min_by_key(|outcome| rank(*outcome))
         .unwrap_or(Outcome::Void(Void::Cancelled))
 }
 
 /// A key that orders outcomes from the worst.
-fn rank(outcome: &Outcome) -> (u8, Outcome) {
+fn rank(outcome: Outcome) -> (u8, Outcome) {
     let kind = match outcome {
         Outcome::Short(_) => 0,
         Outcome::Void(_) => 1,
         Outcome::Ok => 2,
     };
-    (kind, *outcome)
+    (kind, outcome)
 }
 
 fn is_ipv6(ip: IpAddr) -> bool {

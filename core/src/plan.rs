@@ -8,6 +8,10 @@ use sha2::{Digest as _, Sha256};
 use crate::identity::NetworkIdentity;
 use crate::target::ProbeSpec;
 
+mod build;
+
+pub use build::PlanError;
+
 /// A fleet of one region: `eu/web`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FleetId {
@@ -87,6 +91,11 @@ pub struct Plan {
     pub cells: Vec<Cell>,
     /// What the manifest leaves out on purpose.
     pub excluded: Vec<Excluded>,
+}
+
+impl Plan {
+    /// The application of plans that no manifest made.
+    pub const AD_HOC: &str = "ad-hoc";
 }
 
 /// `sha256:` and the hex digits.

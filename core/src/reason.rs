@@ -138,10 +138,6 @@ reasons! {
             "Start more agents on this fleet, or lower its `min_agents` in the inventory.";
         Silent = "silent", "agents that were asked did not answer in time",
             "Look at those agents: `preflight agents` shows when each was last heard of.";
-        IdentityUncovered = "identity_uncovered", "hosts of one network identity of this fleet were not shown to reach the target",
-            "Look at the agents of that identity, or remove them for good with `preflight agents forget`.";
-        Unfinished = "unfinished", "the run ended before enough agents had answered",
-            "Run again with a longer --wait.";
     }
 }
 

@@ -1,1 +1,179 @@
-//! To be written.
+//! From cells to a verdict for each region, with the reasons in words and what to do next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::identity::IdentityKey;
+use crate::matrix::{Answer, Folded, State, Why};
+use crate::observation::{Observation, Outcome};
+use crate::plan::{Cell, CellDigest, FleetId, Plan};
+use crate::reason::{Unknown, Void};
+use crate::run::Witness;
+use crate::text::escape;
+
+/// The release that is recorded as deployed in a region, with the cells that its verdict held as `pass`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    /// The release.
+    pub release: String,
+    /// The verdict it shipped with.
+    pub verdict: String,
+    /// What that verdict held as `pass`.
+    pub cells: BTreeSet<CellDigest>,
+}
+
+/// The indices of the plan's cells that a verdict must rest on: all, less those that are proven.
+pub fn required(plan: &Plan, proven: &BTreeMap<String, Proven>) -> BTreeSet<usize> {
+    let holds = |cell: &Cell| proven.get(&cell.fleet.region).is_some_and(|p| p.cells.contains(&cell.digest()));
+    plan.cells.iter().enumerate().filter(|(_, cell)| !holds(cell)).map(|(index, _)| index).collect()
+}
+
+/// A cell with its state and what it rests on.
+#[derive(Debug, Clone)]
+pub struct JudgedCell<'a> {
+    /// The cell.
+    pub cell: &'a Cell,
+    /// Whether the verdict rests on it.
+    pub required: bool,
+    /// Its state.
+    pub folded: Folded,
+    /// What each agent that was asked contributed.
+    pub witnesses: Vec<Witness<'a>>,
+}
+
+/// The verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Over all regions.
+    pub state: State,
+    /// A state for each region of the plan, in its order.
+    pub regions: Vec<(String, State)>,
+    /// Why, and what to do next.
+    pub reasons: Vec<Reason>,
+}
+
+/// Why, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// `all_pass`, `no_change`, `cell_failed`, `cell_unknown` or `empty_plan`.
+    pub code: &'static str,
+    /// In words.
+    pub text: String,
+    /// What to do next.
+    pub fix: Option<String>,
+}
+
+/// Gives the verdict. A region of which nothing is required passes only by what is proven; a region without any cell is unknown.
+pub fn give(plan: &Plan, cells: &[JudgedCell<'_>], proven: &BTreeMap<String, Proven>) -> Verdict {
+    let mut reasons = Vec::new();
+    let mut regions = Vec::new();
+    for region in &plan.regions {
+        let of_region = || cells.iter().filter(|c| c.cell.fleet.region == *region);
+        let state = if of_region().any(|c| c.required) {
+            State::all(of_region().filter(|c| c.required).map(|c| c.folded.state))
+        } else if let Some(proven) = proven.get(region).filter(|_| of_region().next().is_some()) {
+            let text = format!(
+                "nothing changed in {region} since release {}, which shipped with verdict {}",
+                escape(&proven.release),
+                proven.verdict
+            );
+            reasons.push(Reason { code: "no_change", text, fix: None });
+            State::Pass
+        } else {
+            let text = format!("no dependency is to be shown in {region}, so nothing is known of it");
+            let fix = Some("Name a fleet of that region for at least one dependency of the manifest.".to_owned());
+            reasons.push(Reason { code: "empty_plan", text, fix });
+            State::Unknown
+        };
+        regions.push((region.clone(), state));
+    }
+    reasons.extend(grouped(cells));
+    let state = State::all(regions.iter().map(|(_, state)| *state));
+    if state == State::Pass && reasons.is_empty() {
+        let fleets: BTreeSet<&FleetId> = cells.iter().map(|c| &c.cell.fleet).collect();
+        let text = format!("all {} cells pass: shown to work from {} fleets", cells.len(), fleets.len());
+        reasons.push(Reason { code: "all_pass", text, fix: None });
+    }
+    Verdict { state, regions, reasons }
+}
+
+/// A reason for each dependency and why, over the fleets concerned: failing ones first.
+fn grouped(cells: &[JudgedCell<'_>]) -> Vec<Reason> {
+    let mut groups: BTreeMap<(bool, &str, Why), Vec<&JudgedCell<'_>>> = BTreeMap::new();
+    for cell in cells.iter().filter(|c| c.required) {
+        if let Some(why) = cell.folded.why {
+            groups.entry((cell.folded.state != State::Fail, &cell.cell.dependency, why)).or_default().push(cell);
+        }
+    }
+    groups
+        .into_iter()
+        .map(|((unknown, dependency, why), cells)| {
+            let fleets: Vec<String> = cells.iter().map(|c| c.cell.fleet.to_string()).collect();
+            let details: BTreeSet<String> = cells.iter().filter_map(|c| describe(c)).collect();
+            let details = details.into_iter().take(3).collect::<Vec<_>>().join("; ");
+            let (code, verb) =
+                if unknown { ("cell_unknown", "is not known") } else { ("cell_failed", "cannot be used") };
+            let text = format!("{} {verb} from {}: {why}: {details}", escape(dependency), fleets.join(", "), why = why.as_str());
+            Reason { code, text, fix: Some(fix(why, &cells)) }
+        })
+        .collect()
+}
+
+fn fix(why: Why, cells: &[&JudgedCell<'_>]) -> String {
+    match (why, cells.first()) {
+        (Why::Unknown(Unknown::NoAgent), Some(cell)) => format!(
+            "Start an agent on {}: `preflight token join --region {} --fleet {}` prints a join token for preflight-agent run.",
+            if cells.len() == 1 { "it" } else { "each of these fleets" },
+            cell.cell.fleet.region,
+            cell.cell.fleet.fleet,
+        ),
+        (why, _) => why.next().to_owned(),
+    }
+}
+
+/// A cell's state in words, naming the identity, agents and addresses concerned; none for a plain pass.
+pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
+    let why = judged.folded.why?;
+    let counts = judged.folded.counts;
+    let identity = judged.folded.identity.as_ref();
+    let text = match why {
+        Why::Short(reason) => {
+            let addresses: BTreeSet<String> = judged.witnesses.iter().flat_map(short_addresses).collect();
+            let at = if addresses.is_empty() { String::new() } else { format!(" at {}", list(&addresses)) };
+            format!("{}{at} ({} of {} agents)", reason.meaning(), counts.short, counts.asked)
+        }
+        Why::Void(Void::WrongVantage) => {
+            let odd = judged.witnesses.iter().find_map(|w| w.mismatch.map(|m| (w.agent, m)));
+            odd.map_or_else(|| Void::WrongVantage.meaning().to_owned(), |(agent, m)| format!("of agent {agent}, {m}"))
+        }
+        Why::Void(reason) => format!("{}{}", reason.meaning(), of_identity(identity)),
+        Why::Unknown(Unknown::NoAgent) => Unknown::NoAgent.meaning().to_owned(),
+        Why::Unknown(Unknown::TooFewAgents) => {
+            format!("{} agents are ok, {} are needed{}", counts.ok, judged.cell.min_agents, of_identity(identity))
+        }
+        Why::Unknown(Unknown::Silent) => {
+            let unanswered = |w: &&Witness<'_>| matches!(w.answer, Answer::Silent | Answer::Pending);
+            let silent: BTreeSet<String> = judged.witnesses.iter().filter(unanswered).map(|w| w.agent.to_owned()).collect();
+            let who = if silent.is_empty() { "its agents are lost".to_owned() } else { format!("no answer from {}", list(&silent)) };
+            format!("{who}{}", of_identity(identity))
+        }
+    };
+    Some(text)
+}
+
+fn of_identity(key: Option<&IdentityKey>) -> String {
+    key.map_or_else(String::new, |key| format!(", on hosts with {key}"))
+}
+
+fn short_addresses(witness: &Witness<'_>) -> Vec<String> {
+    let short = |o: &&Observation| matches!(o.outcome, Outcome::Short(_));
+    let observations = witness.testimony.map_or(&[][..], |t| t.report.observations.as_slice());
+    observations.iter().filter(short).filter_map(|o| o.address.map(|a| a.to_string())).collect()
+}
+
+fn list(items: &BTreeSet<String>) -> String {
+    let mut text = items.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    if items.len() > 5 {
+        text.push_str(&format!(" and {} more", items.len() - 5));
+    }
+    text
+}

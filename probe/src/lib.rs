@@ -1,1 +1,35 @@
-//! To be written.
+//! The probe engine: names, connects, TLS and one file per protocol, from a [`ProbeSpec`] to a [`Report`].
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `engine.rs` | one probe from start to end, and the permits it waits for |
+//! | `names.rs` | a name to addresses, as the host's own configuration says |
+//! | `connect.rs`, `socket.rs` | the ladder of connect attempts; sockets with their error queue |
+//! | `control.rs`, `routes.rs` | what the host itself does: accepts everything, has no route |
+//! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities |
+//! | `protocol.rs`, `redis.rs` | what a protocol's opening exchange is given; one file for each protocol |
+//!
+//! Every phase has one absolute deadline, every read a bound, and text from a peer is escaped before it is kept.
+
+mod connect;
+mod control;
+mod engine;
+mod failure;
+mod judge;
+mod names;
+mod protocol;
+mod redis;
+mod routes;
+mod socket;
+mod tls;
+mod trust;
+
+pub use engine::{AllowAll, Engine, EngineError, EngineOptions, Guard};
+
+use preflight_core::observation::Report;
+use preflight_core::target::ProbeSpec;
+
+/// One probe from this host, by no policy but the caller's own.
+pub async fn local(spec: &ProbeSpec) -> Result<Report, EngineError> {
+    Ok(Engine::new(EngineOptions::default())?.probe(spec, &AllowAll).await)
+}

@@ -1,6 +1,7 @@
 //! The HTTP API's JSON types. Fields may be added, never renamed or removed.
 
 use preflight_core::identity::NetworkIdentity;
+pub use preflight_core::matrix::State;
 use preflight_core::observation::{Observation, Proof};
 use serde::{Deserialize, Serialize};
 
@@ -81,19 +82,6 @@ pub struct ProbeRequest {
     /// The longest that the run may take, in milliseconds.
     #[serde(default = "default_wait_ms")]
     pub wait_ms: u32,
-}
-
-/// The verdict for a release in a region, or a cell's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Shown to work.
-    Pass,
-    /// Shown to fall short.
-    Fail,
-    /// Not known.
-    Unknown,
 }
 
 /// What the pipeline should do.
@@ -367,7 +355,7 @@ pub struct Agent {
     pub region: String,
     /// The fleet, from its certificate.
     pub fleet: String,
-    /// `connected`, `unsteady`, `lost`, `left` or `revoked`.
+    /// `connected`, `unsteady`, `lost`, `left`, `revoked`, or `enrolled` where it has not connected yet.
     pub state: String,
     /// The program's version.
     pub version: Option<String>,
@@ -488,6 +476,46 @@ pub struct NewToken {
     pub expires_at: String,
 }
 
+/// `GET /v1/tokens`: join tokens and API tokens that still work.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenList {
+    /// By kind and name.
+    pub tokens: Vec<TokenEntry>,
+}
+
+/// A token as lists show it, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenEntry {
+    /// Its id, by which it is revoked.
+    pub id: String,
+    /// `join` or `api`.
+    pub kind: String,
+    /// An API token's principal; a join token's `REGION/FLEET`.
+    pub name: String,
+    /// What an API token may do; empty for a join token.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// How many agents a join token still enrols; none for an API token.
+    #[serde(default)]
+    pub uses_left: Option<u32>,
+    /// Source range (CIDR) that a join token is bound to.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// When it ends, RFC 3339.
+    pub expires_at: String,
+}
+
+/// `POST /v1/agents/{name}/revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RevokeRequest {
+    /// Why; shown in lists and kept in the audit log.
+    pub reason: String,
+}
+
 /// One entry of the audit log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -504,4 +532,12 @@ pub struct AuditEntry {
     pub source: String,
     /// More.
     pub detail: String,
+}
+
+/// `GET /v1/audit`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AuditLog {
+    /// Newest first.
+    pub entries: Vec<AuditEntry>,
 }

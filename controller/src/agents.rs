@@ -1,0 +1,301 @@
+//! The agents' side of the controller: enrolment, renewal and the stream. Who speaks is read from the certificate, never from a message.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use preflight_core::run::{AgentId, Label, Testimony};
+use preflight_core::text::escape;
+use preflight_proto::agent::controller_server::{Controller, ControllerServer};
+use preflight_proto::agent::{
+    Acknowledge, Credentials, EnrolRequest, FromAgent, RenewRequest, ToAgent, Welcome, from_agent, to_agent,
+};
+use preflight_proto::convert::{AgentReport, MAX_MESSAGE_BYTES};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::app::App;
+use crate::authority::{AGENT_LIFE, PeerCertificate};
+use crate::roster::{Arrival, Connection};
+use crate::secret;
+use crate::store::{Certificate, CertificateCheck, JoinRefused};
+
+/// Messages that may wait for an agent that does not read.
+const OUTBOX: usize = 1_024;
+/// The first message must have come by then.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Reports of one agent that are taken in at the same time.
+const REPORTS_AT_ONCE: usize = 64;
+
+/// Who is at the other end of a connection: set by the listener, from TLS.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// None where no client certificate was shown.
+    pub(crate) certificate: Option<PeerCertificate>,
+}
+
+/// The gRPC service.
+#[derive(Clone)]
+pub(crate) struct AgentService {
+    app: Arc<App>,
+}
+
+/// The service, with its limits.
+pub(crate) fn service(app: Arc<App>) -> ControllerServer<AgentService> {
+    ControllerServer::new(AgentService { app }).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("the connection has no peer"))
+}
+
+fn certificate(peer: &Peer) -> Result<PeerCertificate, Status> {
+    peer.certificate.clone().ok_or_else(|| Status::unauthenticated("a client certificate is required; enrol first"))
+}
+
+impl AgentService {
+    /// Checks a certificate as it is used. A line that is revoked, or shows itself copied, is refused for good.
+    async fn admit(&self, peer: &Peer) -> Result<PeerCertificate, Status> {
+        let certificate = certificate(peer)?;
+        let agent = &certificate.id.agent;
+        let refused = match self.app.store.use_certificate(&certificate.serial, Timestamp::now()).await {
+            Ok(CertificateCheck::Good) => return Ok(certificate),
+            Ok(CertificateCheck::Unknown) => "this controller did not issue that certificate".to_owned(),
+            Ok(CertificateCheck::Revoked(why)) => format!("the agent is revoked: {why}"),
+            Ok(CertificateCheck::Copied) => {
+                self.app.expel(agent).await;
+                "the certificate's successor has been used: the key has been copied, and the agent is now revoked".into()
+            }
+            Err(error) => return Err(unavailable(&error)),
+        };
+        self.app.audit(&format!("agent {agent}"), "connect", &refused, &peer.address.to_string(), "").await;
+        Err(Status::permission_denied(format!("{refused}; enrol anew with a join token")))
+    }
+
+    async fn issue(
+        &self,
+        id: &AgentId,
+        predecessor: Option<&str>,
+        public_key: &[u8],
+    ) -> Result<Response<Credentials>, Status> {
+        let issued = self
+            .app
+            .authority
+            .issue_agent(id, public_key)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let noted = Certificate {
+            serial: &issued.serial,
+            agent: &id.agent,
+            predecessor,
+            not_after_ms: issued.not_after_ms,
+        };
+        self.app.store.put_certificate(&noted).await.map_err(|error| unavailable(&error))?;
+        Ok(Response::new(Credentials {
+            certificate: issued.der,
+            authority: self.app.authority.root_der().to_vec(),
+            renew_after_s: AGENT_LIFE.as_secs() / 2,
+        }))
+    }
+}
+
+fn unavailable(error: &crate::store::StoreError) -> Status {
+    tracing::error!(%error, "the store failed an agent");
+    let mut status = Status::unavailable(error.to_string());
+    status.metadata_mut().insert("retry-after-ms", tonic::metadata::MetadataValue::from_static("2000"));
+    status
+}
+
+#[tonic::async_trait]
+impl Controller for AgentService {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<Credentials>, Status> {
+        let peer = peer(&request)?;
+        let source = peer.address.to_string();
+        let EnrolRequest { token, public_key } = request.into_inner();
+        let enrolled = match secret::split_join_token(&token, &self.app.authority.fingerprint()) {
+            Some((id, secret)) => self.app.store.enrol(id, secret, peer.address.ip(), Timestamp::now()).await,
+            None => Err(JoinRefused::Unknown),
+        };
+        match enrolled {
+            Ok(id) => {
+                let credentials = self.issue(&id, None, &public_key).await?;
+                tracing::info!(agent = id.agent, fleet = %id.fleet, source, "enrolled");
+                self.app.audit(&format!("agent {}", id.agent), "enrol", "ok", &source, &id.fleet.to_string()).await;
+                Ok(credentials)
+            }
+            Err(JoinRefused::Store(error)) => Err(unavailable(&error)),
+            Err(refused) => {
+                self.app.audit("-", "enrol", &refused.to_string(), &source, "").await;
+                Err(Status::permission_denied(
+                    "the join token is not valid here (unknown, expired, used up or bound to another source); make another one",
+                ))
+            }
+        }
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Credentials>, Status> {
+        let certificate = self.admit(&peer(&request)?).await?;
+        let renewed = self.issue(&certificate.id, Some(&certificate.serial), &request.into_inner().public_key).await?;
+        tracing::info!(agent = certificate.id.agent, "renewed");
+        Ok(renewed)
+    }
+
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<ToAgent, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<FromAgent>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let peer = peer(&request)?;
+        let certificate = self.admit(&peer).await?;
+        let mut incoming = request.into_inner();
+        let first = tokio::time::timeout(HELLO_WITHIN, incoming.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let Some(FromAgent { message: Some(from_agent::Message::Hello(hello)) }) = first else {
+            return Err(Status::invalid_argument("the first message must be hello"));
+        };
+        let now = Timestamp::now();
+        let identity = hello.identity.unwrap_or_default().try_into().map_err(invalid)?;
+        let clock_skew_ms = hello.clock_ms.saturating_sub(now.as_millisecond());
+        let (sender, outgoing) = mpsc::channel(OUTBOX);
+        let agent = certificate.id.agent.clone();
+        let version = escape(&hello.version);
+        self.app
+            .store
+            .agent_connected(&agent, &identity, &version, clock_skew_ms, now)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let arrival = Arrival {
+            id: certificate.id.clone(),
+            instance: hello.instance,
+            identity,
+            clock_skew_ms,
+            sender: sender.clone(),
+        };
+        let Ok(connection) = self.app.roster.arrive(arrival, now) else {
+            let why = "two processes take turns with its certificate: its key has been copied";
+            self.app.revoke(&agent, why).await.map_err(|error| unavailable(&error))?;
+            self.app.audit(&format!("agent {agent}"), "connect", why, &peer.address.to_string(), "").await;
+            return Err(Status::permission_denied(format!("{why}; the agent is now revoked; enrol anew")));
+        };
+        tracing::info!(agent, fleet = %certificate.id.fleet, source = %peer.address, clock_skew_ms, "connected");
+        let left_ms = certificate.not_after_ms.saturating_sub(now.as_millisecond());
+        let half_life_ms = i64::try_from(AGENT_LIFE.as_millis() / 2).unwrap_or(i64::MAX);
+        let welcome = Welcome {
+            agent: agent.clone(),
+            clock_ms: now.as_millisecond(),
+            renew_after_s: u64::try_from((left_ms - half_life_ms) / 1_000).unwrap_or(0),
+        };
+        let welcome = ToAgent { message: Some(to_agent::Message::Welcome(welcome)) };
+        sender.try_send(welcome).map_err(|_| Status::internal("the stream was full before it began"))?;
+
+        let (results, stream) = mpsc::channel(1);
+        let talk = Talk { app: self.app.clone(), certificate, connection, sender, clock_skew_ms };
+        tokio::spawn(talk.to_end(incoming, outgoing, results));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+fn invalid(error: preflight_proto::convert::ConvertError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+/// One agent's stream.
+struct Talk {
+    app: Arc<App>,
+    certificate: PeerCertificate,
+    connection: Connection,
+    sender: mpsc::Sender<ToAgent>,
+    clock_skew_ms: i64,
+}
+
+impl Talk {
+    /// Until the agent goes, its certificate ends, or it is told to go.
+    async fn to_end(
+        self,
+        mut incoming: Streaming<FromAgent>,
+        mut outgoing: mpsc::Receiver<ToAgent>,
+        results: mpsc::Sender<Result<ToAgent, Status>>,
+    ) {
+        let left_ms = self.certificate.not_after_ms.saturating_sub(Timestamp::now().as_millisecond());
+        let expiry = tokio::time::sleep(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)));
+        tokio::pin!(expiry);
+        let talk = Arc::new(self);
+        let slots = Arc::new(tokio::sync::Semaphore::new(REPORTS_AT_ONCE));
+        let (failed, mut failures) = mpsc::channel::<Status>(1);
+        let mut goodbye = false;
+        let end = loop {
+            tokio::select! {
+                () = talk.connection.kick.notified() => break Status::aborted("the controller ended this stream"),
+                () = &mut expiry => break Status::unauthenticated("the certificate has expired"),
+                Some(status) = failures.recv() => break status,
+                () = results.closed() => break Status::cancelled("the agent is gone"),
+                Some(message) = outgoing.recv() => {
+                    if results.send(Ok(message)).await.is_err() {
+                        break Status::cancelled("the agent is gone");
+                    }
+                }
+                message = incoming.message() => match message {
+                    Ok(Some(FromAgent { message: Some(from_agent::Message::Report(report)) })) => {
+                        let Ok(slot) = slots.clone().acquire_owned().await else { break Status::internal("closed") };
+                        let (talk, failed) = (talk.clone(), failed.clone());
+                        // Reports of several runs are on their way to the disk at the same time.
+                        tokio::spawn(async move {
+                            if let Err(status) = talk.report(report).await {
+                                let _ = failed.try_send(status);
+                            }
+                            drop(slot);
+                        });
+                    }
+                    Ok(Some(FromAgent { message: Some(from_agent::Message::Goodbye(_)) })) => {
+                        goodbye = true;
+                        break Status::ok("goodbye");
+                    }
+                    Ok(Some(FromAgent { message: Some(from_agent::Message::Hello(_)) | None })) => {
+                        break Status::invalid_argument("this message may not come here");
+                    }
+                    Ok(None) => break Status::ok("the agent closed the stream"),
+                    Err(status) => break status,
+                },
+            }
+        };
+        talk.ended(goodbye, &end).await;
+        if end.code() != tonic::Code::Ok {
+            let _ = results.try_send(Err(end));
+        }
+    }
+
+    async fn ended(&self, goodbye: bool, end: &Status) {
+        let agent = &self.certificate.id.agent;
+        let now = Timestamp::now();
+        if self.app.roster.depart(agent, self.connection.number, goodbye, now)
+            && let Err(error) = self.app.store.agent_gone(agent, goodbye, now).await
+        {
+            tracing::error!(agent, %error, "failed to note that an agent is gone");
+        }
+        tracing::info!(agent, goodbye, why = end.message(), "disconnected");
+    }
+
+    /// Takes in a report and acknowledges it once it is on disk.
+    async fn report(&self, report: preflight_proto::agent::Report) -> Result<(), Status> {
+        let at = Timestamp::now();
+        let AgentReport { run, cell, region, release, identity, report, .. } = report.try_into().map_err(invalid)?;
+        let agent = &self.certificate.id.agent;
+        self.app.roster.told(agent, &identity);
+        let label = Label { run: run.clone(), cell: cell.clone(), region, release };
+        let testimony = Testimony { identity, report, clock_skew_ms: self.clock_skew_ms };
+        match self.app.runs.report(label, self.certificate.id.clone(), testimony, at).await {
+            Ok(None) => {}
+            Ok(Some(refused)) => tracing::info!(agent, run = escape(&run), %refused, "a report does not count"),
+            Err(error) => return Err(unavailable(&error)),
+        }
+        let acknowledge = to_agent::Message::Acknowledge(Acknowledge { run, cell: cell.0 });
+        let _ = self.sender.send(ToAgent { message: Some(acknowledge) }).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! Who calls, and whether they may: bearer tokens with scopes.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::Next;
+use axum::response::Response;
+use jiff::Timestamp;
+
+use super::problem::Failure;
+use crate::agents::Peer;
+use crate::app::App;
+use crate::secret;
+
+/// What a token lets its holder do. `admin` includes all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Any token at all.
+    Any,
+    Read,
+    Probe,
+    Gate,
+    Admin,
+}
+
+/// The scopes that a token may be given. `release` and `override` are for commands to come.
+pub(crate) const SCOPES: [&str; 6] = ["read", "probe", "gate", "release", "override", "admin"];
+
+impl Scope {
+    fn admits(self, scopes: &str) -> bool {
+        let has = |name: &str| scopes.split(',').any(|scope| scope == name || scope == "admin");
+        match self {
+            Self::Any => true,
+            // Who may ask for verdicts or probes may look at them.
+            Self::Read => has("read") || has("gate") || has("probe"),
+            Self::Probe => has("probe"),
+            Self::Gate => has("gate"),
+            Self::Admin => has("admin"),
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Any | Self::Read => "read",
+            Self::Probe => "probe",
+            Self::Gate => "gate",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// The caller, as handlers see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Principal {
+    pub(crate) name: String,
+    pub(crate) source: String,
+}
+
+/// Lets a request through if its token has the scope; writes into the audit log if not.
+pub(crate) async fn require(
+    State((app, scope)): State<(Arc<App>, Scope)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let source = request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
+    let action = format!("{} {}", request.method(), request.uri().path());
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = header.and_then(|value| value.strip_prefix("Bearer ")).and_then(secret::split_api_token);
+    let known = match token {
+        Some((id, secret)) => app.store.api_token(id, secret, Timestamp::now()).await?,
+        None => None,
+    };
+    let Some((name, scopes)) = known else {
+        app.audit("-", &action, "401", &source, "no valid token").await;
+        return Err(Failure::unauthorized());
+    };
+    if !scope.admits(&scopes) {
+        app.audit(&name, &action, "403", &source, &format!("the token has {scopes}")).await;
+        return Err(Failure::forbidden(scope.as_str()));
+    }
+    request.extensions_mut().insert(Principal { name, source });
+    Ok(next.run(request).await)
+}

@@ -1,0 +1,148 @@
+//! The gate and its verdicts.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use jiff::Timestamp;
+use preflight_core::inventory::Inventory;
+use preflight_core::manifest::Manifest;
+use preflight_core::plan::{Plan, sha256};
+use preflight_core::run::RunSpec;
+use preflight_core::text::escape;
+use preflight_proto::api::{Decision, Gate, GateRequest, Problem};
+
+use super::auth::Principal;
+use super::problem::Failure;
+use super::stream;
+use crate::app::App;
+use crate::runs::{Handle, Kind, RunResult};
+use crate::secret;
+
+/// The longest that a run may take.
+const MAX_WAIT_MS: u32 = 10 * 60 * 1_000;
+const MIN_WAIT_MS: u32 = 1_000;
+const MAX_RELEASE: usize = 200;
+
+/// Runs the manifest's plan and gives a verdict: 200 with the gate's answer whatever the verdict.
+///
+/// With `Accept: application/x-ndjson` the answer is a stream of events, one JSON object a line, the last of them
+/// `{"event":"gate",…}` or `{"event":"error",…}`.
+#[utoipa::path(post, path = "/v1/gate", request_body = GateRequest, security(("token" = [])), responses(
+    (status = 200, body = Gate), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 409, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn gate(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    headers: HeaderMap,
+    Json(request): Json<GateRequest>,
+) -> Result<Response, Failure> {
+    let handle = start(&app, &principal, request).await?;
+    if stream::wanted(&headers) {
+        return Ok(stream::lines(handle));
+    }
+    Ok(Json(stream::gate(stream::result(handle).await?)?).into_response())
+}
+
+/// As `/v1/gate`, for callers that read only the status: 200 for proceed, 409 for block.
+#[utoipa::path(post, path = "/v1/gate/check", request_body = GateRequest, security(("token" = [])), responses(
+    (status = 200, body = Gate), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 409, description = "Block (the gate's answer), or the id belongs to another request (a problem)", body = Gate),
+    (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn check(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Json(request): Json<GateRequest>,
+) -> Result<Response, Failure> {
+    let handle = start(&app, &principal, request).await?;
+    let gate = stream::gate(stream::result(handle).await?)?;
+    let status = match gate.decision {
+        Decision::Proceed => StatusCode::OK,
+        Decision::Block => StatusCode::CONFLICT,
+    };
+    Ok((status, Json(gate)).into_response())
+}
+
+async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result<Handle, Failure> {
+    let digest = sha256(&serde_json::to_vec(&request).map_err(|error| Failure::internal(error.to_string()))?);
+    let id = run_id(request.id.as_deref())?;
+    // Known before the inventory is looked at: the run goes by the inventory that it began with.
+    if let Some(handle) = app.runs.find(&id, &digest).await? {
+        return Ok(handle);
+    }
+    release(&request.release)?;
+    let manifest = Manifest::parse(&escape(&request.manifest_name), &request.manifest)?;
+    let inventory = current_inventory(app).await?;
+    let plan = Plan::build(&manifest, &inventory, &request.regions, request.all_regions)?;
+    let started = Timestamp::now();
+    let spec = RunSpec {
+        id,
+        release: request.release,
+        plan,
+        started,
+        deadline: deadline(started, request.wait_ms)?,
+        fail_fast: request.fail_fast,
+        strict: request.strict,
+    };
+    let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
+    app.audit(&principal.name, "gate", &spec.id, &principal.source, &format!("{} {}", spec.plan.application, spec.release))
+        .await;
+    Ok(handle)
+}
+
+/// The id that the caller chose, or a new one.
+pub(super) fn run_id(chosen: Option<&str>) -> Result<String, Failure> {
+    let Some(id) = chosen else {
+        let random = secret::bytes::<8>().map_err(|error| Failure::internal(error.to_string()))?;
+        return Ok(secret::hex(&random));
+    };
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if (16..=64).contains(&id.len()) && id.bytes().all(plain) {
+        return Ok(id.to_owned());
+    }
+    Err(Failure::usage("`id` must be 16 to 64 of a-z, 0-9 and '-'", None))
+}
+
+fn release(release: &str) -> Result<(), Failure> {
+    if release.trim().is_empty() || release.len() > MAX_RELEASE || !release.chars().all(preflight_core::text::is_plain) {
+        let fix = "Name what would ship, for example a version or commit: --release 2025-03-31.1";
+        return Err(Failure::usage(
+            format!("`release` must be 1 to {MAX_RELEASE} bytes of visible text"),
+            fix.to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// When a run that starts now ends at the latest.
+pub(super) fn deadline(started: Timestamp, wait_ms: u32) -> Result<Timestamp, Failure> {
+    if !(MIN_WAIT_MS..=MAX_WAIT_MS).contains(&wait_ms) {
+        return Err(Failure::usage(format!("`wait_ms` must be {MIN_WAIT_MS} to {MAX_WAIT_MS}"), None));
+    }
+    let wait = std::time::Duration::from_millis(u64::from(wait_ms));
+    started.checked_add(wait).map_err(|error| Failure::internal(error.to_string()))
+}
+
+/// The inventory that was applied last.
+pub(super) async fn current_inventory(app: &App) -> Result<Inventory, Failure> {
+    let Some((name, text, _, _)) = app.store.inventory().await? else {
+        let fix = "Say which fleets exist: `preflight inventory apply inventory.yaml`.";
+        return Err(Failure::usage("the controller has no inventory yet", fix.to_owned()));
+    };
+    Ok(Inventory::parse(&name, &text)?)
+}
+
+/// A verdict that was given before.
+#[utoipa::path(get, path = "/v1/verdicts/{id}", params(("id" = String, Path)), security(("token" = [])), responses(
+    (status = 200, body = Gate), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub(super) async fn verdict(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Gate>, Failure> {
+    let run = app.store.run(&id).await?.filter(|run| run.kind == Kind::Gate.as_str());
+    let Some(run) = run else { return Err(Failure::not_found("verdict of that id")) };
+    let Some(text) = run.result else { return Err(Failure::not_found("verdict of that id yet: its run is under way")) };
+    match RunResult::parse(&run.kind, &text)? {
+        RunResult::Gate(gate) => Ok(Json(*gate)),
+        RunResult::Probe(_) => Err(Failure::not_found("verdict of that id")),
+    }
+}

@@ -1,0 +1,48 @@
+//! The inventory.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use jiff::Timestamp;
+use preflight_core::inventory::Inventory;
+use preflight_core::text::escape;
+use preflight_proto::api::{InventoryDocument, Problem};
+
+use super::auth::Principal;
+use super::problem::Failure;
+use crate::app::App;
+
+/// The inventory that was applied last.
+#[utoipa::path(get, path = "/v1/inventory", security(("token" = [])), responses(
+    (status = 200, body = InventoryDocument), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 404, body = Problem)))]
+pub(super) async fn show(State(app): State<Arc<App>>) -> Result<Json<InventoryDocument>, Failure> {
+    let Some((name, inventory, applied_at, applied_by)) = app.store.inventory().await? else {
+        return Err(Failure::not_found("inventory yet; `preflight inventory apply inventory.yaml` applies one"));
+    };
+    let (applied_at, applied_by) = (Some(applied_at.to_string()), Some(applied_by));
+    Ok(Json(InventoryDocument { inventory, name, applied_at, applied_by }))
+}
+
+/// Applies an inventory. It is checked first, and counts for every run that starts from then on.
+#[utoipa::path(put, path = "/v1/inventory", request_body = InventoryDocument, security(("token" = [])), responses(
+    (status = 200, body = InventoryDocument), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 422, body = Problem)))]
+pub(super) async fn apply(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Json(document): Json<InventoryDocument>,
+) -> Result<Json<InventoryDocument>, Failure> {
+    let name = if document.name.is_empty() { "inventory.yaml".to_owned() } else { escape(&document.name) };
+    Inventory::parse(&name, &document.inventory)?;
+    let now = Timestamp::now();
+    app.store.put_inventory(&name, &document.inventory, now, &principal.name).await?;
+    app.audit(&principal.name, "inventory apply", "ok", &principal.source, &name).await;
+    Ok(Json(InventoryDocument {
+        inventory: document.inventory,
+        name,
+        applied_at: Some(now.to_string()),
+        applied_by: Some(principal.name),
+    }))
+}

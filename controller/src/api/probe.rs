@@ -1,0 +1,66 @@
+//! Ad hoc probes.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use jiff::Timestamp;
+use preflight_core::plan::Plan;
+use preflight_core::run::RunSpec;
+use preflight_core::target::Target;
+use preflight_core::text::escape;
+use preflight_proto::api::{ProbeRequest, ProbeResults, Problem};
+
+use super::auth::Principal;
+use super::gate::{current_inventory, deadline, run_id};
+use super::problem::Failure;
+use super::stream;
+use crate::app::App;
+use crate::runs::Kind;
+
+const MAX_TARGETS: usize = 100;
+
+/// Probes targets from the fleets that are named, or from all.
+///
+/// With `Accept: application/x-ndjson` the answer is a stream of events, a `result` for each agent's answer as it comes,
+/// the last one `{"event":"done",…}` or `{"event":"error",…}`.
+#[utoipa::path(post, path = "/v1/probe", request_body = ProbeRequest, security(("token" = [])), responses(
+    (status = 200, body = ProbeResults), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn probe(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    headers: HeaderMap,
+    Json(request): Json<ProbeRequest>,
+) -> Result<Response, Failure> {
+    if request.targets.is_empty() || request.targets.len() > MAX_TARGETS {
+        return Err(Failure::usage(format!("name 1 to {MAX_TARGETS} targets"), None));
+    }
+    let targets = request
+        .targets
+        .iter()
+        .map(|text| text.parse::<Target>().map_err(|error| Failure::usage(format!("{}: {error}", escape(text)), None)))
+        .collect::<Result<Vec<Target>, Failure>>()?;
+    let inventory = current_inventory(&app).await?;
+    let (region, fleet) = (request.region.as_deref(), request.fleet.as_deref());
+    let plan = Plan::ad_hoc(&targets, &inventory, region, fleet, request.application.as_deref())?;
+    let started = Timestamp::now();
+    let spec = RunSpec {
+        id: run_id(None)?,
+        release: String::new(),
+        plan,
+        started,
+        deadline: deadline(started, request.wait_ms)?,
+        fail_fast: false,
+        strict: false,
+    };
+    let names = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    app.audit(&principal.name, "probe", &spec.id, &principal.source, &names).await;
+    let handle = app.runs.start(Kind::Probe, "", spec, &principal.name).await?;
+    if stream::wanted(&headers) {
+        return Ok(stream::lines(handle));
+    }
+    Ok(Json(stream::probe(stream::result(handle).await?)?).into_response())
+}

@@ -1,0 +1,140 @@
+//! Errors as the API tells them: `{"error": {"code", "message", "fix"}}`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use preflight_core::diagnostic::Diagnostic;
+use preflight_core::plan::PlanError;
+use preflight_proto::api::{Problem, ProblemBody};
+
+use crate::runs::RunError;
+use crate::store::StoreError;
+
+/// A request that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    body: ProblemBody,
+}
+
+impl Failure {
+    fn new(status: StatusCode, code: &str, message: impl Into<String>, fix: Option<String>) -> Self {
+        Self { status, body: ProblemBody { code: code.to_owned(), message: message.into(), fix } }
+    }
+
+    /// What the caller wrote is wrong.
+    pub(crate) fn usage(message: impl Into<String>, fix: impl Into<Option<String>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "usage", message, fix.into())
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        let fix = "Send `Authorization: Bearer TOKEN` with a token of this controller that has not expired.";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "a valid token is required", Some(fix.to_owned()))
+    }
+
+    pub(crate) fn forbidden(scope: &str) -> Self {
+        let fix = format!("Ask an administrator for a token with that scope: `preflight token create --scope {scope}`.");
+        let message = format!("the token lacks the scope '{scope}'");
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message, Some(fix))
+    }
+
+    pub(crate) fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what}"), None)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, None)
+    }
+
+    /// The error as a streamed answer tells it.
+    pub(crate) fn into_problem(self) -> Problem {
+        Problem { error: self.body }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.into_problem())).into_response()
+    }
+}
+
+impl From<&StoreError> for Failure {
+    fn from(error: &StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        if error.is_retryable() {
+            let fix = Some("Try again in a moment.".to_owned());
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), fix)
+        } else {
+            Self::internal(error.to_string())
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match &error {
+            RunError::Store(store) => Self::from(Arc::as_ref(store)),
+            RunError::OtherRequest(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string(), None),
+            RunError::Stopping => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None)
+            }
+        }
+    }
+}
+
+impl From<Diagnostic> for Failure {
+    fn from(error: Diagnostic) -> Self {
+        let Diagnostic { file, line, column, message, fix } = error;
+        Self::usage(format!("{file}:{line}:{column}: {message}"), fix)
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Manifest(diagnostic) => diagnostic.into(),
+            other => {
+                let fix = other.fix();
+                Self::usage(other.to_string(), fix)
+            }
+        }
+    }
+}
+
+/// What nothing answers.
+pub(crate) async fn not_found() -> Failure {
+    Failure::not_found("such page; GET /openapi.json lists them all")
+}
+
+/// Errors that the framework answers by itself (a body that is too large, or not JSON) get the same form.
+pub(crate) async fn as_json(request: Request, next: Next) -> Response {
+    const MAX_TEXT: usize = 4_096;
+    let response = next.run(request).await;
+    let status = response.status();
+    let json = response.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/"));
+    if !(status.is_client_error() || status.is_server_error()) || json {
+        return response;
+    }
+    let text = to_bytes(response.into_body(), MAX_TEXT).await.unwrap_or_default();
+    let message = preflight_core::text::escape(&String::from_utf8_lossy(&text));
+    let code = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "too_large",
+        StatusCode::METHOD_NOT_ALLOWED => "not_found",
+        _ if status.is_client_error() => "usage",
+        _ => "internal",
+    };
+    let message = if message.is_empty() { status.to_string() } else { message };
+    Failure::new(status, code, message, None).into_response()
+}

@@ -1,0 +1,143 @@
+//! What is known: the matrix, the agents, the audit log.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
+use jiff::Timestamp;
+use preflight_core::inventory::Inventory;
+use preflight_core::plan::FleetId;
+use preflight_core::text::escape;
+use preflight_proto::api::{Agent, Agents, AuditLog, Matrix, Problem, RevokeRequest};
+use serde::Deserialize;
+
+use super::auth::Principal;
+use super::problem::Failure;
+use crate::app::App;
+use crate::store::AgentRow;
+
+/// Entries of the audit log that one answer holds.
+const AUDIT_ENTRIES: u32 = 1_000;
+
+/// Which cells.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MatrixQuery {
+    application: Option<String>,
+    region: Option<String>,
+}
+
+/// The latest state of every cell.
+#[utoipa::path(get, path = "/v1/matrix", security(("token" = [])),
+    params(("application" = Option<String>, Query), ("region" = Option<String>, Query)), responses(
+    (status = 200, body = Matrix), (status = 401, body = Problem), (status = 403, body = Problem)))]
+pub(super) async fn matrix(
+    State(app): State<Arc<App>>,
+    Query(query): Query<MatrixQuery>,
+) -> Result<Json<Matrix>, Failure> {
+    let cells = app.store.latest(query.application.as_deref(), query.region.as_deref()).await?;
+    Ok(Json(Matrix { cells }))
+}
+
+/// Every agent, and what is odd about the fleets.
+#[utoipa::path(get, path = "/v1/agents", security(("token" = [])), responses(
+    (status = 200, body = Agents), (status = 401, body = Problem), (status = 403, body = Problem)))]
+pub(super) async fn agents(State(app): State<Arc<App>>) -> Result<Json<Agents>, Failure> {
+    let now = Timestamp::now();
+    let agents: Vec<Agent> = app.store.agents().await?.into_iter().map(|row| agent(&app, row, now)).collect();
+    let inventory = match app.store.inventory().await? {
+        Some((name, text, _, _)) => Some(Inventory::parse(&name, &text)?),
+        None => None,
+    };
+    let remarks = inventory.map_or_else(
+        || vec!["There is no inventory yet: `preflight inventory apply inventory.yaml`.".to_owned()],
+        |inventory| remarks(&inventory, &agents),
+    );
+    Ok(Json(Agents { agents, remarks }))
+}
+
+fn agent(app: &App, row: AgentRow, now: Timestamp) -> Agent {
+    let standing = app.roster.standing(&row.id.agent, now);
+    let state = if row.revoked {
+        "revoked"
+    } else if let Some((standing, _)) = &standing {
+        standing.as_str()
+    } else if row.last_seen.is_none() {
+        "enrolled"
+    } else if row.left {
+        "left"
+    } else {
+        "lost"
+    };
+    Agent {
+        agent: row.id.agent,
+        region: row.id.fleet.region,
+        fleet: row.id.fleet.fleet,
+        state: state.to_owned(),
+        version: row.version,
+        identity: standing.map(|(_, identity)| identity).or(row.identity).unwrap_or_default(),
+        last_seen: if matches!(state, "connected" | "unsteady") { Some(now) } else { row.last_seen }
+            .map(|seen| seen.to_string()),
+        clock_skew_ms: row.clock_skew_ms,
+        certificate_until: row.certificate_until.map(|until| until.to_string()).unwrap_or_default(),
+        remark: row.remark,
+    }
+}
+
+/// Fleets of the inventory without an agent, and fleets that have agents and are not in the inventory.
+fn remarks(inventory: &Inventory, agents: &[Agent]) -> Vec<String> {
+    let of = |wanted: fn(&Agent) -> bool| -> BTreeSet<FleetId> {
+        let fleet = |agent: &Agent| FleetId { region: agent.region.clone(), fleet: agent.fleet.clone() };
+        agents.iter().filter(|agent| wanted(agent)).map(fleet).collect()
+    };
+    let connected = of(|agent| agent.state == "connected");
+    let live = of(|agent| agent.state != "revoked" && agent.state != "left");
+    let empty = inventory.fleets().map(|(id, _)| id).filter(|id| !connected.contains(id)).map(|id| {
+        format!("No agent of {id} is connected: `preflight token join --region {} --fleet {}`.", id.region, id.fleet)
+    });
+    let unlisted = live.iter().filter(|id| inventory.fleet(id).is_none()).map(|id| {
+        format!("Agents hold certificates for {id}, which the inventory lacks: add it, or revoke them.")
+    });
+    empty.chain(unlisted).collect()
+}
+
+/// Revokes an agent for good: its stream ends, and it must enrol anew.
+#[utoipa::path(post, path = "/v1/agents/{agent}/revoke", params(("agent" = String, Path)), request_body = RevokeRequest,
+    security(("token" = [])), responses((status = 200), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 404, body = Problem)))]
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Path(agent): Path<String>,
+    Json(request): Json<RevokeRequest>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    let why = format!("{}, by {}", escape(&request.reason), principal.name);
+    if !app.revoke(&agent, &why).await? {
+        return Err(Failure::not_found("agent of that name"));
+    }
+    app.audit(&principal.name, "agents revoke", &agent, &principal.source, &why).await;
+    Ok(super::done())
+}
+
+/// Takes a lost agent out of its fleet until it connects again, so that its identity is not missed.
+#[utoipa::path(post, path = "/v1/agents/{agent}/forget", params(("agent" = String, Path)), security(("token" = [])),
+    responses((status = 200), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub(super) async fn forget(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Path(agent): Path<String>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    if !app.forget(&agent).await? {
+        return Err(Failure::not_found("agent of that name"));
+    }
+    app.audit(&principal.name, "agents forget", &agent, &principal.source, "").await;
+    Ok(super::done())
+}
+
+/// The newest entries of the audit log, newest first.
+#[utoipa::path(get, path = "/v1/audit", security(("token" = [])), responses(
+    (status = 200, body = AuditLog), (status = 401, body = Problem), (status = 403, body = Problem)))]
+pub(super) async fn audit(State(app): State<Arc<App>>) -> Result<Json<AuditLog>, Failure> {
+    Ok(Json(AuditLog { entries: app.store.audit_log(AUDIT_ENTRIES).await? }))
+}

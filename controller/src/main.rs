@@ -1,0 +1,86 @@
+//! `preflight-controller`: takes in what agents see and gives the verdict that gates a deploy.
+
+mod agents;
+mod api;
+mod app;
+mod authority;
+mod dispatch;
+mod listen;
+mod result;
+mod roster;
+mod runs;
+mod secret;
+mod serve;
+mod store;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Collects what agents see of an application's dependencies into a matrix, and gives the verdict that gates its deploys.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = "Example:\n  preflight-controller serve --data-dir /var/lib/preflight --advertise preflight.internal")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves agents and the HTTP API.
+    ///
+    /// The first start makes the certificate authority and an admin token, and writes DIR/client.toml, which the
+    /// `preflight` command reads.
+    #[command(after_help = "Examples:\n  preflight-controller serve\n  preflight-controller serve --data-dir /var/lib/preflight --advertise preflight.internal --advertise 10.0.0.5")]
+    Serve(ServeOptions),
+    /// Prints the HTTP API's OpenAPI description.
+    #[command(after_help = "Example:\n  preflight-controller openapi > openapi.json")]
+    Openapi,
+}
+
+/// Flags of `serve`. A `--config` file may hold the same, under the flags' names with `_` for `-`; flags win.
+#[derive(Debug, Clone, Default, clap::Args, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServeOptions {
+    /// Where the store, the authority and client.toml are kept [default: ./preflight-data].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// A TOML file with these options.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Where the HTTP API listens [default: 0.0.0.0:7443].
+    #[arg(long, value_name = "ADDR")]
+    api_listen: Option<SocketAddr>,
+    /// Where agents connect [default: 0.0.0.0:7444].
+    #[arg(long, value_name = "ADDR")]
+    agent_listen: Option<SocketAddr>,
+    /// A DNS name or address by which agents and the CLI reach this controller; the first one goes into client.toml.
+    #[arg(long, value_name = "NAME")]
+    #[serde(default)]
+    advertise: Vec<String>,
+}
+
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Serve(options) => serve::main(options),
+        Command::Openapi => {
+            use std::io::Write as _;
+            match std::io::stdout().write_all(api::description().as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}

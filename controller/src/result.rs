@@ -1,0 +1,210 @@
+//! What came of a run, as the API tells it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use preflight_core::findings;
+use preflight_core::matrix::{Answer, Candidate, State};
+use preflight_core::observation::{Observation, Outcome, Phases};
+use preflight_core::plan::FleetId;
+use preflight_core::reason::Void;
+use preflight_core::run::{Run, Witness};
+use preflight_core::verdict::{self, JudgedCell};
+use preflight_proto::api;
+
+use crate::store::LatestCell;
+
+/// A verdict may be used for this long after its run.
+const VALID_FOR: Duration = Duration::from_secs(10 * 60);
+
+type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
+
+fn judged<'a>(run: &'a Run, rosters: &Rosters) -> Vec<JudgedCell<'a>> {
+    // No release is recorded as deployed yet, so nothing is proven and every cell is required.
+    let required = verdict::required(&run.spec().plan, &BTreeMap::new());
+    let cells = run.spec().plan.cells.iter().enumerate();
+    cells
+        .map(|(index, cell)| JudgedCell {
+            cell,
+            required: required.contains(&index),
+            folded: run.fold(index, rosters),
+            witnesses: run.witnesses(index),
+        })
+        .collect()
+}
+
+/// A gate's verdict with its evidence, and the cells' latest states.
+pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, Vec<LatestCell>) {
+    let spec = run.spec();
+    let judged = judged(run, rosters);
+    let verdict = verdict::give(&spec.plan, &judged, &BTreeMap::new());
+    let valid_until = now.checked_add(VALID_FOR).unwrap_or(Timestamp::MAX).to_string();
+    let regions = verdict.regions.iter().map(|(region, state)| api::Region {
+        region: region.clone(),
+        verdict: *state,
+        decision: decision(*state),
+        valid_until: valid_until.clone(),
+        overrides: Vec::new(),
+        cells: judged.iter().filter(|c| c.cell.fleet.region == *region).map(cell).collect(),
+        excluded: spec
+            .plan
+            .excluded
+            .iter()
+            .filter(|excluded| excluded.fleet.region == *region)
+            .map(|excluded| api::Excluded {
+                fleet: excluded.fleet.fleet.clone(),
+                dependency: excluded.dependency.clone(),
+                because: excluded.because.clone(),
+            })
+            .collect(),
+    });
+    let findings = findings::find(&judged).into_iter().map(|finding| api::Finding {
+        kind: finding.kind.as_str().to_owned(),
+        region: finding.region,
+        dependency: finding.dependency,
+        text: finding.text,
+        attributes: finding.attributes.into_iter().map(|(key, value)| api::Attribute { key, value }).collect(),
+    });
+    let reasons = verdict.reasons.into_iter().map(|reason| api::ReasonText {
+        code: reason.code.to_owned(),
+        text: reason.text,
+        fix: reason.fix,
+    });
+    let gate = api::Gate {
+        id: spec.id.clone(),
+        application: spec.plan.application.clone(),
+        release: spec.release.clone(),
+        verdict: verdict.state,
+        decision: decision(verdict.state),
+        manifest_digest: spec.plan.manifest_digest.clone(),
+        started_at: spec.started.to_string(),
+        ended_at: now.to_string(),
+        regions: regions.collect(),
+        findings: findings.collect(),
+        reasons: reasons.collect(),
+    };
+    let latest = judged.iter().map(|judged| LatestCell {
+        region: judged.cell.fleet.region.clone(),
+        fleet: judged.cell.fleet.fleet.clone(),
+        dependency: judged.cell.dependency.clone(),
+        target: judged.cell.spec.target.to_string(),
+        state: judged.folded.state,
+        reason: judged.folded.why.map(|why| why.as_str().to_owned()),
+    });
+    (gate, latest.collect())
+}
+
+fn decision(state: State) -> api::Decision {
+    match state {
+        State::Pass => api::Decision::Proceed,
+        State::Fail | State::Unknown => api::Decision::Block,
+    }
+}
+
+fn cell(judged: &JudgedCell<'_>) -> api::Cell {
+    let counts = judged.folded.counts;
+    api::Cell {
+        fleet: judged.cell.fleet.fleet.clone(),
+        dependency: judged.cell.dependency.clone(),
+        target: judged.cell.spec.target.to_string(),
+        digest: judged.cell.digest().0,
+        required: judged.required,
+        state: judged.folded.state,
+        reason: judged.folded.why.map(|why| why.as_str().to_owned()),
+        text: verdict::describe(judged).or_else(|| cut(judged)),
+        agents: api::AgentCounts {
+            asked: counts.asked,
+            ok: counts.ok,
+            short: counts.short,
+            void: counts.void,
+            silent: counts.silent + counts.pending,
+        },
+        evidence: judged.witnesses.iter().flat_map(evidence).collect(),
+    }
+}
+
+/// Says where not every address of a name was probed.
+fn cut(judged: &JudgedCell<'_>) -> Option<String> {
+    let reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
+    let cut = |report: &preflight_core::observation::Report| {
+        let probed = report.observations.len();
+        (usize::try_from(report.resolved).is_ok_and(|all| all > probed)).then_some((probed, report.resolved))
+    };
+    let (probed, all) = reports.filter_map(cut).next()?;
+    Some(format!("{probed} of the name's {all} addresses were probed"))
+}
+
+/// What one agent saw, an entry for each address. An agent of the wrong vantage is void as a whole.
+fn evidence(witness: &Witness<'_>) -> Vec<api::Evidence> {
+    let Some(testimony) = witness.testimony else { return Vec::new() };
+    let entry = |observation: Observation| api::Evidence {
+        agent: witness.agent.to_owned(),
+        identity: testimony.identity.clone(),
+        observation,
+    };
+    let Some(mismatch) = witness.mismatch else {
+        return testimony.report.observations.iter().cloned().map(entry).collect();
+    };
+    vec![entry(Observation {
+        address: None,
+        outcome: Outcome::Void(Void::WrongVantage),
+        proof: None,
+        phases: Phases::default(),
+        note: None,
+        detail: Some(mismatch.to_string()),
+        tls: None,
+        attempts: Vec::new(),
+    })]
+}
+
+/// What one agent's answer comes to for an ad hoc run; none while it is waited for.
+pub(crate) fn probe_result(run: &Run, index: usize, agent: &str) -> Option<api::ProbeResult> {
+    let cell = run.spec().plan.cells.get(index)?;
+    let witness = run.witnesses(index).into_iter().find(|w| w.agent == agent)?;
+    let (state, reason) = match witness.answer {
+        Answer::Pending => return None,
+        Answer::Silent => (State::Unknown, Some("silent")),
+        Answer::Given(Outcome::Ok) => (State::Pass, None),
+        Answer::Given(outcome @ Outcome::Short(_)) => (State::Fail, outcome.reason()),
+        Answer::Given(outcome @ Outcome::Void(_)) => (State::Unknown, outcome.reason()),
+    };
+    let report = witness.testimony.map(|t| &t.report);
+    Some(api::ProbeResult {
+        target: cell.spec.target.to_string(),
+        region: Some(cell.fleet.region.clone()),
+        fleet: Some(cell.fleet.fleet.clone()),
+        agent: Some(agent.to_owned()),
+        outcome: state,
+        reason: reason.map(str::to_owned),
+        proof: report.and_then(|r| r.observations.iter().filter_map(|o| o.proof).max()),
+        addresses: evidence(&witness).into_iter().map(|e| e.observation).collect(),
+        addresses_in_all: report.filter(|r| r.resolved as usize > r.observations.len()).map(|r| r.resolved),
+    })
+}
+
+/// All results of an ad hoc run: each agent's, and for a fleet of which nobody answered one that says so.
+pub(crate) fn probe(run: &Run, rosters: &Rosters) -> api::ProbeResults {
+    let mut results = Vec::new();
+    for (index, cell) in run.spec().plan.cells.iter().enumerate() {
+        let folded = run.fold(index, rosters);
+        let witnesses = run.witnesses(index);
+        results.extend(witnesses.iter().filter_map(|w| probe_result(run, index, w.agent)));
+        // A cell that is not known although each answer is good, or nobody was asked, must not look like a pass.
+        let told = witnesses.iter().any(|w| !matches!(w.answer, Answer::Pending | Answer::Given(Outcome::Ok)));
+        if folded.state != State::Pass && !told {
+            results.push(api::ProbeResult {
+                target: cell.spec.target.to_string(),
+                region: Some(cell.fleet.region.clone()),
+                fleet: Some(cell.fleet.fleet.clone()),
+                agent: None,
+                outcome: folded.state,
+                reason: folded.why.map(|why| why.as_str().to_owned()),
+                proof: None,
+                addresses: Vec::new(),
+                addresses_in_all: None,
+            });
+        }
+    }
+    api::ProbeResults { id: run.spec().id.clone(), results }
+}

@@ -1,0 +1,447 @@
+//! Runs as they are carried out: one task each, which alone owns the run's state.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use preflight_core::identity::IdentityKey;
+use preflight_core::plan::{CellDigest, FleetId};
+use preflight_core::run::{AgentId, Label, Refused, Run, RunSpec, Testimony};
+use preflight_proto::agent as wire;
+use preflight_proto::api::{Event, Gate, ProbeResults, Progress};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::dispatch::Dispatch;
+use crate::result;
+use crate::store::{NewTestimony, OpenRun, Store, StoreError};
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It gives a verdict.
+    Gate,
+    /// Engineers asked.
+    Probe,
+}
+
+impl Kind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Gate => "gate",
+            Self::Probe => "probe",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Gate, Self::Probe].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub(crate) enum RunResult {
+    Gate(Box<Gate>),
+    Probe(ProbeResults),
+}
+
+impl RunResult {
+    /// Reads a stored result.
+    pub(crate) fn parse(kind: &str, text: &str) -> Result<Self, StoreError> {
+        let unreadable = |error: serde_json::Error| StoreError::Unreadable(error.to_string());
+        match Kind::parse(kind) {
+            Some(Kind::Gate) => serde_json::from_str(text).map(|gate| Self::Gate(Box::new(gate))).map_err(unreadable),
+            Some(Kind::Probe) => serde_json::from_str(text).map(Self::Probe).map_err(unreadable),
+            None => Err(StoreError::Unreadable(format!("a run of kind {kind}"))),
+        }
+    }
+
+    fn to_json(&self) -> Result<String, StoreError> {
+        let text = match self {
+            Self::Gate(gate) => serde_json::to_string(gate),
+            Self::Probe(results) => serde_json::to_string(results),
+        };
+        text.map_err(|error| StoreError::Unreadable(error.to_string()))
+    }
+}
+
+/// Why a run could not be started or finished.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("{0}")]
+    Store(Arc<StoreError>),
+    #[error("the run {0} was started by another request; use another id")]
+    OtherRequest(String),
+    #[error("the controller is stopping; ask again with the same id")]
+    Stopping,
+}
+
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+/// A run that is being carried out, as others see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Active {
+    inputs: mpsc::Sender<Input>,
+    events: broadcast::Sender<Event>,
+    result: watch::Receiver<Option<Result<RunResult, RunError>>>,
+}
+
+impl Active {
+    /// What happens from now on.
+    pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn result(&self) -> Result<RunResult, RunError> {
+        let mut result = self.result.clone();
+        let ended = result.wait_for(Option::is_some).await;
+        ended.ok().and_then(|result| result.clone()).unwrap_or(Err(RunError::Stopping))
+    }
+}
+
+/// A run that was asked for: under way, or ended before.
+#[derive(Debug, Clone)]
+pub(crate) enum Handle {
+    Active(Active),
+    Ended(RunResult),
+}
+
+#[derive(Debug)]
+enum Input {
+    Report { label: Label, from: AgentId, testimony: Box<Testimony>, at: Timestamp, done: oneshot::Sender<Admission> },
+    Disown { agent: String },
+}
+
+/// What becomes of a report: `Ok` once it is on disk (an agent may forget it), with why it does not count, where it does not.
+pub(crate) type Admission = Result<Option<Refused>, Arc<StoreError>>;
+
+/// All runs of this controller.
+pub(crate) struct Runs {
+    store: Store,
+    dispatch: Arc<dyn Dispatch>,
+    active: Mutex<HashMap<String, Active>>,
+}
+
+impl Runs {
+    pub(crate) fn new(store: Store, dispatch: Arc<dyn Dispatch>) -> Arc<Self> {
+        Arc::new(Self { store, dispatch, active: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Active>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many runs are under way.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// A run that this request started before, under way or ended.
+    pub(crate) async fn find(&self, id: &str, request: &str) -> Result<Option<Handle>, RunError> {
+        let Some(stored) = self.store.run(id).await? else { return Ok(None) };
+        if stored.request != request {
+            return Err(RunError::OtherRequest(id.to_owned()));
+        }
+        if let Some(active) = self.lock().get(id) {
+            return Ok(Some(Handle::Active(active.clone())));
+        }
+        // It may have ended between the two looks.
+        let stored = self.store.run(id).await?.unwrap_or(stored);
+        match stored.result {
+            Some(text) => Ok(Some(Handle::Ended(RunResult::parse(&stored.kind, &text)?))),
+            None => Err(RunError::Stopping),
+        }
+    }
+
+    /// Starts a run: it is on disk before anybody is asked. If one of that id exists, joins it.
+    pub(crate) async fn start(
+        self: &Arc<Self>,
+        kind: Kind,
+        request: &str,
+        spec: RunSpec,
+        principal: &str,
+    ) -> Result<Handle, RunError> {
+        let id = spec.id.clone();
+        if !self.store.create_run(kind.as_str(), request, &spec, principal).await? {
+            return self.find(&id, request).await?.ok_or(RunError::Stopping);
+        }
+        Ok(Handle::Active(self.carry_out(kind, Run::new(spec))))
+    }
+
+    /// Takes up the runs that had not ended when the controller did.
+    pub(crate) async fn resume(self: &Arc<Self>, now: Timestamp) -> Result<usize, StoreError> {
+        let open = self.store.open_runs().await?;
+        let count = open.len();
+        for OpenRun { kind, spec, questions, testimonies } in open {
+            let Some(kind) = Kind::parse(&kind) else {
+                return Err(StoreError::Unreadable(format!("a run of kind {kind}")));
+            };
+            let (id, release) = (spec.id.clone(), spec.release.clone());
+            let regions: HashMap<CellDigest, String> =
+                spec.plan.cells.iter().map(|cell| (cell.digest(), cell.fleet.region.clone())).collect();
+            let mut run = Run::new(spec);
+            for (cell, agent, key) in questions {
+                run.recall_asked(&cell, &agent, key, now);
+            }
+            for (cell, from, at, testimony) in testimonies {
+                let region = regions.get(&cell).cloned().unwrap_or_default();
+                let label = Label { run: id.clone(), cell, region, release: release.clone() };
+                if let Err(refused) = run.record(&label, &from, testimony, at) {
+                    tracing::warn!(run = id, agent = from.agent, %refused, "a stored answer does not count");
+                }
+            }
+            tracing::info!(run = id, "resumed");
+            self.carry_out(kind, run);
+        }
+        Ok(count)
+    }
+
+    fn carry_out(self: &Arc<Self>, kind: Kind, run: Run) -> Active {
+        let id = run.spec().id.clone();
+        let (inputs, received) = mpsc::channel(1_024);
+        let (events, _) = broadcast::channel(1_024);
+        let (result, ended) = watch::channel(None);
+        let active = Active { inputs, events: events.clone(), result: ended };
+        self.lock().insert(id.clone(), active.clone());
+        let task = Task {
+            kind,
+            run,
+            store: self.store.clone(),
+            dispatch: self.dispatch.clone(),
+            inputs: received,
+            events,
+            sent: HashMap::new(),
+        };
+        let runs = self.clone();
+        tokio::spawn(async move {
+            let outcome = task.to_end().await;
+            if let Err(error) = &outcome {
+                tracing::error!(run = id, %error, "a run could not be finished");
+            }
+            result.send_replace(Some(outcome));
+            runs.lock().remove(&id);
+        });
+        active
+    }
+
+    /// Takes in a report: it is on disk when this returns `Ok`.
+    pub(crate) async fn report(&self, label: Label, from: AgentId, testimony: Testimony, at: Timestamp) -> Admission {
+        let active = self.lock().get(&label.run).cloned();
+        if let Some(active) = active {
+            let (done, admission) = oneshot::channel();
+            let (label, from, testimony) = (label.clone(), from.clone(), Box::new(testimony.clone()));
+            if active.inputs.send(Input::Report { label, from, testimony, at, done }).await.is_ok()
+                && let Ok(admission) = admission.await
+            {
+                return admission;
+            }
+        }
+        self.too_late(label, from, testimony, at).await
+    }
+
+    /// Keeps a report of a run that has ended, if the agent was asked; the verdict stays.
+    async fn too_late(&self, label: Label, from: AgentId, testimony: Testimony, at: Timestamp) -> Admission {
+        if !self.store.was_asked(&label.run, &label.cell, &from.agent).await? {
+            return Ok(Some(Refused::NotAsked));
+        }
+        let late = NewTestimony { cell: label.cell, from, at, late: true, testimony };
+        self.store.put_testimonies(&label.run, &[late]).await?;
+        Ok(Some(Refused::Late))
+    }
+
+    /// What an agent said in runs under way does not count any more.
+    pub(crate) async fn disown(&self, agent: &str) {
+        let active: Vec<Active> = self.lock().values().cloned().collect();
+        for run in active {
+            // A run that has ended keeps its verdict.
+            let _ = run.inputs.send(Input::Disown { agent: agent.to_owned() }).await;
+        }
+    }
+}
+
+/// One run's task.
+struct Task {
+    kind: Kind,
+    run: Run,
+    store: Store,
+    dispatch: Arc<dyn Dispatch>,
+    inputs: mpsc::Receiver<Input>,
+    events: broadcast::Sender<Event>,
+    /// The connection on which each agent was last asked, and for which cells: one that came back is asked again.
+    sent: HashMap<String, (u64, BTreeSet<usize>)>,
+}
+
+impl Task {
+    async fn to_end(mut self) -> Result<RunResult, RunError> {
+        let fleets: BTreeSet<FleetId> = self.run.spec().plan.cells.iter().map(|cell| cell.fleet.clone()).collect();
+        let mut changes = self.dispatch.changes();
+        loop {
+            changes.mark_unchanged();
+            let now = Timestamp::now();
+            let rosters = self.dispatch.roster(&fleets, &self.run.spec().id, now);
+            let step = self.run.step(&rosters, now);
+            self.note_questions(&step.ask, &rosters).await?;
+            if step.ended {
+                return self.close(&rosters).await;
+            }
+            self.send_questions();
+            let _ = self.events.send(Event::Progress(self.progress(&rosters)));
+            let wake = step.wake.map_or(Duration::ZERO, |wake| until(now, wake));
+            let mut inputs = Vec::new();
+            tokio::select! {
+                _ = self.inputs.recv_many(&mut inputs, 1_024) => self.take_in(inputs).await,
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(wake) => {}
+            }
+        }
+    }
+
+    async fn note_questions(
+        &self,
+        ask: &BTreeMap<String, Vec<usize>>,
+        rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>,
+    ) -> Result<(), StoreError> {
+        if ask.is_empty() {
+            return Ok(());
+        }
+        let keys: HashMap<&str, &IdentityKey> =
+            rosters.values().flatten().map(|c| (c.agent.as_str(), &c.key)).collect();
+        let questions: Vec<(CellDigest, String, IdentityKey)> = ask
+            .iter()
+            .flat_map(|(agent, cells)| cells.iter().map(move |cell| (agent, *cell)))
+            .filter_map(|(agent, cell)| {
+                let key = keys.get(agent.as_str()).map(|key| (*key).clone()).unwrap_or_default();
+                Some((self.run.digest(cell)?.clone(), agent.clone(), key))
+            })
+            .collect();
+        self.store.put_questions(&self.run.spec().id, &questions).await
+    }
+
+    /// Sends what agents are waited for, to those that have not had it on their present connection.
+    fn send_questions(&mut self) {
+        let agents: BTreeSet<String> = self.run.waiting_agents().map(|(_, agent)| agent.to_owned()).collect();
+        for agent in agents {
+            let Some(connection) = self.dispatch.connection(&agent) else { continue };
+            let (on, sent) = self.sent.entry(agent.clone()).or_default();
+            if *on != connection {
+                (*on, *sent) = (connection, BTreeSet::new());
+            }
+            let cells: Vec<usize> = self.run.waiting(&agent).into_iter().filter(|cell| sent.insert(*cell)).collect();
+            if !cells.is_empty() {
+                let probes = cells.iter().filter_map(|cell| self.probe(*cell)).collect();
+                let spec = self.run.spec();
+                let ask = wire::Ask { run: spec.id.clone(), release: spec.release.clone(), probes };
+                self.dispatch.ask(&agent, ask);
+            }
+        }
+    }
+
+    fn probe(&self, index: usize) -> Option<wire::Probe> {
+        let cell = self.run.spec().plan.cells.get(index)?;
+        Some(wire::Probe {
+            cell: self.run.digest(index)?.0.clone(),
+            region: cell.fleet.region.clone(),
+            spec: Some((&cell.spec).into()),
+        })
+    }
+
+    /// Takes in what came: counts it once it is on disk, and then says so.
+    async fn take_in(&mut self, inputs: Vec<Input>) {
+        let mut counted = Vec::new();
+        let mut stored = Vec::new();
+        for input in inputs {
+            match input {
+                Input::Disown { agent } => self.run.disown(&agent),
+                Input::Report { label, from, testimony, at, done } => match self.run.admit(&label, &from) {
+                    Err(Refused::Late) => {
+                        let cell = label.cell.clone();
+                        stored.push(NewTestimony { cell, from, at, late: true, testimony: *testimony });
+                        counted.push((label, None, Refused::Late, done));
+                    }
+                    Err(refused) => {
+                        let _ = done.send(Ok(Some(refused)));
+                    }
+                    Ok(_) => {
+                        let cell = label.cell.clone();
+                        let new = NewTestimony { cell, from, at, late: false, testimony: *testimony };
+                        stored.push(new.clone());
+                        counted.push((label, Some(new), Refused::Late, done));
+                    }
+                },
+            }
+        }
+        let written = self.store.put_testimonies(&self.run.spec().id, &stored).await.map_err(Arc::new);
+        for (label, new, late, done) in counted {
+            let admission = match (&written, new) {
+                (Err(error), _) => Err(error.clone()),
+                (Ok(()), None) => Ok(Some(late)),
+                (Ok(()), Some(new)) => {
+                    let index = self.run.admit(&label, &new.from);
+                    let recorded = self.run.record(&label, &new.from, new.testimony, new.at);
+                    if let (Ok(index), Ok(()), Kind::Probe) = (index, recorded, self.kind)
+                        && let Some(result) = result::probe_result(&self.run, index, &new.from.agent)
+                    {
+                        let _ = self.events.send(Event::Result(result));
+                    }
+                    Ok(recorded.err())
+                }
+            };
+            let _ = done.send(admission);
+        }
+    }
+
+    fn progress(&self, rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>) -> Progress {
+        let count = self.run.spec().plan.cells.len();
+        let folded = (0..count).map(|index| self.run.fold(index, rosters));
+        let mut progress = Progress { id: self.run.spec().id.clone(), cells: as_u32(count), ..Progress::default() };
+        for folded in folded {
+            if folded.settled() {
+                progress.settled += 1;
+            }
+            if folded.state == preflight_core::matrix::State::Fail {
+                progress.failing += 1;
+            }
+        }
+        let waiting: BTreeSet<String> =
+            self.run.waiting_agents().map(|(fleet, agent)| format!("{}/{agent}", fleet.region)).collect();
+        progress.waiting_for = waiting.into_iter().take(10).collect();
+        progress
+    }
+
+    async fn close(self, rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>) -> Result<RunResult, RunError> {
+        let now = Timestamp::now();
+        let spec = self.run.spec();
+        let (outcome, latest) = match self.kind {
+            Kind::Gate => {
+                let (gate, latest) = result::gate(&self.run, rosters, now);
+                (RunResult::Gate(Box::new(gate)), latest)
+            }
+            Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Vec::new()),
+        };
+        let written = self.store.close_run(spec, &outcome.to_json()?, &latest, now).await?;
+        for agent in self.sent.keys() {
+            self.dispatch.cancel(agent, &spec.id);
+        }
+        if written {
+            return Ok(outcome);
+        }
+        // Somebody else ended it first: theirs is the verdict.
+        let stored = self.store.run(&spec.id).await?.and_then(|run| run.result.map(|text| (run.kind, text)));
+        let (kind, text) = stored.ok_or(RunError::Stopping)?;
+        Ok(RunResult::parse(&kind, &text)?)
+    }
+}
+
+fn until(now: Timestamp, then: Timestamp) -> Duration {
+    // A millisecond more, so that rounding down does not make it early.
+    Duration::try_from(then.duration_since(now)).unwrap_or(Duration::ZERO) + Duration::from_millis(1)
+}
+
+fn as_u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

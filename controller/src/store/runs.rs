@@ -1,0 +1,275 @@
+//! Runs: what was asked, what was answered, what came of it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use preflight_core::identity::IdentityKey;
+use preflight_core::matrix::State;
+use preflight_core::plan::CellDigest;
+use preflight_core::run::{AgentId, RunSpec, Testimony};
+use preflight_proto::api::MatrixCell;
+use sqlx::Row as _;
+
+use super::{Store, StoreError, json, time, to_json};
+
+/// A run as the store knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredRun {
+    pub(crate) kind: String,
+    /// Digest of the request that started it.
+    pub(crate) request: String,
+    /// The result's JSON; none while the run is open.
+    pub(crate) result: Option<String>,
+}
+
+/// A run that had not ended when the controller did.
+#[derive(Debug)]
+pub(crate) struct OpenRun {
+    pub(crate) kind: String,
+    pub(crate) spec: RunSpec,
+    pub(crate) questions: Vec<(CellDigest, String, IdentityKey)>,
+    pub(crate) testimonies: Vec<(CellDigest, AgentId, Timestamp, Testimony)>,
+}
+
+/// A testimony to be stored.
+#[derive(Debug, Clone)]
+pub(crate) struct NewTestimony {
+    pub(crate) cell: CellDigest,
+    pub(crate) from: AgentId,
+    pub(crate) at: Timestamp,
+    pub(crate) late: bool,
+    pub(crate) testimony: Testimony,
+}
+
+/// A cell's state as of a verdict.
+#[derive(Debug, Clone)]
+pub(crate) struct LatestCell {
+    pub(crate) region: String,
+    pub(crate) fleet: String,
+    pub(crate) dependency: String,
+    pub(crate) target: String,
+    pub(crate) state: State,
+    pub(crate) reason: Option<String>,
+}
+
+impl Store {
+    /// Stores a run before anybody is asked; false if a run of that id exists.
+    pub(crate) async fn create_run(
+        &self,
+        kind: &str,
+        request: &str,
+        spec: &RunSpec,
+        principal: &str,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "INSERT INTO run (id, kind, request, spec, principal, started_at) VALUES (?, ?, ?, ?, ?, ?) \
+             ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(&spec.id)
+        .bind(kind)
+        .bind(request)
+        .bind(to_json(spec)?)
+        .bind(principal)
+        .bind(spec.started.as_millisecond())
+        .execute(&self.write)
+        .await
+        .map_err(|e| self.failed(e))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// A run by its id.
+    pub(crate) async fn run(&self, id: &str) -> Result<Option<StoredRun>, StoreError> {
+        let row = sqlx::query("SELECT kind, request, result FROM run WHERE id = ?")
+            .bind(id)
+            .fetch_optional(&self.read)
+            .await
+            .map_err(|e| self.failed(e))?;
+        Ok(row.map(|row| StoredRun { kind: row.get(0), request: row.get(1), result: row.get(2) }))
+    }
+
+    /// Stores whom a run asks, before they are asked.
+    pub(crate) async fn put_questions(
+        &self,
+        run: &str,
+        questions: &[(CellDigest, String, IdentityKey)],
+    ) -> Result<(), StoreError> {
+        let failed = |e| self.failed(e);
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        for (cell, agent, key) in questions {
+            sqlx::query("INSERT OR IGNORE INTO question (run, cell, agent, identity_key) VALUES (?, ?, ?, ?)")
+                .bind(run)
+                .bind(&cell.0)
+                .bind(agent)
+                .bind(&key.0)
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)
+    }
+
+    /// Stores answers, all or none, before they are acknowledged. An agent's first answer for a cell stays.
+    pub(crate) async fn put_testimonies(&self, run: &str, testimonies: &[NewTestimony]) -> Result<(), StoreError> {
+        let failed = |e| self.failed(e);
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        for new in testimonies {
+            sqlx::query(
+                "INSERT INTO testimony (run, cell, agent, at, late, body) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(run)
+            .bind(&new.cell.0)
+            .bind(&new.from.agent)
+            .bind(new.at.as_millisecond())
+            .bind(new.late)
+            .bind(to_json(&new.testimony)?)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)
+    }
+
+    /// Whether a run asked an agent for a cell.
+    pub(crate) async fn was_asked(&self, run: &str, cell: &CellDigest, agent: &str) -> Result<bool, StoreError> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM question WHERE run = ? AND cell = ? AND agent = ?)")
+            .bind(run)
+            .bind(&cell.0)
+            .bind(agent)
+            .fetch_one(&self.read)
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
+    /// Ends a run with its result, once: true if this call did it.
+    pub(crate) async fn close_run(
+        &self,
+        spec: &RunSpec,
+        result: &str,
+        latest: &[LatestCell],
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let failed = |e| self.failed(e);
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let done = sqlx::query("UPDATE run SET ended_at = ?, result = ? WHERE id = ? AND ended_at IS NULL")
+            .bind(now.as_millisecond())
+            .bind(result)
+            .bind(&spec.id)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        if done.rows_affected() != 1 {
+            return Ok(false);
+        }
+        for cell in latest {
+            sqlx::query(
+                "INSERT INTO latest (application, region, fleet, dependency, target, state, reason, verdict, release, at) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+                 ON CONFLICT (application, region, fleet, dependency) DO UPDATE SET target = excluded.target, \
+                 state = excluded.state, reason = excluded.reason, verdict = excluded.verdict, \
+                 release = excluded.release, at = excluded.at",
+            )
+            .bind(&spec.plan.application)
+            .bind(&cell.region)
+            .bind(&cell.fleet)
+            .bind(&cell.dependency)
+            .bind(&cell.target)
+            .bind(cell.state.as_str())
+            .bind(&cell.reason)
+            .bind(&spec.id)
+            .bind(&spec.release)
+            .bind(now.as_millisecond())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Runs that have not ended, with all that is known of them.
+    pub(crate) async fn open_runs(&self) -> Result<Vec<OpenRun>, StoreError> {
+        let failed = |e| self.failed(e);
+        let rows = sqlx::query("SELECT id, kind, spec FROM run WHERE ended_at IS NULL ORDER BY started_at")
+            .fetch_all(&self.read)
+            .await
+            .map_err(failed)?;
+        let mut open = Vec::new();
+        for row in rows {
+            let id: String = row.get(0);
+            let questions = sqlx::query("SELECT cell, agent, identity_key FROM question WHERE run = ?")
+                .bind(&id)
+                .fetch_all(&self.read)
+                .await
+                .map_err(failed)?;
+            let testimonies = sqlx::query(
+                "SELECT t.cell, t.at, t.body, a.agent, a.region, a.fleet FROM testimony t \
+                 JOIN agent a ON a.agent = t.agent WHERE t.run = ? AND t.late = 0 AND a.revoked_at IS NULL",
+            )
+            .bind(&id)
+            .fetch_all(&self.read)
+            .await
+            .map_err(failed)?;
+            open.push(OpenRun {
+                kind: row.get(1),
+                spec: json(row.get(2))?,
+                questions: questions
+                    .iter()
+                    .map(|q| (CellDigest(q.get(0)), q.get(1), IdentityKey(q.get(2))))
+                    .collect(),
+                testimonies: testimonies
+                    .iter()
+                    .map(|t| {
+                        let fleet = preflight_core::plan::FleetId { region: t.get(4), fleet: t.get(5) };
+                        let from = AgentId { fleet, agent: t.get(3) };
+                        Ok((CellDigest(t.get(0)), from, time(t.get(1))?, json(t.get(2))?))
+                    })
+                    .collect::<Result<_, StoreError>>()?,
+            });
+        }
+        Ok(open)
+    }
+
+    /// The latest state of every cell, by application, region, dependency and fleet.
+    pub(crate) async fn latest(
+        &self,
+        application: Option<&str>,
+        region: Option<&str>,
+    ) -> Result<Vec<MatrixCell>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT application, region, fleet, dependency, target, state, reason, verdict, release, at FROM latest \
+             WHERE (?1 IS NULL OR application = ?1) AND (?2 IS NULL OR region = ?2) \
+             ORDER BY application, region, dependency, fleet",
+        )
+        .bind(application)
+        .bind(region)
+        .fetch_all(&self.read)
+        .await
+        .map_err(|e| self.failed(e))?;
+        rows.iter()
+            .map(|row| {
+                let state: String = row.get(5);
+                Ok(MatrixCell {
+                    application: row.get(0),
+                    region: row.get(1),
+                    fleet: row.get(2),
+                    dependency: row.get(3),
+                    target: row.get(4),
+                    state: json(&format!("\"{state}\""))?,
+                    reason: row.get(6),
+                    verdict: row.get(7),
+                    release: row.get(8),
+                    at: time(row.get(9))?.to_string(),
+                })
+            })
+            .collect()
+    }
+
+    /// How many runs ended, by kind.
+    pub(crate) async fn ended_runs(&self) -> Result<BTreeMap<String, i64>, StoreError> {
+        let rows = sqlx::query("SELECT kind, count(*) FROM run WHERE ended_at IS NOT NULL GROUP BY kind")
+            .fetch_all(&self.read)
+            .await
+            .map_err(|e| self.failed(e))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}

@@ -1,0 +1,180 @@
+//! What changed between two manifests, in what they mean: a default that is written out is no change.
+
+use serde::Serialize;
+
+use super::{Dependency, Fleets, Manifest, Targets};
+use crate::observation::Proof;
+use crate::plan::sha256;
+use crate::target::{Addresses, Families};
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "change", rename_all = "lowercase")]
+pub enum Change {
+    /// The manifest is for another application.
+    Application {
+        /// Before.
+        old: String,
+        /// After.
+        new: String,
+    },
+    /// A dependency is new.
+    Added {
+        /// Its name.
+        dependency: String,
+    },
+    /// A dependency is gone.
+    Removed {
+        /// Its name.
+        dependency: String,
+    },
+    /// A dependency is another than it was.
+    Changed {
+        /// Its name.
+        dependency: String,
+        /// In what; at least one.
+        fields: Vec<FieldChange>,
+    },
+}
+
+/// A key of a dependency whose value changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldChange {
+    /// The key: `target`, `targets.eu`, `tls.server_name`, …
+    pub field: String,
+    /// Before; none where the key is new.
+    pub old: Option<String>,
+    /// After; none where the key is gone.
+    pub new: Option<String>,
+}
+
+/// What is different in `new`, in the order of `new`, with what is gone at the end.
+pub fn diff(old: &Manifest, new: &Manifest) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if old.application != new.application {
+        changes.push(Change::Application {
+            old: old.application.to_string(),
+            new: new.application.to_string(),
+        });
+    }
+    for after in new.dependencies() {
+        let dependency = after.name.to_string();
+        match old.dependency(after.name.as_str()) {
+            None => changes.push(Change::Added { dependency }),
+            Some(before) => {
+                let fields = changed(&fields(before), &fields(after));
+                if !fields.is_empty() {
+                    changes.push(Change::Changed { dependency, fields });
+                }
+            }
+        }
+    }
+    let gone = old
+        .dependencies()
+        .iter()
+        .filter(|d| new.dependency(d.name.as_str()).is_none());
+    changes.extend(gone.map(|d| Change::Removed {
+        dependency: d.name.to_string(),
+    }));
+    changes
+}
+
+type Fields = Vec<(String, String)>;
+
+fn changed(old: &Fields, new: &Fields) -> Vec<FieldChange> {
+    let value = |fields: &Fields, field: &str| fields.iter().find(|(f, _)| f == field).map(|(_, v)| v.clone());
+    let mut names: Vec<&String> = new.iter().chain(old).map(|(field, _)| field).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(*name));
+    names
+        .into_iter()
+        .map(|field| FieldChange {
+            field: field.clone(),
+            old: value(old, field),
+            new: value(new, field),
+        })
+        .filter(|change| change.old != change.new)
+        .collect()
+}
+
+/// Every key with the value that it has in effect.
+fn fields(dependency: &Dependency) -> Fields {
+    let mut fields: Vec<(&str, String)> = Vec::new();
+    let mut targets: Fields = match &dependency.targets {
+        Targets::Same(target) => vec![("target".to_owned(), target.text().to_owned())],
+        Targets::PerRegion(targets, _) => targets
+            .iter()
+            .map(|t| (format!("targets.{}", t.region), t.target.text().to_owned()))
+            .collect(),
+    };
+    match &dependency.fleets {
+        Fleets::All => fields.push(("fleets", "all".to_owned())),
+        Fleets::Only { fleets: only, because } => {
+            let mut names: Vec<&str> = only.iter().map(|(name, _)| name.as_str()).collect();
+            names.sort_unstable();
+            fields.push(("fleets", format!("only {}", names.join(", "))));
+            fields.push(("fleets.because", because.clone()));
+        }
+    }
+    fields.push(("connect_timeout", dependency.connect_timeout.to_string()));
+    fields.push(("timeout", dependency.timeout.to_string()));
+    fields.push(("require", require(dependency)));
+    fields.push(("families", families(dependency.families).to_owned()));
+    fields.push(("addresses", addresses(dependency.addresses).to_owned()));
+    let tls = &dependency.tls;
+    fields.extend(tls.server_name.as_ref().map(|name| ("tls.server_name", name.clone())));
+    fields.extend(tls.ca_pem.as_ref().map(|pem| ("tls.ca_pem", sha256(pem.as_bytes()))));
+    let usage = dependency.usage;
+    fields.extend(
+        usage
+            .calls_per_request
+            .map(|n| ("usage.calls_per_request", n.to_string())),
+    );
+    fields.extend(usage.client_timeout.map(|t| ("usage.client_timeout", t.to_string())));
+    fields.extend(
+        usage
+            .requests_per_second
+            .map(|n| ("usage.requests_per_second", n.to_string())),
+    );
+    fields.extend(usage.workers.map(|n| ("usage.workers", n.to_string())));
+    targets.extend(fields.into_iter().map(|(field, value)| (field.to_owned(), value)));
+    targets
+}
+
+/// The proof in effect, where it is the same for all targets.
+fn require(dependency: &Dependency) -> String {
+    let of = |proof: Proof| match proof {
+        Proof::Resolved => "resolved",
+        Proof::Connected => "connected",
+        Proof::Encrypted => "encrypted",
+        Proof::Protocol => "protocol",
+    };
+    let schemes = match &dependency.targets {
+        Targets::Same(target) => vec![target.scheme],
+        Targets::PerRegion(targets, _) => targets.iter().map(|t| t.target.scheme).collect(),
+    };
+    let mut proofs: Vec<&str> = schemes
+        .iter()
+        .map(|scheme| of(dependency.require.unwrap_or(scheme.default_proof())))
+        .collect();
+    proofs.sort_unstable();
+    proofs.dedup();
+    proofs.join(" or ")
+}
+
+fn families(families: Families) -> &'static str {
+    match families {
+        Families::Any => "any",
+        Families::Ipv4 => "ipv4",
+        Families::Ipv6 => "ipv6",
+        Families::Both => "both",
+    }
+}
+
+fn addresses(addresses: Addresses) -> &'static str {
+    match addresses {
+        Addresses::Auto => "all private, any public",
+        Addresses::All => "all",
+        Addresses::Any => "any",
+    }
+}

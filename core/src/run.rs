@@ -1,0 +1,363 @@
+//! One execution of a plan: who was asked, who answered, whom to ask next and when it ends. Time in, actions out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{IdentityKey, Mismatch, NetworkIdentity};
+use crate::matrix::{self, Answer, Asked, Candidate, Folded, Presence, State};
+use crate::observation::{Outcome, Report};
+use crate::plan::{CellDigest, FleetId, Plan};
+use crate::reason::Void;
+
+/// Beyond the deadlines of a probe's phases, an agent has this long to answer before it counts as silent.
+const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
+/// What a run is, from its first moment: what the store keeps to take it up again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// The id, which is the verdict's.
+    pub id: String,
+    /// What would ship; empty for ad hoc runs.
+    pub release: String,
+    /// What is to be shown.
+    pub plan: Plan,
+    /// When it began, by the controller's clock.
+    pub started: Timestamp,
+    /// When it ends, whatever has come by then.
+    pub deadline: Timestamp,
+    /// End as soon as a required cell fails.
+    pub fail_fast: bool,
+    /// One sick host fails its cell.
+    pub strict: bool,
+}
+
+/// How a report is labelled: it counts only where all of this is the run's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The run's id.
+    pub run: String,
+    /// The cell.
+    pub cell: CellDigest,
+    /// The region that was asked about.
+    pub region: String,
+    /// The release that was asked about.
+    pub release: String,
+}
+
+/// Who speaks, as the certificate names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AgentId {
+    /// Region and fleet.
+    #[serde(flatten)]
+    pub fleet: FleetId,
+    /// The agent's name.
+    pub agent: String,
+}
+
+/// What an agent reported for a cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Testimony {
+    /// Its network identity, read for this run.
+    pub identity: NetworkIdentity,
+    /// What it saw.
+    pub report: Report,
+    /// How far its clock was ahead of the controller's, in milliseconds.
+    pub clock_skew_ms: i64,
+}
+
+/// Why a report does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Another run's.
+    #[error("it belongs to another run")]
+    OtherRun,
+    /// The run has no such cell.
+    #[error("the run has no such cell")]
+    UnknownCell,
+    /// Labelled with another region than the cell's.
+    #[error("it is labelled with another region")]
+    OtherRegion,
+    /// Labelled with another release than the run's.
+    #[error("it is labelled with another release")]
+    OtherRelease,
+    /// The agent's certificate names another fleet than the cell's.
+    #[error("the agent's certificate names another fleet")]
+    OtherFleet,
+    /// The agent was not asked for this cell.
+    #[error("the agent was not asked")]
+    NotAsked,
+    /// It answered before; the first answer counts.
+    #[error("the agent has answered already")]
+    Duplicate,
+    /// The run has ended, or the agent's time is up.
+    #[error("it came too late")]
+    Late,
+}
+
+/// What is to be done after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Agents to ask, each with the indices of the cells.
+    pub ask: BTreeMap<String, Vec<usize>>,
+    /// When to step again at the latest; none once it has ended.
+    pub wake: Option<Timestamp>,
+    /// Whether the run has ended.
+    pub ended: bool,
+}
+
+/// One agent that was asked for one cell.
+#[derive(Debug, Clone, PartialEq)]
+struct Question {
+    key: IdentityKey,
+    deadline: Timestamp,
+    state: QuestionState,
+}
+
+/// Each state owns its data: an answer cannot be read before it is there, nor counted twice.
+#[derive(Debug, Clone, PartialEq)]
+enum QuestionState {
+    Waiting,
+    Silent,
+    Cancelled,
+    Answered { testimony: Box<Testimony>, outcome: Outcome, mismatch: Option<Mismatch> },
+}
+
+impl Question {
+    fn answer(&self) -> Answer {
+        match &self.state {
+            QuestionState::Waiting => Answer::Pending,
+            QuestionState::Silent => Answer::Silent,
+            QuestionState::Cancelled => Answer::Given(Outcome::Void(Void::Cancelled)),
+            QuestionState::Answered { outcome, .. } => Answer::Given(*outcome),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct CellRun {
+    digest: CellDigest,
+    questions: BTreeMap<String, Question>,
+}
+
+/// What one agent contributed to a cell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Witness<'a> {
+    /// The agent's name.
+    pub agent: &'a str,
+    /// Its answer.
+    pub answer: Answer,
+    /// What it reported; none if it did not.
+    pub testimony: Option<&'a Testimony>,
+    /// How its identity differs from what the inventory states.
+    pub mismatch: Option<&'a Mismatch>,
+}
+
+/// A run as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    spec: RunSpec,
+    cells: Vec<CellRun>,
+    ended: bool,
+}
+
+impl Run {
+    /// A run of which nobody has been asked yet.
+    pub fn new(spec: RunSpec) -> Self {
+        let cells =
+            spec.plan.cells.iter().map(|cell| CellRun { digest: cell.digest(), questions: BTreeMap::new() }).collect();
+        Self { spec, cells, ended: false }
+    }
+
+    /// What it is.
+    pub fn spec(&self) -> &RunSpec {
+        &self.spec
+    }
+
+    /// Whether it has ended: nothing counts any more.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// A cell's digest.
+    pub fn digest(&self, cell: usize) -> Option<&CellDigest> {
+        self.cells.get(cell).map(|c| &c.digest)
+    }
+
+    /// Notes that an agent was asked, as the store recalls it after a restart; its time starts anew.
+    pub fn recall_asked(&mut self, digest: &CellDigest, agent: &str, key: IdentityKey, now: Timestamp) {
+        if let Some(index) = self.cells.iter().position(|c| c.digest == *digest) {
+            self.put_question(index, agent, key, now);
+        }
+    }
+
+    fn put_question(&mut self, index: usize, agent: &str, key: IdentityKey, now: Timestamp) {
+        let (Some(cell), Some(run)) = (self.spec.plan.cells.get(index), self.cells.get_mut(index)) else { return };
+        let deadline = later(now, cell.spec.worst_case() + ANSWER_GRACE);
+        run.questions.insert(agent.to_owned(), Question { key, deadline, state: QuestionState::Waiting });
+    }
+
+    /// Whether a report counts, and for which cell.
+    pub fn admit(&self, label: &Label, from: &AgentId) -> Result<usize, Refused> {
+        if label.run != self.spec.id {
+            return Err(Refused::OtherRun);
+        }
+        let index = self.cells.iter().position(|c| c.digest == label.cell).ok_or(Refused::UnknownCell)?;
+        let (Some(cell), Some(run)) = (self.spec.plan.cells.get(index), self.cells.get(index)) else {
+            return Err(Refused::UnknownCell);
+        };
+        if label.region != cell.fleet.region {
+            return Err(Refused::OtherRegion);
+        }
+        if label.release != self.spec.release {
+            return Err(Refused::OtherRelease);
+        }
+        if from.fleet != cell.fleet {
+            return Err(Refused::OtherFleet);
+        }
+        let question = run.questions.get(&from.agent).ok_or(Refused::NotAsked)?;
+        match question.state {
+            QuestionState::Answered { .. } => Err(Refused::Duplicate),
+            QuestionState::Silent | QuestionState::Cancelled => Err(Refused::Late),
+            QuestionState::Waiting if self.ended => Err(Refused::Late),
+            QuestionState::Waiting => Ok(index),
+        }
+    }
+
+    /// Takes in a report that arrived at `now`. The first one of an agent counts.
+    pub fn record(&mut self, label: &Label, from: &AgentId, testimony: Testimony, now: Timestamp) -> Result<(), Refused> {
+        let index = self.admit(label, from)?;
+        if now > self.spec.deadline {
+            return Err(Refused::Late);
+        }
+        let (Some(cell), Some(run)) = (self.spec.plan.cells.get(index), self.cells.get_mut(index)) else {
+            return Err(Refused::UnknownCell);
+        };
+        let question = run.questions.get_mut(&from.agent).ok_or(Refused::NotAsked)?;
+        let (outcome, mismatch) = matrix::judge(cell, &testimony.identity, &testimony.report);
+        question.key = testimony.identity.key();
+        question.state = QuestionState::Answered { testimony: Box::new(testimony), outcome, mismatch };
+        Ok(())
+    }
+
+    /// An agent that is not to be believed any more: what it said does not count.
+    pub fn disown(&mut self, agent: &str) {
+        if self.ended {
+            return;
+        }
+        for cell in &mut self.cells {
+            if let Some(question) = cell.questions.get_mut(agent) {
+                question.state = QuestionState::Silent;
+            }
+        }
+    }
+
+    /// The cells for which `agent` is still waited for: what it is to be sent when it comes back.
+    pub fn waiting(&self, agent: &str) -> Vec<usize> {
+        let waits = |c: &CellRun| c.questions.get(agent).is_some_and(|q| q.state == QuestionState::Waiting);
+        self.cells.iter().enumerate().filter(|(_, c)| !self.ended && waits(c)).map(|(i, _)| i).collect()
+    }
+
+    /// Every agent that is still waited for.
+    pub fn waiting_agents(&self) -> impl Iterator<Item = (&FleetId, &str)> {
+        self.spec.plan.cells.iter().zip(&self.cells).flat_map(|(cell, run)| {
+            let waiting = run.questions.iter().filter(|(_, q)| q.state == QuestionState::Waiting);
+            waiting.map(move |(agent, _)| (&cell.fleet, agent.as_str()))
+        })
+    }
+
+    /// Moves the run on: lets the late count as silent, names whom to ask (and notes them as asked), and ends it when there is
+    /// nobody left to ask or wait for, or its time is up.
+    pub fn step(&mut self, rosters: &BTreeMap<FleetId, Vec<Candidate>>, now: Timestamp) -> Step {
+        let mut ask: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        if self.ended {
+            return Step { ask, wake: None, ended: true };
+        }
+        let over = now >= self.spec.deadline;
+        let mut settled = true;
+        let mut failing = false;
+        for index in 0..self.cells.len() {
+            self.expire(index, rosters, now);
+            let folded = self.fold(index, rosters);
+            settled &= folded.settled();
+            failing |= folded.state == State::Fail && (folded.counts.short > 1 || folded.settled());
+            if over {
+                continue;
+            }
+            for agent in folded.ask {
+                let key = self.roster(index, rosters).iter().find(|c| c.agent == agent).map(|c| c.key.clone());
+                self.put_question(index, &agent, key.unwrap_or_default(), now);
+                ask.entry(agent).or_default().push(index);
+            }
+        }
+        if over || settled || (self.spec.fail_fast && failing) {
+            self.end(over);
+            return Step { ask: BTreeMap::new(), wake: None, ended: true };
+        }
+        let questions = self.cells.iter().flat_map(|c| c.questions.values());
+        let waiting = questions.filter(|q| q.state == QuestionState::Waiting).map(|q| q.deadline);
+        let wake = waiting.chain([self.spec.deadline]).min();
+        Step { ask, wake, ended: false }
+    }
+
+    /// Who has no time left, is lost or gone, counts as silent.
+    fn expire(&mut self, index: usize, rosters: &BTreeMap<FleetId, Vec<Candidate>>, now: Timestamp) {
+        let roster = self.roster(index, rosters);
+        let Some(run) = self.cells.get_mut(index) else { return };
+        for (agent, question) in &mut run.questions {
+            let present = roster.iter().any(|c| c.agent == *agent && c.presence != Presence::Lost);
+            if question.state == QuestionState::Waiting && (now >= question.deadline || !present) {
+                question.state = QuestionState::Silent;
+            }
+        }
+    }
+
+    fn end(&mut self, over: bool) {
+        self.ended = true;
+        for question in self.cells.iter_mut().flat_map(|c| c.questions.values_mut()) {
+            if question.state == QuestionState::Waiting {
+                question.state = if over { QuestionState::Silent } else { QuestionState::Cancelled };
+            }
+        }
+    }
+
+    fn roster<'a>(&self, index: usize, rosters: &'a BTreeMap<FleetId, Vec<Candidate>>) -> &'a [Candidate] {
+        let fleet = self.spec.plan.cells.get(index).map(|c| &c.fleet);
+        fleet.and_then(|fleet| rosters.get(fleet)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A cell as its answers stand.
+    pub fn fold(&self, index: usize, rosters: &BTreeMap<FleetId, Vec<Candidate>>) -> Folded {
+        let min_agents = self.spec.plan.cells.get(index).map_or(u32::MAX, |c| c.min_agents);
+        let asked: BTreeMap<String, Asked> = self.cells.get(index).map_or_else(BTreeMap::new, |run| {
+            let asked = |q: &Question| Asked { key: q.key.clone(), answer: q.answer() };
+            run.questions.iter().map(|(agent, q)| (agent.clone(), asked(q))).collect()
+        });
+        matrix::fold(min_agents, self.spec.strict, self.roster(index, rosters), &asked)
+    }
+
+    /// What each agent that was asked contributed to a cell, by name.
+    pub fn witnesses(&self, index: usize) -> Vec<Witness<'_>> {
+        let Some(run) = self.cells.get(index) else { return Vec::new() };
+        run.questions
+            .iter()
+            .map(|(agent, question)| {
+                let (testimony, mismatch) = match &question.state {
+                    QuestionState::Answered { testimony, mismatch, .. } => (Some(&**testimony), mismatch.as_ref()),
+                    QuestionState::Waiting | QuestionState::Silent | QuestionState::Cancelled => (None, None),
+                };
+                Witness { agent, answer: question.answer(), testimony, mismatch }
+            })
+            .collect()
+    }
+}
+
+fn later(now: Timestamp, by: Duration) -> Timestamp {
+    now.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

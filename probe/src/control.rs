@@ -1,0 +1,111 @@
+//! The control: an address that nobody answers, tried on the target's port. If it connects, something on the way (a mesh,
+//! a transparent proxy) accepts every connection, and a connect proves nothing.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use preflight_core::observation::Outcome;
+use preflight_core::reason::Short;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::engine::Guard;
+use crate::failure::Failure;
+use crate::socket::{self, Refusal};
+
+/// What a control showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nothing yet.
+    Waiting,
+    /// It did not connect, as it should be.
+    Unanswered,
+    /// It connected.
+    Connected,
+    /// It could not be tried, so that interception would go unseen: the local policy denies it, or it has no route.
+    Untried(&'static str),
+    /// It could not be tried for want of something on this host.
+    Failed(Failure),
+}
+
+/// A control that was started, perhaps by an earlier probe.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    at: Instant,
+    seen: watch::Receiver<Seen>,
+}
+
+impl Running {
+    /// What it shows now.
+    pub(crate) fn now(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// What it shows after a fair chance: three times as long as the target's connect took, at least 50 ms, at most its
+    /// life, all since its start. Whoever accepts every connection accepts this one as fast as the target's.
+    pub(crate) async fn fair(mut self, connect_took: Duration) -> Seen {
+        let chance = (3 * connect_took).clamp(Controls::LEAST, Controls::LIFE);
+        let _ = timeout_at(self.at + chance, self.seen.wait_for(|seen| *seen != Seen::Waiting)).await;
+        self.now()
+    }
+}
+
+/// The controls of the last second. Probes of one port share one, so a fleet of dependencies on one port costs one.
+#[derive(Debug, Default)]
+pub(crate) struct Controls {
+    running: Mutex<HashMap<SocketAddr, Running>>,
+}
+
+impl Controls {
+    const LEAST: Duration = Duration::from_millis(50);
+    const LIFE: Duration = Duration::from_secs(1);
+
+    /// Starts the control for a target, or joins the one that runs. None if the target is the control's own address.
+    pub(crate) fn start(&self, target: SocketAddr, guard: &dyn Guard) -> Option<Running> {
+        let control = control_for(target);
+        if control == target {
+            return None;
+        }
+        if !guard.allows(control) {
+            let (_, seen) = watch::channel(Seen::Untried("the local policy denies the control address"));
+            return Some(Running { at: Instant::now(), seen });
+        }
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = running.get(&control).filter(|known| known.at.elapsed() < Self::LIFE) {
+            return Some(known.clone());
+        }
+        running.retain(|_, known| known.at.elapsed() < Self::LIFE);
+        let (tell, seen) = watch::channel(Seen::Waiting);
+        let started = Running { at: Instant::now(), seen };
+        running.insert(control, started.clone());
+        // On its own, since it outlives a probe that ends early; it ends within its life.
+        tokio::spawn(async move {
+            let end = timeout(Self::LIFE, socket::open(control)).await.unwrap_or(Err(Refusal::Silent));
+            tell.send_replace(seen_of(end.map(drop)));
+        });
+        Some(started)
+    }
+}
+
+/// [RFC 5737](https://www.rfc-editor.org/rfc/rfc5737) TEST-NET-1, or [RFC 3849](https://www.rfc-editor.org/rfc/rfc3849), by the
+/// target's family, on its port.
+fn control_for(target: SocketAddr) -> SocketAddr {
+    match target {
+        SocketAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1), target.port()).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), target.port()).into(),
+    }
+}
+
+fn seen_of(end: Result<(), Refusal>) -> Seen {
+    match end {
+        Ok(()) => Seen::Connected,
+        Err(Refusal::Silent) => Seen::Unanswered,
+        Err(Refusal::Failed(failure)) => match failure.outcome {
+            Outcome::Void(_) => Seen::Failed(failure),
+            Outcome::Short(Short::NetUnreachable) => Seen::Untried("this host has no route to the control address"),
+            Outcome::Short(_) | Outcome::Ok => Seen::Unanswered,
+        },
+    }
+}

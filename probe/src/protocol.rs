@@ -1,0 +1,107 @@
+//! What a protocol's opening exchange is given: a wire with a bound on what it reads. The deadline is the engine's.
+
+use futures_util::future::BoxFuture;
+use preflight_core::reason::Short;
+use preflight_core::target::Scheme;
+use preflight_core::text;
+use rustls::AlertDescription;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::failure::Failure;
+use crate::redis::Redis;
+
+/// One protocol's opening exchange.
+pub(crate) trait Protocol: Sync {
+    /// Speaks first or listens, and returns once the service has shown what it is: with a note where there is more to know,
+    /// such as that it asks for a login.
+    fn open<'a>(&'a self, wire: &'a mut Wire<'_>) -> BoxFuture<'a, Result<Option<String>, Failure>>;
+}
+
+/// The protocol that a scheme speaks beyond TCP and TLS.
+pub(crate) fn of(scheme: Scheme) -> Option<&'static dyn Protocol> {
+    match scheme {
+        Scheme::Tcp | Scheme::Tls => None,
+        Scheme::Redis | Scheme::Rediss => Some(&Redis),
+    }
+}
+
+/// A connection, in the clear or not.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// The connection as a protocol sees it.
+pub(crate) struct Wire<'w> {
+    stream: &'w mut dyn Duplex,
+    received: Vec<u8>,
+    alert: Option<AlertDescription>,
+}
+
+impl<'w> Wire<'w> {
+    /// At most this much application data is read.
+    const MAX: usize = 4 * 1024;
+
+    pub(crate) fn new(stream: &'w mut dyn Duplex) -> Self {
+        Self { stream, received: Vec::new(), alert: None }
+    }
+
+    /// Sends a request. An error is left to the read that follows: a peer that has refused and closed already has mostly
+    /// said why, and that is still there to read.
+    pub(crate) async fn send(&mut self, request: &[u8]) {
+        if self.stream.write_all(request).await.is_ok() {
+            let _ = self.stream.flush().await;
+        }
+    }
+
+    /// All that was received so far.
+    pub(crate) fn received(&self) -> &[u8] {
+        &self.received
+    }
+
+    /// Waits for more.
+    pub(crate) async fn more(&mut self) -> Result<(), Failure> {
+        let room = Self::MAX - self.received.len();
+        if room == 0 {
+            return Err(self.unexpected("more than 4 KiB without an end"));
+        }
+        let mut buffer = [0_u8; 1024];
+        let part = &mut buffer[..room.min(1024)];
+        match self.stream.read(part).await {
+            Ok(0) => Err(self.closed("closed")),
+            Ok(count) => {
+                self.received.extend_from_slice(part.get(..count).unwrap_or_default());
+                Ok(())
+            }
+            Err(error) => {
+                self.alert = crate::tls::alert_of(&error);
+                Err(self.closed(&error.to_string()))
+            }
+        }
+    }
+
+    /// What came back is not this protocol.
+    pub(crate) fn unexpected(&self, what: &str) -> Failure {
+        Failure::short(Short::ProtocolUnexpected, format!("{what}: {}", self.shown()))
+    }
+
+    fn closed(&self, how: &str) -> Failure {
+        let detail = if self.received.is_empty() { how.to_owned() } else { format!("{how} after: {}", self.shown()) };
+        Failure::short(Short::ProtocolClosed, detail)
+    }
+
+    /// The deadline passed while it was open.
+    pub(crate) fn timed_out(&self) -> Failure {
+        let detail =
+            if self.received.is_empty() { "nothing came back".to_owned() } else { format!("so far: {}", self.shown()) };
+        Failure::short(Short::ProtocolTimeout, detail)
+    }
+
+    /// The TLS alert with which the peer ended the exchange.
+    pub(crate) fn alert(&self) -> Option<AlertDescription> {
+        self.alert
+    }
+
+    fn shown(&self) -> String {
+        text::escape_bytes(&self.received)
+    }
+}

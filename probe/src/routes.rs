@@ -1,0 +1,60 @@
+//! Which address families this host has a route for, found without sending anything: connecting a UDP socket only asks
+//! the routing table for the way and for the address to send from.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use preflight_core::observation::Routes;
+
+/// Whether the routing table has a way to `address`, and this host an address to send from.
+pub(crate) fn reaches(address: SocketAddr) -> bool {
+    let any: SocketAddr =
+        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    UdpSocket::bind(any).and_then(|socket| socket.connect(address)).is_ok()
+}
+
+/// The host's routes, asked at most once a second however many probes run.
+#[derive(Debug, Default)]
+pub(crate) struct RouteTable {
+    last: Mutex<Option<(Instant, Routes)>>,
+}
+
+impl RouteTable {
+    const FRESH: Duration = Duration::from_secs(1);
+
+    /// The families of which there is a way to the world at large, or to one of `targets`.
+    pub(crate) fn routes(&self, targets: &[SocketAddr]) -> Routes {
+        let general = self.general();
+        let to_target = |v6: bool| targets.iter().filter(|a| a.is_ipv6() == v6).any(|a| reaches(*a));
+        Routes { ipv4: general.ipv4 || to_target(false), ipv6: general.ipv6 || to_target(true) }
+    }
+
+    /// Addresses of the documentation (RFC 5737, RFC 3849), which only a default route leads to.
+    fn general(&self) -> Routes {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, routes)) = *last
+            && at.elapsed() < Self::FRESH
+        {
+            return routes;
+        }
+        let routes = Routes {
+            ipv4: reaches((Ipv4Addr::new(192, 0, 2, 1), 9).into()),
+            ipv6: reaches((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()),
+        };
+        *last = Some((Instant::now(), routes));
+        routes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_a_way_to_its_own_family_only() {
+        assert!(reaches("127.0.0.1:1".parse().unwrap()));
+        let routes = RouteTable::default().routes(&["127.0.0.1:1".parse().unwrap()]);
+        assert!(routes.ipv4);
+    }
+}
