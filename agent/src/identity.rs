@@ -24,7 +24,9 @@ impl std::str::FromStr for Pair {
             Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => {
                 Ok(Self(key.trim().to_owned(), value.trim().to_owned()))
             }
-            Some(_) | None => Err("write it as KEY=VALUE, for example security_group=sg-web; repeat it for more values"),
+            Some(_) | None => {
+                Err("write it as KEY=VALUE, for example security_group=sg-web; repeat it for more values")
+            }
         }
     }
 }
@@ -120,6 +122,12 @@ impl Identity {
         }
         if let Some(address) = state.address {
             identity.insert("address", address.to_string());
+        }
+        // No part of the key; it tells a person which host to look at.
+        if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            && !host.trim().is_empty()
+        {
+            identity.insert("host", host.trim());
         }
         Ok(identity)
     }
