@@ -356,19 +356,19 @@ fn date(response: &Response<Incoming>) -> Option<jiff::Timestamp> {
     Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
 }
 
-/// An error with its causes, each said once.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
+/// A broken connection in words. What hyper and rustls say of a peer that went away is long and helps nobody.
+fn in_words(error: &hyper::Error) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut gone = error.is_incomplete_message();
+    let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
+        let io = cause.downcast_ref::<std::io::Error>();
+        gone |= io.is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof);
+        texts.push(cause.to_string());
         source = cause.source();
     }
-    text
+    texts.dedup();
+    if gone { "the other side went away".to_owned() } else { texts.join(": ") }
 }
 
 /// One segment of a path: all but unreserved characters (RFC 3986, 2.3) as `%XX`.

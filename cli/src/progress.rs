@@ -16,7 +16,7 @@ const NAMED: usize = 3;
 /// Where progress goes.
 pub(crate) struct Reporter {
     bar: Option<ProgressBar>,
-    last: Option<Instant>,
+    last: Option<(Instant, String)>,
 }
 
 impl Reporter {
@@ -38,7 +38,7 @@ impl Reporter {
         self.say(&in_words(progress), false);
     }
 
-    /// Something that is worth a line of its own, such as a lost connection.
+    /// Something that is worth a line of its own, such as a lost connection; said again it is as sparse as the rest.
     pub(crate) fn note(&mut self, text: &str) {
         self.say(text, true);
     }
@@ -57,8 +57,9 @@ impl Reporter {
             return;
         }
         let now = Instant::now();
-        if important || self.last.is_none_or(|last| now.duration_since(last) >= SPARSE) {
-            self.last = Some(now);
+        let is_due = |(at, said): &(Instant, String)| now.duration_since(*at) >= SPARSE || important && said != text;
+        if self.last.as_ref().is_none_or(is_due) {
+            self.last = Some((now, text.to_owned()));
             // Progress that cannot be shown is no reason to stop.
             let _ = writeln!(anstream::stderr(), "preflight: {text}");
         }

@@ -69,7 +69,7 @@ pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure
 fn shown(document: &InventoryDocument) -> String {
     let mut text = String::new();
     if let (Some(at), Some(by)) = (&document.applied_at, &document.applied_by) {
-        let _ = writeln!(text, "# applied {} by {}", escape(at), escape(by));
+        let _ = writeln!(text, "# applied {} by {}", crate::render::moment(at), escape(by));
     }
     for line in document.inventory.lines() {
         text.push_str(&preflight_core::text::escape_to(line, usize::MAX));

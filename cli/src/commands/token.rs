@@ -138,7 +138,7 @@ fn seconds(span: Duration) -> u64 {
 /// The token alone on stdout, so that it can be piped; what there is to know of it on stderr.
 fn print(token: &NewToken, what: &str) -> Result<(), Failure> {
     output::text(&format!("{}\n", preflight_core::text::escape_to(&token.token, 4_096)))?;
-    let (id, until) = (escape(&token.id), escape(&token.expires_at));
+    let (id, until) = (escape(&token.id), render::moment(&token.expires_at));
     // The token is out; that the remark is not hurts nobody.
     let _ = writeln!(anstream::stderr(), "Token {id} {what} until {until}. It is shown this once.");
     Ok(())

@@ -59,8 +59,11 @@ fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
 pub(crate) fn observation(first: &str, observation: &Observation, width: usize) -> String {
     let mut parts = Vec::new();
     parts.extend(observation.address.map(|address| address.to_string()));
-    parts.push(observation.outcome.reason().unwrap_or("ok").to_owned());
-    parts.extend(observation.proof.map(|proof| format!("got as far as {}", proof_name(proof))));
+    match (observation.outcome.reason(), observation.proof.map(proof_name)) {
+        (Some(reason), Some(proof)) => parts.extend([reason.to_owned(), format!("got as far as {proof}")]),
+        (Some(reason), None) => parts.push(reason.to_owned()),
+        (None, proof) => parts.push(format!("ok ({})", proof.unwrap_or("nothing shown"))),
+    }
     parts.extend(phases(&observation.phases));
     parts.extend(attempts(&observation.attempts));
     let mut out = paragraph(first, &parts.join(" · "), width);

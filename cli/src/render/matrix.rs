@@ -3,7 +3,7 @@
 use preflight_proto::api::{Matrix, MatrixCell, State};
 
 use super::grid::{Grid, Span};
-use super::{BOLD, DIM, glyph, style_of, styled, word};
+use super::{BOLD, DIM, glyph, moment, style_of, styled, word};
 
 /// A grid for each application and region.
 pub(crate) fn render(matrix: &Matrix, width: usize) -> String {
@@ -50,8 +50,8 @@ fn age(cells: &[MatrixCell]) -> String {
     let release = newest.map(|c| word(&c.release)).unwrap_or_default();
     let newest = newest.map(|c| c.at.as_str()).unwrap_or_default();
     if oldest == newest {
-        format!("as of {}, release {release}", word(newest))
+        format!("as of {}, release {release}", moment(newest))
     } else {
-        format!("as of {} to {}, latest release {release}", word(oldest), word(newest))
+        format!("as of {} to {}, latest release {release}", moment(oldest), moment(newest))
     }
 }

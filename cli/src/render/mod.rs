@@ -37,6 +37,13 @@ fn sentence(text: &str) -> String {
     escape_to(text, SENTENCE)
 }
 
+/// A time to the second; what is none, as it is.
+pub(crate) fn moment(text: &str) -> String {
+    let time = text.parse::<jiff::Timestamp>();
+    let seconds = time.and_then(|time| jiff::Timestamp::from_second(time.as_second()));
+    seconds.map_or_else(|_| word(text), |time| time.to_string())
+}
+
 fn styled(style: Style, text: &str) -> String {
     if text.is_empty() || style == PLAIN { text.to_owned() } else { format!("{style}{text}{style:#}") }
 }

@@ -3,7 +3,7 @@
 use preflight_proto::api::TokenList;
 
 use super::grid::{Grid, Span};
-use super::word;
+use super::{moment, word};
 
 /// A line for each token.
 pub(crate) fn render(list: &TokenList, width: usize) -> String {
@@ -19,7 +19,7 @@ pub(crate) fn render(list: &TokenList, width: usize) -> String {
             Span::plain(word(&token.id)),
             Span::plain(word(&token.kind)),
             Span::plain(word(&token.name)),
-            Span::plain(word(&token.expires_at)),
+            Span::plain(moment(&token.expires_at)),
             Span::plain(may.join(", ") + &source),
         ]);
     }
