@@ -7,7 +7,7 @@ THREADS ?= 6
 CARGO ?= cargo
 TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-.PHONY: help setup build test scenario demo lint bench
+.PHONY: help setup build test scenario demo lint bench openapi
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: setup ## Check format, lints, licences, bans and sources
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
 	$(CARGO) deny check bans licenses sources
+
+openapi: setup ## Write the HTTP API's description from the code
+	$(CARGO) run -p preflight-controller -- openapi > controller/openapi.json
 
 bench: setup ## Measure gate latency, memory and sizes, as ratios where that is fairer
 	$(CARGO) build --workspace --bins --release

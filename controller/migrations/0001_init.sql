@@ -39,7 +39,9 @@ CREATE TABLE agent (
     identity TEXT,
     version TEXT,
     clock_skew_ms INTEGER,
-    last_seen INTEGER,
+    -- When it connected last, and when that connection ended: none while it is connected.
+    connected_at INTEGER,
+    gone_at INTEGER,
     -- It said goodbye, or was forgotten: it is no part of the fleet until it connects again.
     left_at INTEGER,
     revoked_at INTEGER,

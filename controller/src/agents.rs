@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use preflight_core::identity::NetworkIdentity;
 use preflight_core::run::{AgentId, Label, Testimony};
 use preflight_core::text::escape;
 use preflight_proto::agent::controller_server::{Controller, ControllerServer};
@@ -241,6 +242,16 @@ impl Talk {
                             drop(slot);
                         });
                     }
+                    Ok(Some(FromAgent { message: Some(from_agent::Message::Identity(identity)) })) => {
+                        let told = identity.try_into().map_err(|error| invalid(&error));
+                        let noted = match told {
+                            Ok(identity) => talk.told(&identity).await,
+                            Err(status) => Err(status),
+                        };
+                        if let Err(status) = noted {
+                            break status;
+                        }
+                    }
                     Ok(Some(FromAgent { message: Some(from_agent::Message::Goodbye(_)) })) => {
                         goodbye = true;
                         break Status::ok("goodbye");
@@ -270,12 +281,21 @@ impl Talk {
         tracing::info!(agent, goodbye, why = end.message(), "disconnected");
     }
 
+    async fn told(&self, identity: &NetworkIdentity) -> Result<(), Status> {
+        let agent = &self.certificate.id.agent;
+        if self.app.roster.told(agent, identity) {
+            tracing::info!(agent, identity = %identity.key(), "has another network identity than before");
+            self.app.store.put_identity(agent, identity).await.map_err(|error| unavailable(&error))?;
+        }
+        Ok(())
+    }
+
     /// Takes in a report and acknowledges it once it is on disk.
     async fn report(&self, report: preflight_proto::agent::Report) -> Result<(), Status> {
         let at = Timestamp::now();
         let AgentReport { run, cell, region, release, identity, report, .. } = report.try_into().map_err(|error| invalid(&error))?;
         let agent = &self.certificate.id.agent;
-        self.app.roster.told(agent, &identity);
+        self.told(&identity).await?;
         let label = Label { run: run.clone(), cell: cell.clone(), region, release };
         let testimony = Testimony { identity, report, clock_skew_ms: self.clock_skew_ms };
         match self.app.runs.report(label, self.certificate.id.clone(), testimony, at).await {

@@ -89,7 +89,7 @@ impl Roster {
     /// A roster that expects back whom the store knows: each is away since `now`.
     pub(crate) fn new(known: &[AgentRow], now: Timestamp) -> Self {
         let recent = |row: &&AgentRow| {
-            !row.left && !row.revoked && row.last_seen.is_some_and(|seen| now.duration_since(seen) < REMEMBERED)
+            !row.left && !row.revoked && row.gone_at.is_some_and(|gone| now.duration_since(gone) < REMEMBERED)
         };
         let entry = |row: &AgentRow| Entry {
             id: row.id.clone(),
@@ -172,13 +172,14 @@ impl Roster {
         self.changed();
     }
 
-    /// Notes the identity that an agent told with a report.
-    pub(crate) fn told(&self, agent: &str, identity: &NetworkIdentity) {
-        if let Some(entry) = self.lock().agents.get_mut(agent)
-            && entry.identity != *identity
-        {
-            entry.identity = identity.clone();
-        }
+    /// Notes the identity that an agent told; true if it is another one than before.
+    pub(crate) fn told(&self, agent: &str, identity: &NetworkIdentity) -> bool {
+        let mut state = self.lock();
+        let Some(entry) = state.agents.get_mut(agent).filter(|entry| entry.identity != *identity) else { return false };
+        entry.identity = identity.clone();
+        drop(state);
+        self.changed();
+        true
     }
 
     /// How an agent stands, and what it last told of its identity; none if it is no part of its fleet.

@@ -82,6 +82,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let agent_tls = authority::agent_tls(&authority, certificate.clone())?;
 
     let now = Timestamp::now();
+    store.all_agents_gone(now).await?;
     let roster = Arc::new(Roster::new(&store.agents().await?, now));
     let runs = Runs::new(store.clone(), roster.clone());
     let app = Arc::new(App { store, authority, roster, runs });
@@ -90,7 +91,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let agent_listener = bind(agent_address, "--agent-listen").await?;
     let url = url(&options.advertise, api_listener.local_addr()?);
     let client = write_client_file(&app, &dir, &url).await?;
-    let resumed = app.runs.resume(now).await?;
+    let resumed = app.runs.resume(None, now).await?.len();
 
     let grpc = tonic::service::Routes::new(agents::service(app.clone())).into_axum_router();
     tokio::spawn(listen::serve(agent_listener, agent_tls, grpc, Protocol::Agents));

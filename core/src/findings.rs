@@ -111,10 +111,8 @@ fn asymmetries(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
             continue;
         }
         let owned = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
-        let only_pass: Attributes =
-            pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
-        let only_fail: Attributes =
-            fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
+        let only_pass: Attributes = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
+        let only_fail: Attributes = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
         let names = |side: &Side<'_>| side.fleets.iter().copied().collect::<Vec<_>>().join(", ");
         let what = match only_pass.as_slice() {
             [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
@@ -151,8 +149,9 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
     let Answer::Given(Outcome::Short(reason)) = witness.answer else { return None };
     let fleet = &judged.cell.fleet;
     let mut text = format!(
-        "{} falls short of {} alone in {fleet} ({reason}); others of its network identity reach it. Look at that host.",
+        "{}{} falls short of {} alone in {fleet} ({reason}); others of its network identity reach it. Look at that host.",
         escape(agent),
+        witness.testimony.map_or_else(String::new, |t| place(&t.identity)),
         escape(&judged.cell.dependency),
     );
     let skew = witness.testimony.map_or(0, |t| t.clock_skew_ms);
@@ -181,6 +180,13 @@ fn unlisted_fleet(fleet: &FleetId) -> Finding {
         ),
         attributes: Vec::new(),
     }
+}
+
+/// Where an agent runs, in brackets, as far as it told.
+fn place(identity: &NetworkIdentity) -> String {
+    let told = ["host", "address"].iter().filter_map(|key| identity.0.get(*key)?.first());
+    let told: Vec<String> = told.map(|value| escape(value)).collect();
+    if told.is_empty() { String::new() } else { format!(" (on {})", told.join(", ")) }
 }
 
 fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {

@@ -137,7 +137,8 @@ fn the_outage_blocks_and_names_the_group_that_makes_the_difference() {
     let [reason] = verdict.reasons.as_slice() else { panic!("{:?}", verdict.reasons) };
     assert_eq!(reason.code, "cell_failed");
     assert!(reason.text.contains("us/web") && reason.text.contains("connect_timeout"), "{}", reason.text);
-    assert!(reason.fix.as_ref().is_some_and(|fix| fix.contains("security group")));
+    let fix = reason.fix.as_deref().unwrap();
+    assert!(fix.starts_with("Admit the security group sg-web, ") && fix.contains("10.0.0.1:6379"), "{fix}");
 
     let findings = findings::find(&cells, &[]);
     let [finding] = findings.as_slice() else { panic!("{findings:?}") };

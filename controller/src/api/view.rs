@@ -63,7 +63,7 @@ fn agent(app: &App, row: AgentRow, now: Timestamp) -> Agent {
         "revoked"
     } else if let Some((standing, _)) = &standing {
         standing.as_str()
-    } else if row.last_seen.is_none() {
+    } else if row.connected_at.is_none() {
         "enrolled"
     } else if row.left {
         "left"
@@ -77,7 +77,7 @@ fn agent(app: &App, row: AgentRow, now: Timestamp) -> Agent {
         state: state.to_owned(),
         version: row.version,
         identity: standing.map(|(_, identity)| identity).or(row.identity).unwrap_or_default(),
-        last_seen: if matches!(state, "connected" | "unsteady") { Some(now) } else { row.last_seen }
+        last_seen: if matches!(state, "connected" | "unsteady") { Some(now) } else { row.gone_at }
             .map(|seen| seen.to_string()),
         clock_skew_ms: row.clock_skew_ms,
         certificate_until: row.certificate_until.map(|until| until.to_string()).unwrap_or_default(),

@@ -202,10 +202,13 @@ impl Store {
         Ok(true)
     }
 
-    /// Runs that have not ended, with all that is known of them.
-    pub(crate) async fn open_runs(&self) -> Result<Vec<OpenRun>, StoreError> {
+    /// Runs that have not ended (one, or all), with all that is known of them.
+    pub(crate) async fn open_runs(&self, id: Option<&str>) -> Result<Vec<OpenRun>, StoreError> {
         let failed = |e| self.failed(e);
-        let rows = sqlx::query("SELECT id, kind, spec FROM run WHERE ended_at IS NULL ORDER BY started_at")
+        let rows = sqlx::query(
+            "SELECT id, kind, spec FROM run WHERE ended_at IS NULL AND (?1 IS NULL OR id = ?1) ORDER BY started_at",
+        )
+            .bind(id)
             .fetch_all(&self.read)
             .await
             .map_err(failed)?;

@@ -161,14 +161,14 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
         }
     }
     let store = Store::open(&dir.0, true).await.unwrap();
-    let [open]: [OpenRun; 1] = store.open_runs().await.unwrap().try_into().unwrap();
+    let [open]: [OpenRun; 1] = store.open_runs(None).await.unwrap().try_into().unwrap();
     assert_eq!((open.spec.clone(), open.questions.len()), (spec("run-1"), 1));
     let [(_, _, _, first)] = open.testimonies.as_slice() else { panic!("one answer") };
     assert_eq!(first.report.resolved, 1, "the first answer stays");
     assert!(store.close_run(&spec("run-1"), "{}", &[], at(2)).await.unwrap());
     assert!(!store.close_run(&spec("run-1"), "{\"other\":1}", &[], at(3)).await.unwrap());
     assert_eq!(store.run("run-1").await.unwrap().unwrap().result.as_deref(), Some("{}"));
-    assert!(store.open_runs().await.unwrap().is_empty());
+    assert!(store.open_runs(None).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ exec "$@"
 
 impl Host {
     pub(super) fn start(lab: &Arc<Inner>, name: &str, addresses: &[&str]) -> Self {
+        let valid = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        assert!(valid, "{name} is not a host name: letters, digits and '-'");
         let netns = lab.netns(name);
         let port = format!("v{}", lab.interfaces.fetch_add(1, Ordering::Relaxed));
         let dir = lab.dir.join(name);

@@ -94,7 +94,7 @@ impl Lab {
         lab
     }
 
-    /// A new host with its own network, name, machine-id, `/etc/hosts` and `/etc/resolv.conf`.
+    /// A new host (letters, digits and `-`) with its own network, name, machine-id, `/etc/hosts` and `/etc/resolv.conf`.
     pub fn host(&self, name: &str, addresses: &[&str]) -> Host {
         Host::start(&self.inner, name, addresses)
     }

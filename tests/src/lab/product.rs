@@ -210,15 +210,13 @@ impl Controller {
     pub fn api(&self) -> Api {
         let text = fs::read_to_string(self.context()).unwrap_or_default();
         let context: toml::Table = text.parse().unwrap_or_default();
-        let text_of = |keys: &[&str]| {
-            keys.iter().find_map(|key| context.get(*key)?.as_str()).map(str::to_owned).unwrap_or_default()
-        };
+        let text_of = |key: &str| context.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
         Api {
             from: self.pipeline.clone(),
             address: self.host.port(API_PORT),
             server_name: CONTROLLER[0].to_owned(),
-            ca_pem: text_of(&["ca_pem", "ca"]),
-            token: Some(text_of(&["token"])),
+            ca_pem: text_of("ca_pem"),
+            token: Some(text_of("token")),
         }
     }
 

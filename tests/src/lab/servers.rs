@@ -219,10 +219,13 @@ impl Host {
         });
     }
 
-    /// Accepts, and says one byte of an answer a second for ever.
+    /// Accepts, and says one byte of an answer a second, which never ends.
     pub fn dribbles(&self, port: u16) {
         self.listen(port, |mut stream| {
-            while stream.write_all(b"+").is_ok() {
+            for byte in b"+PONG".iter().chain(std::iter::repeat(&b' ')) {
+                if stream.write_all(&[*byte]).is_err() {
+                    break;
+                }
                 std::thread::sleep(Duration::from_secs(1));
             }
         });

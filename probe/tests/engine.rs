@@ -1,0 +1,152 @@
+//! Addresses, policy, the control and how far a probe goes.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use common::{probe, reason, report, scripted, spec};
+use preflight_core::observation::{Control, Outcome, Proof};
+use preflight_core::reason::{Short, Void};
+use preflight_core::target::{Families, Millis};
+use preflight_probe::{AllowAll, Engine, EngineOptions, Guard};
+use tokio::io::AsyncReadExt as _;
+
+struct Deny(fn(SocketAddr) -> bool);
+
+impl Guard for Deny {
+    fn allows(&self, address: SocketAddr) -> bool {
+        !(self.0)(address)
+    }
+}
+
+fn engine() -> Engine {
+    Engine::new(EngineOptions::default()).unwrap()
+}
+
+async fn holds() -> (SocketAddr, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    scripted(|mut stream| async move { while stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {} }).await
+}
+
+#[tokio::test]
+async fn what_the_policy_denies_is_shown_and_never_dialled() {
+    let (address, accepted) = holds().await;
+    let port = address.port();
+    for host in ["127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0"] {
+        let spec = spec(&format!("tcp://{host}:{port}"));
+        let report = engine().probe(&spec, &Deny(|a| a.ip().is_loopback())).await;
+        let [seen] = report.observations.as_slice() else { panic!("{report:#?}") };
+        assert_eq!((reason(seen), seen.proof), ("policy_denied", Some(Proof::Resolved)), "{host}");
+        assert_eq!(seen.address.unwrap().port(), port);
+        assert_eq!(report.outcome(&spec), Outcome::Void(Void::PolicyDenied));
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 0);
+    // The same, allowed: the test can tell.
+    assert_eq!(reason(&probe(&spec(&format!("tcp://[::ffff:127.0.0.1]:{port}"))).await), "ok");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_control_that_policy_denies_is_said() {
+    let (address, _) = holds().await;
+    let report = engine().probe(&spec(&format!("tcp://{address}")), &Deny(|a| a.ip().to_string() == "192.0.2.1")).await;
+    let note = report.observations[0].note.clone().unwrap();
+    assert!(note.contains("local policy denies the control address"), "{note}");
+}
+
+#[tokio::test]
+async fn a_port_where_nothing_listens_is_refused_at_once() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let begin = Instant::now();
+    let seen = probe(&spec(&format!("tcp://127.0.0.1:{port}"))).await;
+    assert_eq!((reason(&seen), seen.proof, seen.phases.connect_ms), ("connect_refused", Some(Proof::Resolved), None));
+    assert_eq!(seen.attempts.iter().map(|a| a.result.as_str()).collect::<Vec<_>>(), ["connect_refused"]);
+    assert!(begin.elapsed() < Duration::from_millis(100), "nothing is waited for: {:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn silence_is_called_in_the_connect_timeout_after_six_attempts() {
+    // A listener whose queue is full: Linux drops the SYNs.
+    let listener = tokio::net::TcpSocket::new_v4().unwrap();
+    listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _fill: Vec<_> = (0..2).map(|_| std::net::TcpStream::connect(address)).take(1).collect();
+    let begin = Instant::now();
+    let spec = spec(&format!("tcp://{address}"));
+    let seen = probe(&spec).await;
+    assert_eq!((reason(&seen), seen.proof), ("connect_timeout", Some(Proof::Resolved)), "{seen:#?}");
+    assert_eq!(seen.attempts.len(), 6);
+    assert!(seen.attempts.iter().all(|a| a.result == "silent" && a.took_ms > 300.0), "{seen:#?}");
+    assert!(
+        (Duration::from_millis(990)..Duration::from_millis(1_100)).contains(&begin.elapsed()),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_probe_goes_as_far_as_required() {
+    let (address, _) = holds().await;
+    let mut spec = spec(&format!("redis://{address}"));
+    for (require, proof) in [(Proof::Resolved, Proof::Resolved), (Proof::Connected, Proof::Connected)] {
+        spec.require = require;
+        let report = report(&spec).await;
+        assert_eq!(report.observations[0].proof, Some(proof));
+        assert_eq!(report.outcome(&spec), Outcome::Ok, "{report:#?}");
+    }
+    // A proof that the scheme cannot give is not had.
+    spec.target = format!("tcp://{address}").parse().unwrap();
+    spec.require = Proof::Protocol;
+    assert_eq!(report(&spec).await.outcome(&spec), Outcome::Short(Short::ProtocolUnexpected));
+}
+
+#[tokio::test]
+async fn a_connect_waits_a_moment_for_the_control_and_a_failure_does_not() {
+    let (address, _) = holds().await;
+    let engine = engine();
+    let begin = Instant::now();
+    let report = engine.probe(&spec(&format!("tcp://{address}")), &AllowAll).await;
+    assert_eq!((report.control, reason(&report.observations[0])), (Control::Unanswered, "ok"), "{report:#?}");
+    assert!(begin.elapsed() < Duration::from_millis(200), "{:?}", begin.elapsed());
+    // The next probe of the port finds the control well under way.
+    let begin = Instant::now();
+    engine.probe(&spec(&format!("tcp://{address}")), &AllowAll).await;
+    assert!(begin.elapsed() < Duration::from_millis(40), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn names_of_this_host_give_each_family_by_itself() {
+    let (address, _) = holds().await;
+    let mut spec = spec(&format!("tcp://localhost:{}", address.port()));
+    spec.families = Families::Ipv4;
+    let only = report(&spec).await;
+    assert_eq!(only.observations.iter().map(|o| o.address.unwrap()).collect::<Vec<_>>(), [address]);
+    assert!(only.routes.ipv4);
+    spec.target = format!("tcp://127.0.0.1:{}", address.port()).parse().unwrap();
+    spec.families = Families::Ipv6;
+    let none = report(&spec).await;
+    assert_eq!(none.outcome(&spec), Outcome::Short(Short::DnsNoAddress));
+    spec.families = Families::Both;
+    let half = report(&spec).await;
+    assert_eq!(half.outcome(&spec), Outcome::Short(Short::DnsNoAddress));
+}
+
+#[tokio::test]
+async fn few_at_once_still_probes_all() {
+    let (address, accepted) = holds().await;
+    let engine = Engine::new(EngineOptions { max_concurrent: 1, max_per_second: None }).unwrap();
+    let mut spec = spec(&format!("tcp://{address}"));
+    spec.connect_timeout = Millis(300);
+    let all = futures_util::future::join_all((0..20).map(|_| engine.probe(&spec, &AllowAll))).await;
+    assert!(all.iter().all(|report| report.outcome(&spec) == Outcome::Ok));
+    assert_eq!(accepted.load(Ordering::SeqCst), 20);
+}
+
+#[test]
+fn a_probe_can_be_spawned() {
+    fn sends<T: Send>(_: T) {}
+    let spec = spec("tcp://127.0.0.1:1");
+    sends(engine().probe(&spec, &AllowAll));
+}
