@@ -24,7 +24,9 @@ impl std::str::FromStr for Pair {
             Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => {
                 Ok(Self(key.trim().to_owned(), value.trim().to_owned()))
             }
-            Some(_) | None => Err("write it as KEY=VALUE, for example security_group=sg-web; repeat it for more values"),
+            Some(_) | None => {
+                Err("write it as KEY=VALUE, for example security_group=sg-web; repeat it for more values")
+            }
         }
     }
 }
@@ -43,7 +45,7 @@ pub struct Sources {
 /// The identity could not be read although it could before: what a probe sees now cannot be put down to anybody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this host's network identity cannot be read: {0}")]
-pub struct Unknown(String);
+pub struct Unknown(pub String);
 
 /// Reads the identity, at most once a second.
 #[derive(Debug)]
