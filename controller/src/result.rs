@@ -16,7 +16,7 @@ use preflight_proto::api;
 use crate::store::LatestCell;
 
 /// A verdict may be used for this long after its run.
-const VALID_FOR: Duration = Duration::from_secs(10 * 60);
+const VALID_FOR: Duration = Duration::from_mins(10);
 
 type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
 
@@ -59,7 +59,7 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
             })
             .collect(),
     });
-    let findings = findings::find(&judged).into_iter().map(|finding| api::Finding {
+    let findings = findings::find(&judged, &spec.unlisted).into_iter().map(|finding| api::Finding {
         kind: finding.kind.as_str().to_owned(),
         region: finding.region,
         dependency: finding.dependency,
@@ -91,8 +91,28 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
         target: judged.cell.spec.target.to_string(),
         state: judged.folded.state,
         reason: judged.folded.why.map(|why| why.as_str().to_owned()),
+        phases: slowest(judged),
+        certificate_until: first_to_end(judged),
     });
     (gate, latest.collect())
+}
+
+fn observations<'a>(judged: &'a JudgedCell<'_>) -> impl Iterator<Item = &'a Observation> {
+    judged.witnesses.iter().filter_map(|w| w.testimony).flat_map(|t| &t.report.observations)
+}
+
+fn slowest(judged: &JudgedCell<'_>) -> Phases {
+    let most = |of: fn(&Phases) -> Option<f64>| observations(judged).filter_map(|o| of(&o.phases)).reduce(f64::max);
+    Phases {
+        resolve_ms: most(|p| p.resolve_ms),
+        connect_ms: most(|p| p.connect_ms),
+        tls_ms: most(|p| p.tls_ms),
+        protocol_ms: most(|p| p.protocol_ms),
+    }
+}
+
+fn first_to_end(judged: &JudgedCell<'_>) -> Option<Timestamp> {
+    observations(judged).filter_map(|o| o.tls.as_ref()).flat_map(|tls| &tls.chain).map(|c| c.not_after).min()
 }
 
 fn decision(state: State) -> api::Decision {
@@ -126,12 +146,12 @@ fn cell(judged: &JudgedCell<'_>) -> api::Cell {
 
 /// Says where not every address of a name was probed.
 fn cut(judged: &JudgedCell<'_>) -> Option<String> {
-    let reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
+    let mut reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
     let cut = |report: &preflight_core::observation::Report| {
         let probed = report.observations.len();
         (usize::try_from(report.resolved).is_ok_and(|all| all > probed)).then_some((probed, report.resolved))
     };
-    let (probed, all) = reports.filter_map(cut).next()?;
+    let (probed, all) = reports.find_map(cut)?;
     Some(format!("{probed} of the name's {all} addresses were probed"))
 }
 

@@ -1,5 +1,6 @@
 //! Runs as they are carried out: one task each, which alone owns the run's state.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -142,7 +143,7 @@ impl Runs {
     }
 
     /// A run that this request started before, under way or ended.
-    pub(crate) async fn find(&self, id: &str, request: &str) -> Result<Option<Handle>, RunError> {
+    pub(crate) async fn find(self: &Arc<Self>, id: &str, request: &str) -> Result<Option<Handle>, RunError> {
         let Some(stored) = self.store.run(id).await? else { return Ok(None) };
         if stored.request != request {
             return Err(RunError::OtherRequest(id.to_owned()));
@@ -154,7 +155,8 @@ impl Runs {
         let stored = self.store.run(id).await?.unwrap_or(stored);
         match stored.result {
             Some(text) => Ok(Some(Handle::Ended(RunResult::parse(&stored.kind, &text)?))),
-            None => Err(RunError::Stopping),
+            // The store failed it before it could end.
+            None => Ok(self.resume(Some(id), Timestamp::now()).await?.pop().map(Handle::Active)),
         }
     }
 
@@ -173,10 +175,14 @@ impl Runs {
         Ok(Handle::Active(self.carry_out(kind, Run::new(spec))))
     }
 
-    /// Takes up the runs that had not ended when the controller did.
-    pub(crate) async fn resume(self: &Arc<Self>, now: Timestamp) -> Result<usize, StoreError> {
-        let open = self.store.open_runs().await?;
-        let count = open.len();
+    /// Takes up runs (one, or all) that had not ended when the controller or its store failed.
+    pub(crate) async fn resume(
+        self: &Arc<Self>,
+        id: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Vec<Active>, StoreError> {
+        let open = self.store.open_runs(id).await?;
+        let mut resumed = Vec::new();
         for OpenRun { kind, spec, questions, testimonies } in open {
             let Some(kind) = Kind::parse(&kind) else {
                 return Err(StoreError::Unreadable(format!("a run of kind {kind}")));
@@ -196,9 +202,9 @@ impl Runs {
                 }
             }
             tracing::info!(run = id, "resumed");
-            self.carry_out(kind, run);
+            resumed.push(self.carry_out(kind, run));
         }
-        Ok(count)
+        Ok(resumed)
     }
 
     fn carry_out(self: &Arc<Self>, kind: Kind, run: Run) -> Active {
@@ -207,7 +213,10 @@ impl Runs {
         let (events, _) = broadcast::channel(1_024);
         let (result, ended) = watch::channel(None);
         let active = Active { inputs, events: events.clone(), result: ended };
-        self.lock().insert(id.clone(), active.clone());
+        match self.lock().entry(id.clone()) {
+            Entry::Occupied(under_way) => return under_way.get().clone(),
+            Entry::Vacant(place) => place.insert(active.clone()),
+        };
         let task = Task {
             kind,
             run,
@@ -219,7 +228,7 @@ impl Runs {
         };
         let runs = self.clone();
         tokio::spawn(async move {
-            let outcome = task.to_end().await;
+            let outcome = task.finish().await;
             if let Err(error) = &outcome {
                 tracing::error!(run = id, %error, "a run could not be finished");
             }
@@ -277,7 +286,7 @@ struct Task {
 }
 
 impl Task {
-    async fn to_end(mut self) -> Result<RunResult, RunError> {
+    async fn finish(mut self) -> Result<RunResult, RunError> {
         let fleets: BTreeSet<FleetId> = self.run.spec().plan.cells.iter().map(|cell| cell.fleet.clone()).collect();
         let mut changes = self.dispatch.changes();
         loop {
@@ -413,7 +422,10 @@ impl Task {
         progress
     }
 
-    async fn close(self, rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>) -> Result<RunResult, RunError> {
+    async fn close(
+        self,
+        rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>,
+    ) -> Result<RunResult, RunError> {
         let now = Timestamp::now();
         let spec = self.run.spec();
         let (outcome, latest) = match self.kind {

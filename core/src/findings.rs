@@ -1,10 +1,12 @@
 //! What comparing cells shows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use crate::identity::NetworkIdentity;
 use crate::matrix::{Answer, State};
 use crate::observation::Outcome;
+use crate::plan::FleetId;
 use crate::reason::Short;
 use crate::text::escape;
 use crate::verdict::JudgedCell;
@@ -21,8 +23,11 @@ pub struct Finding {
     /// In words.
     pub text: String,
     /// For an asymmetry: what all hosts that pass carry and none that fails does.
-    pub attributes: Vec<(String, String)>,
+    pub attributes: Attributes,
 }
+
+/// Attributes of a network identity, each with one value.
+pub type Attributes = Vec<(String, String)>;
 
 /// The kinds of findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +38,8 @@ pub enum Kind {
     OneHost,
     /// An address fell short beside a pass.
     AddressShort,
+    /// A fleet that has agents and that the inventory lacks: nobody gates it.
+    UnlistedFleet,
 }
 
 impl Kind {
@@ -42,15 +49,17 @@ impl Kind {
             Self::Asymmetry => "asymmetry",
             Self::OneHost => "one_host",
             Self::AddressShort => "address_short",
+            Self::UnlistedFleet => "unlisted_fleet",
         }
     }
 }
 
-/// Compares cells.
-pub fn find(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
+/// Compares cells, and names fleets of `unlisted`, which the inventory lacks.
+pub fn find(cells: &[JudgedCell<'_>], unlisted: &[FleetId]) -> Vec<Finding> {
     let mut findings = asymmetries(cells);
     findings.extend(cells.iter().filter_map(one_host));
     findings.extend(cells.iter().filter_map(address_short));
+    findings.extend(unlisted.iter().map(unlisted_fleet));
     findings
 }
 
@@ -95,22 +104,23 @@ fn asymmetries(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
             side.identities.push(&testimony.identity);
         }
     }
-    let mut grouped: BTreeMap<(String, Vec<(String, String)>, String), Vec<String>> = BTreeMap::new();
+    // Regions by dependency, what only the passing hosts carry, and the text.
+    let mut grouped: BTreeMap<(String, Attributes, String), Vec<String>> = BTreeMap::new();
     for ((dependency, region), (pass, fail)) in &sides {
         if pass.identities.is_empty() || fail.identities.is_empty() {
             continue;
         }
         let owned = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
-        let only_pass: Vec<(String, String)> = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
-        let only_fail: Vec<(String, String)> = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
+        let only_pass: Attributes = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
+        let only_fail: Attributes = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
         let names = |side: &Side<'_>| side.fleets.iter().copied().collect::<Vec<_>>().join(", ");
-        let mut text = format!("is reached from {} and not from {}. ", names(pass), names(fail));
-        text.push_str(&match only_pass.as_slice() {
+        let what = match only_pass.as_slice() {
             [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
             only => format!("Every host that reaches it carries {}, and no host that fails does.", show(only)),
-        });
+        };
+        let mut text = format!("is reached from {} and not from {}. {what}", names(pass), names(fail));
         if !only_fail.is_empty() {
-            text.push_str(&format!(" Every host that fails carries {}.", show(&only_fail)));
+            let _ = write!(text, " Every host that fails carries {}.", show(&only_fail));
         }
         grouped.entry(((*dependency).to_owned(), only_pass, text)).or_default().push((*region).to_owned());
     }
@@ -139,14 +149,16 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
     let Answer::Given(Outcome::Short(reason)) = witness.answer else { return None };
     let fleet = &judged.cell.fleet;
     let mut text = format!(
-        "{} falls short of {} alone in {fleet} ({reason}); others of its network identity reach it. Look at that host.",
+        "{}{} falls short of {} alone in {fleet} ({reason}); others of its network identity reach it. Look at that host.",
         escape(agent),
+        witness.testimony.map_or_else(String::new, |t| place(&t.identity)),
         escape(&judged.cell.dependency),
     );
     let skew = witness.testimony.map_or(0, |t| t.clock_skew_ms);
     if matches!(reason, Short::TlsExpired | Short::TlsNotYetValid) && skew.unsigned_abs() > CLOCK_OFF_MS {
         let way = if skew > 0 { "ahead of" } else { "behind" };
-        text.push_str(&format!(" Its clock is {} minutes {way} the controller's: a clock problem.", skew.unsigned_abs() / 60_000));
+        let minutes = skew.unsigned_abs() / 60_000;
+        let _ = write!(text, " Its clock is {minutes} minutes {way} the controller's: a clock problem.");
     }
     Some(Finding {
         kind: Kind::OneHost,
@@ -157,15 +169,35 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
     })
 }
 
+fn unlisted_fleet(fleet: &FleetId) -> Finding {
+    Finding {
+        kind: Kind::UnlistedFleet,
+        region: Some(fleet.region.clone()),
+        dependency: String::new(),
+        text: format!(
+            "Agents hold certificates for {fleet}, which the inventory lacks: if it runs this application, it ships unproven. \
+             Add it to the inventory, or revoke its agents."
+        ),
+        attributes: Vec::new(),
+    }
+}
+
+/// Where an agent runs, in brackets, as far as it told.
+fn place(identity: &NetworkIdentity) -> String {
+    let told = ["host", "address"].iter().filter_map(|key| identity.0.get(*key)?.first());
+    let told: Vec<String> = told.map(|value| escape(value)).collect();
+    if told.is_empty() { String::new() } else { format!(" (on {})", told.join(", ")) }
+}
+
 fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
     if judged.folded.state != State::Pass {
         return None;
     }
     let ok = |w: &&crate::run::Witness<'_>| w.answer == Answer::Given(Outcome::Ok);
-    let observations = judged.witnesses.iter().filter(ok).filter_map(|w| w.testimony).flat_map(|t| t.report.short_addresses());
-    let short: BTreeSet<String> = observations
-        .filter_map(|o| Some(format!("{} ({})", o.address?, o.outcome.reason()?)))
-        .collect();
+    let observations =
+        judged.witnesses.iter().filter(ok).filter_map(|w| w.testimony).flat_map(|t| t.report.short_addresses());
+    let short: BTreeSet<String> =
+        observations.filter_map(|o| Some(format!("{} ({})", o.address?, o.outcome.reason()?))).collect();
     if short.is_empty() {
         return None;
     }

@@ -1,0 +1,188 @@
+//! Agents that freeze, die, are revoked, or run on hosts that are not well: never a pass that is not known to be true.
+
+use std::fs;
+use std::time::Duration;
+
+use preflight_tests::lab::{AgentOptions, Lab, wait_for};
+use preflight_tests::small::{CELL, Small};
+
+const SOON: Duration = Duration::from_mins(1);
+
+/// The name of the agent on the host of that address.
+fn agent_at(small: &Small, address: &str) -> String {
+    let agents = small.controller.agents();
+    let found = agents.iter().find(|agent| agent["identity"]["address"] == serde_json::json!([address]));
+    found.map(|agent| agent["agent"].to_string().replace('"', "")).unwrap_or_else(|| panic!("{agents:?}"))
+}
+
+#[test]
+fn a_frozen_agent_is_silent() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    small.assert_passes();
+    small.agents[1].process.freeze();
+    let answer = small.gate(&["--wait", "6s"]).expect_code(3);
+    assert_eq!(answer.state(CELL), "unknown silent");
+    assert_eq!(answer.cell(CELL)["agents"]["silent"], 1);
+    let name = agent_at(&small, "10.1.1.2");
+    assert!(answer.text().contains(&name), "who is silent? {}", answer.text());
+    small.agents[1].process.thaw();
+    small.controller.await_agents(2);
+    wait_for("the gate to pass again", SOON, || (small.gate(&[]).code == 0).then_some(()));
+}
+
+#[test]
+fn a_silent_agent_is_replaced_by_another_of_its_identity() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 5);
+    small.agents[0].process.freeze();
+    let answer = small.gate(&["--wait", "20s"]).expect_code(0);
+    assert_eq!(answer.state(CELL), "pass");
+}
+
+#[test]
+fn a_killed_agent_is_not_asked_and_not_forgotten() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 2);
+    small.agents[1].process.kill();
+    let answer = small.gate(&["--wait", "5s"]).expect_code(3);
+    assert!(answer.state(CELL).starts_with("unknown"), "{}", answer.state(CELL));
+    small.agents[1].start(&AgentOptions::default());
+    small.controller.await_agents(2);
+    small.assert_passes();
+}
+
+#[test]
+fn an_agent_that_stops_says_goodbye() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 3);
+    let last = small.agents.remove(2);
+    let ended = last.process.stop(Duration::from_secs(10));
+    assert_eq!(ended.code, 0, "{}", ended.text());
+    small.controller.await_state("left", 1);
+    small.assert_passes();
+}
+
+#[test]
+fn a_revoked_agent_is_out_at_once_and_stays_out() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 2);
+    let name = agent_at(&small, "10.1.1.1");
+    let _ = small.controller.preflight(&["agents", "revoke", &name, "--reason", "host was lost"]).expect_code(0);
+    small.controller.await_state("revoked", 1);
+    let answer = small.gate(&["--wait", "5s"]).expect_code(3);
+    assert_eq!(answer.state(CELL), "unknown too_few_agents");
+    for agent in &mut small.agents {
+        agent.start(&AgentOptions::default());
+    }
+    small.controller.await_state("connected", 1);
+    small.controller.await_state("revoked", 1);
+    let _ = small.gate(&["--wait", "5s"]).expect_code(3);
+}
+
+#[test]
+fn a_state_directory_that_was_copied_speaks_for_nobody_else() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let original = &small.agents[0];
+    let thief = lab.host("thief", &["10.6.6.6"]);
+    let copy = thief.dir().join("state");
+    let copied = std::process::Command::new("cp").arg("-a").arg(&original.state_dir).arg(&copy).status().unwrap();
+    assert!(copied.success());
+    // Another machine, and a join token that is used up: it can neither use what it copied nor enrol anew.
+    fs::copy(original.host.dir().join("join-token"), thief.dir().join("join-token")).unwrap();
+    let token = fs::read_to_string(thief.dir().join("join-token")).unwrap();
+    let options = AgentOptions { token: Some(token), ..AgentOptions::default() };
+    let stolen = small.controller.agent(&thief, "us", "web", &options);
+    wait_for("the copy to be refused", SOON, || {
+        let log = stolen.process.log();
+        (log.contains("another machine") || log.contains("machine's fingerprint")).then_some(())
+    });
+    small.assert_passes();
+    assert_eq!(small.controller.agents().len(), 2, "{:?}", small.controller.agents());
+}
+
+#[test]
+fn a_copied_key_on_a_machine_of_the_same_fingerprint_revokes_the_line_once_it_is_renewed() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let original = &small.agents[0];
+    let twin = lab.host("twin", &["10.6.6.7"]);
+    twin.machine_id(original.host.name());
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(&original.state_dir)
+        .arg(twin.dir().join("state"))
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let options = AgentOptions { token: Some("used up".to_owned()), ..AgentOptions::default() };
+    let _stolen = small.controller.agent(&twin, "us", "web", &options);
+    // Two holders of one key: however the streams fall, the cell never rests on the same certificate twice.
+    let answer = small.gate(&["--wait", "10s"]);
+    assert!(answer.cell(CELL)["agents"]["asked"].as_u64().unwrap() <= 2, "{}", answer.text());
+    assert_eq!(small.controller.agents().len(), 2);
+}
+
+#[test]
+fn an_agent_whose_clock_is_a_day_off_works_and_shows_it() {
+    for (offset, sign) in [("+1d", 1), ("-1d", -1)] {
+        let lab = Lab::new();
+        let wrap = vec!["faketime", "-f", offset];
+        let options = AgentOptions { wrap, ..AgentOptions::default() };
+        let small = Small::with(&lab, lab.controller(), 2, &options);
+        small.assert_passes();
+        for agent in small.controller.agents() {
+            let skew = agent["clock_skew_ms"].as_i64().unwrap();
+            let day = 24 * 60 * 60 * 1000;
+            assert!((skew - sign * day).abs() < 60_000, "{offset}: {skew} ms");
+        }
+    }
+}
+
+#[test]
+fn sixty_four_descriptors_are_enough_for_an_agent_with_many_targets() {
+    let lab = Lab::new();
+    let options =
+        AgentOptions { wrap: vec!["sh", "-c", "ulimit -n 64; exec \"$@\"", "limited"], ..AgentOptions::default() };
+    let small = Small::with(&lab, lab.controller(), 2, &options);
+    let dependencies: String = (1..=200).fold(String::new(), |all, n| {
+        format!("{all}  cache-{n}:\n    target: redis://10.9.0.1:6379\n    timeout: {n}00ms\n")
+    });
+    small.controller.file("preflight.yaml", &format!("application: app\ndependencies:\n{dependencies}"));
+    let answer = small.gate(&["--wait", "60s"]);
+    for n in 1..=200 {
+        let state = answer.state(&format!("us/web/cache-{n}"));
+        assert!(
+            state == "pass" || state.starts_with("unknown"),
+            "{n}: {state}: a host's shortage is blamed on the target"
+        );
+    }
+    small.controller.await_agents(2);
+    small.controller.file("preflight.yaml", preflight_tests::small::MANIFEST);
+    small.assert_passes();
+}
+
+#[test]
+fn an_agent_of_one_fleet_speaks_for_no_other() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    small.controller.inventory(
+        "regions:\n  us:\n    fleets:\n      web: {}\n      worker: {}\napplications:\n  app:\n    fleets: {us: [web, worker]}\n",
+    );
+    let answer = small.gate(&["--wait", "5s"]).expect_code(3);
+    assert_eq!(answer.state(CELL), "pass");
+    assert_eq!(answer.state("us/worker/cache"), "unknown no_agent");
+}
+
+#[test]
+fn a_fleet_with_certificates_that_the_inventory_lacks_is_told() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    small
+        .controller
+        .inventory("regions:\n  us:\n    fleets:\n      other: {}\napplications:\n  app:\n    fleets: {us: [other]}\n");
+    let listed = small.controller.preflight(&["agents", "-o", "json"]).expect_code(0);
+    let remarks = listed.json["remarks"].to_string();
+    assert!(remarks.contains("us/web") && remarks.contains("us/other"), "{remarks}");
+}
