@@ -45,7 +45,7 @@ pub struct Sources {
 /// The identity could not be read although it could before: what a probe sees now cannot be put down to anybody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this host's network identity cannot be read: {0}")]
-pub struct Unknown(String);
+pub struct Unknown(pub String);
 
 /// Reads the identity, at most once a second.
 #[derive(Debug)]
