@@ -180,7 +180,8 @@ mod tests {
         identity.detect().await;
         identity.connected_from("10.0.0.9".parse().unwrap()).await;
         let current = identity.current().await.unwrap();
-        assert_eq!(current.key().0, "note=a,b=c security_group=sg-a,sg-b");
+        assert_eq!(current.0["note"], ["a,b=c".to_owned()].into(), "a comma is part of the value");
+        assert_eq!(current.0["security_group"], ["sg-a".to_owned(), "sg-b".to_owned()].into());
         assert!(current.0["address"].contains("10.0.0.9"));
         assert!("novalue".parse::<Pair>().is_err() && "=x".parse::<Pair>().is_err());
     }
