@@ -22,8 +22,7 @@ fn gate(request: &Request, state: &str) -> Value {
         "verdict": state, "decision": decision, "manifest_digest": digest(MANIFEST),
         "started_at": "2025-03-31T10:29:00Z", "ended_at": "2025-03-31T10:29:01Z",
         "regions": [{"region": "eu", "verdict": state, "decision": decision, "valid_until": "2025-03-31T10:44:00Z", "overrides": [],
-            "cells": cells, "excluded": []}],
-        "findings": [], "reasons": [{"code": "x", "text": "because", "fix": "do this"}]})
+            "cells": cells, "excluded": [], "findings": [], "reasons": [{"code": "x", "text": "because", "fix": "do this"}]}]})
 }
 
 fn progress(request: &Request) -> Value {
