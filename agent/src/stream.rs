@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use preflight_core::identity::NetworkIdentity;
 use preflight_core::text;
 use preflight_proto::agent::{self, from_agent, to_agent};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::{debug, error, info, warn};
@@ -31,6 +32,9 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_millis(1_500);
 const IN_TRANSIT: usize = 8;
 /// A clock that is off by more is worth a warning.
 const SKEW: Duration = Duration::from_mins(1);
+/// How often this host's network identity is read again between runs: groups change while a host lives, and the controller
+/// must know of every identity that a fleet has, also of hosts that a run does not ask.
+const FOLLOW: Duration = Duration::from_secs(15);
 /// The least time between two renewals, and the most that a timer is set for.
 const RENEW_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24 * 30));
 
@@ -68,7 +72,7 @@ pub struct Context<'a, P> {
 /// Holds the stream until it ends.
 pub async fn attend<P: Prober>(mut context: Context<'_, P>) -> End {
     match open(&mut context).await {
-        Ok((stream, welcome)) => stream.attend(context, &welcome).await,
+        Ok((stream, welcome, told)) => stream.attend(context, &welcome, told).await,
         Err(status) => {
             warn!("the controller does not take the stream: {}", refusal::describe(&status));
             End::Lost(refusal::of_status(&status))
@@ -76,8 +80,8 @@ pub async fn attend<P: Prober>(mut context: Context<'_, P>) -> End {
     }
 }
 
-/// Says `Hello` and waits for `Welcome`.
-async fn open<P>(context: &mut Context<'_, P>) -> Result<(Stream, agent::Welcome), Status> {
+/// Says `Hello` and waits for `Welcome`. Returns also the identity that was told.
+async fn open<P>(context: &mut Context<'_, P>) -> Result<(Stream, agent::Welcome, NetworkIdentity), Status> {
     let (outgoing, receiver) = mpsc::channel(IN_TRANSIT);
     let identity = context.identity.current().await.unwrap_or_default();
     let hello = agent::Hello {
@@ -98,7 +102,7 @@ async fn open<P>(context: &mut Context<'_, P>) -> Result<(Stream, agent::Welcome
     };
     let late = |_| Status::deadline_exceeded("no welcome in time");
     let (incoming, welcome) = timeout(WELCOME_TIMEOUT, opening).await.map_err(late)??;
-    Ok((Stream { outgoing, incoming, outbox: VecDeque::new(), reported: 0 }, welcome))
+    Ok((Stream { outgoing, incoming, outbox: VecDeque::new(), reported: 0 }, welcome, identity))
 }
 
 fn message(message: from_agent::Message) -> agent::FromAgent {
@@ -116,14 +120,20 @@ struct Stream {
 }
 
 impl Stream {
-    async fn attend<P: Prober>(mut self, context: Context<'_, P>, welcome: &agent::Welcome) -> End {
-        let Context { link, credentials, state, runs, mut stop, backoff, .. } = context;
+    async fn attend<P: Prober>(
+        mut self,
+        context: Context<'_, P>,
+        welcome: &agent::Welcome,
+        mut told: NetworkIdentity,
+    ) -> End {
+        let Context { link, credentials, state, identity, runs, mut stop, backoff, .. } = context;
         greet(welcome);
         backoff.up(Instant::now());
         self.outbox.extend(runs.unacknowledged());
         if !self.outbox.is_empty() {
             info!(reports = self.outbox.len(), "sending again what was not acknowledged");
         }
+        let mut follow = interval_at(tokio::time::Instant::now() + FOLLOW, FOLLOW);
         let mut renewal = Renewal::new(welcome.renew_after_s);
         loop {
             tokio::select! {
@@ -148,6 +158,7 @@ impl Stream {
                     // The connection is gone; `incoming` says why.
                     Err(_) => self.outbox.clear(),
                 },
+                _ = follow.tick() => self.follow(identity, &mut told).await,
                 outcome = renewal.next(&link, credentials) => if let Some(renewed) = renewal.settle(outcome, state) {
                     return End::Renewed(renewed);
                 },
@@ -169,6 +180,19 @@ impl Stream {
             Some(to_agent::Message::Welcome(_)) => debug!("the controller said welcome twice"),
             // A newer controller's message.
             None => debug!("the controller sent a message that this version does not know"),
+        }
+    }
+
+    /// Tells the controller if this host's identity has changed. One that cannot be read now voids what a run asks for.
+    async fn follow(&self, identity: &Identity, told: &mut NetworkIdentity) {
+        let Ok(current) = identity.current().await else { return };
+        if current == *told {
+            return;
+        }
+        // A connection that is busy is told at the next turn.
+        if self.outgoing.try_send(message(from_agent::Message::Identity((&current).into()))).is_ok() {
+            info!(identity = %current.key(), "the network identity of this host has changed");
+            *told = current;
         }
     }
 

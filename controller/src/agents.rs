@@ -293,7 +293,8 @@ impl Talk {
     /// Takes in a report and acknowledges it once it is on disk.
     async fn report(&self, report: preflight_proto::agent::Report) -> Result<(), Status> {
         let at = Timestamp::now();
-        let AgentReport { run, cell, region, release, identity, report, .. } = report.try_into().map_err(|error| invalid(&error))?;
+        let AgentReport { run, cell, region, release, identity, report, .. } =
+            report.try_into().map_err(|error| invalid(&error))?;
         let agent = &self.certificate.id.agent;
         self.told(&identity).await?;
         let label = Label { run: run.clone(), cell: cell.clone(), region, release };

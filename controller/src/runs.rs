@@ -10,8 +10,8 @@ use preflight_core::identity::IdentityKey;
 use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::run::{AgentId, Label, Refused, Run, RunSpec, Testimony};
 use preflight_proto::agent as wire;
-use preflight_proto::convert::MAX_MESSAGE_BYTES;
 use preflight_proto::api::{Event, Gate, ProbeResults, Progress};
+use preflight_proto::convert::MAX_MESSAGE_BYTES;
 use prost::Message as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -178,11 +178,7 @@ impl Runs {
     }
 
     /// Takes up runs (one, or all) that had not ended when the controller or its store failed.
-    pub(crate) async fn resume(
-        self: &Arc<Self>,
-        id: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Vec<Active>, StoreError> {
+    pub(crate) async fn resume(self: &Arc<Self>, id: Option<&str>, now: Timestamp) -> Result<Vec<Active>, StoreError> {
         let open = self.store.open_runs(id).await?;
         let mut resumed = Vec::new();
         for OpenRun { kind, spec, questions, testimonies } in open {

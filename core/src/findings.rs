@@ -145,12 +145,7 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
         let minutes = skew.unsigned_abs() / 60_000;
         let _ = write!(text, " Its clock is {minutes} minutes {way} the controller's: a clock problem.");
     }
-    Some(Finding {
-        kind: Kind::OneHost,
-        dependency: judged.cell.dependency.clone(),
-        text,
-        attributes: Vec::new(),
-    })
+    Some(Finding { kind: Kind::OneHost, dependency: judged.cell.dependency.clone(), text, attributes: Vec::new() })
 }
 
 fn unlisted_fleet(fleet: &FleetId) -> Finding {

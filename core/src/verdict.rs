@@ -160,7 +160,8 @@ fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
 /// For silence: which security groups to admit, where all hosts that met it carry the same. Groups of hosts that pass too
 /// would not make the difference.
 fn admit(cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> Option<String> {
-    let groups = |w: &Witness<'_>| w.testimony.and_then(|t| t.identity.0.get("security_group")).cloned().unwrap_or_default();
+    let groups =
+        |w: &Witness<'_>| w.testimony.and_then(|t| t.identity.0.get("security_group")).cloned().unwrap_or_default();
     let mut failing = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).map(groups);
     let first = failing.next()?;
     let common: BTreeSet<String> = failing.fold(first, |all, one| all.intersection(&one).cloned().collect());

@@ -95,9 +95,7 @@ fn cell(cell: &Cell, region: &Region) -> Span {
         (Some(reason), State::Fail | State::Unknown) => format!("{} {}", glyph(cell.state), word(reason)),
         (_, state) => format!("{} {}/{}", glyph(state), cell.agents.ok, cell.agents.asked),
     };
-    let about = |kind: &str| {
-        region.findings.iter().any(|f| f.kind == kind && f.dependency == cell.dependency)
-    };
+    let about = |kind: &str| region.findings.iter().any(|f| f.kind == kind && f.dependency == cell.dependency);
     if cell.state == State::Pass && cell.agents.short > 0 && about("one_host") {
         text.push_str(" one_host");
     }

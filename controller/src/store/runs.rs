@@ -208,10 +208,10 @@ impl Store {
         let rows = sqlx::query(
             "SELECT id, kind, spec FROM run WHERE ended_at IS NULL AND (?1 IS NULL OR id = ?1) ORDER BY started_at",
         )
-            .bind(id)
-            .fetch_all(&self.read)
-            .await
-            .map_err(failed)?;
+        .bind(id)
+        .fetch_all(&self.read)
+        .await
+        .map_err(failed)?;
         let mut open = Vec::new();
         for row in rows {
             let id: String = row.get(0);
