@@ -52,7 +52,9 @@ impl FromStr for ControllerAddress {
         }
         let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, "")) => (host, None),
-            Some((host, after)) => (host, Some(after.strip_prefix(':').ok_or_else(|| AddressError::Port(after.into()))?)),
+            Some((host, after)) => {
+                (host, Some(after.strip_prefix(':').ok_or_else(|| AddressError::Port(after.into()))?))
+            }
             None => match authority.split_once(':') {
                 Some((host, port)) => (host, Some(port)),
                 None => (authority, None),
@@ -93,7 +95,16 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ControllerAddress>().unwrap().to_string(), want, "{text}");
         }
-        for text in ["http://x:1", "x:1", "https://", "https://x:0", "https://x:y", "https://u@x", "https://x/api", "https://a b"] {
+        for text in [
+            "http://x:1",
+            "x:1",
+            "https://",
+            "https://x:0",
+            "https://x:y",
+            "https://u@x",
+            "https://x/api",
+            "https://a b",
+        ] {
             assert!(text.parse::<ControllerAddress>().is_err(), "{text}");
         }
     }

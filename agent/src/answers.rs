@@ -74,7 +74,8 @@ impl Answers {
             && matches!(entry.state, State::Probing)
         {
             let bytes = report.encoded_len();
-            *entry = Entry { since: now, state: State::Reported { report: Box::new(report), bytes, acknowledged: false } };
+            *entry =
+                Entry { since: now, state: State::Reported { report: Box::new(report), bytes, acknowledged: false } };
             self.bytes += bytes;
         }
         self.make_room()
@@ -98,7 +99,9 @@ impl Answers {
     /// Forgets a run that has ended.
     pub fn cancel(&mut self, run: &str) {
         let keys: Vec<Key> = self.entries.keys().filter(|key| key.run == run).cloned().collect();
-        keys.iter().for_each(|key| self.remove(key));
+        for key in &keys {
+            self.remove(key);
+        }
     }
 
     /// The reports that the controller has not acknowledged, oldest first: what to send after a reconnect.
@@ -121,7 +124,9 @@ impl Answers {
             matches!(entry.state, State::Reported { .. }) && now.saturating_duration_since(entry.since) > Self::MAX_AGE
         };
         let keys: Vec<Key> = self.entries.iter().filter(|(_, e)| old(e)).map(|(key, _)| key.clone()).collect();
-        keys.iter().for_each(|key| self.remove(key));
+        for key in &keys {
+            self.remove(key);
+        }
     }
 
     fn make_room(&mut self) -> usize {

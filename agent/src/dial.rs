@@ -80,18 +80,13 @@ impl DialError {
     /// same name, and then it is the signature that tells.
     pub fn is_another_authority(&self) -> bool {
         let Self::Tls { source, .. } = self else { return false };
-        matches!(
-            certificate_error(source),
-            Some(CertificateError::UnknownIssuer | CertificateError::BadSignature)
-        )
+        matches!(certificate_error(source), Some(CertificateError::UnknownIssuer | CertificateError::BadSignature))
     }
 }
 
 fn certificate_error(error: &io::Error) -> Option<&CertificateError> {
-    match error.get_ref()?.downcast_ref()? {
-        rustls::Error::InvalidCertificate(error) => Some(error),
-        _ => None,
-    }
+    let cause = error.get_ref()?.downcast_ref()?;
+    if let rustls::Error::InvalidCertificate(error) = cause { Some(error) } else { None }
 }
 
 /// Rustls shows an error of our own verifier as a value.

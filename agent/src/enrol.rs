@@ -46,8 +46,7 @@ pub async fn enrol(controller: &ControllerAddress, token_file: &Path) -> Result<
     let tls = trust::enrolling(token.authority.clone()).map_err(|error| EnrolError::Unfit(error.to_string()))?;
     let mut link = dial(controller, tls).await?;
     let key = KeyPair::generate()?;
-    let request =
-        agent::EnrolRequest { token: token.reveal().to_owned(), public_key: key.subject_public_key_info() };
+    let request = agent::EnrolRequest { token: token.reveal().to_owned(), public_key: key.subject_public_key_info() };
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, link.client.enrol(request)).await;
     let issued = answer.map_err(|_| EnrolError::Silent)?.map_err(|status| EnrolError::Call(Box::new(status)))?;
     checked(&key, issued.into_inner(), &token.authority)

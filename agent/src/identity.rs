@@ -45,7 +45,7 @@ pub struct Sources {
 /// The identity could not be read although it could before: what a probe sees now cannot be put down to anybody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this host's network identity cannot be read: {0}")]
-pub struct Unknown(String);
+pub struct Unknown(pub String);
 
 /// Reads the identity, at most once a second.
 #[derive(Debug)]
@@ -180,7 +180,8 @@ mod tests {
         identity.detect().await;
         identity.connected_from("10.0.0.9".parse().unwrap()).await;
         let current = identity.current().await.unwrap();
-        assert_eq!(current.key().0, "note=a,b=c security_group=sg-a,sg-b");
+        assert_eq!(current.0["note"], ["a,b=c".to_owned()].into(), "a comma is part of the value");
+        assert_eq!(current.0["security_group"], ["sg-a".to_owned(), "sg-b".to_owned()].into());
         assert!(current.0["address"].contains("10.0.0.9"));
         assert!("novalue".parse::<Pair>().is_err() && "=x".parse::<Pair>().is_err());
     }

@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Where EC2 serves it, the same on every instance.
-pub const ENDPOINT: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(169, 254, 169, 254), 80));
+pub const ENDPOINT: SocketAddr =
+    SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(169, 254, 169, 254), 80));
 
 /// How long a connect may take. The service answers from the host's own hypervisor.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
@@ -55,12 +56,12 @@ pub async fn read(endpoint: SocketAddr, source: IpAddr) -> Result<NetworkIdentit
 async fn read_all(endpoint: SocketAddr, source: IpAddr) -> Result<NetworkIdentity, ImdsError> {
     let mut session = Session::open(endpoint).await?;
     let mut identity = NetworkIdentity::default();
-    for (attribute, path) in [
-        ("instance", "instance-id"),
-        ("zone", "placement/availability-zone"),
-        ("region", "placement/region"),
-    ] {
-        session.lines(path).await?.into_iter().for_each(|value| identity.insert(attribute, value));
+    for (attribute, path) in
+        [("instance", "instance-id"), ("zone", "placement/availability-zone"), ("region", "placement/region")]
+    {
+        for value in session.lines(path).await? {
+            identity.insert(attribute, value);
+        }
     }
     let macs = session.lines("network/interfaces/macs/").await?;
     for mac in macs {
@@ -78,7 +79,9 @@ async fn read_all(endpoint: SocketAddr, source: IpAddr) -> Result<NetworkIdentit
             ("interface", "interface-id"),
         ] {
             let values = session.lines(&format!("{mac}/{item}")).await?;
-            values.into_iter().for_each(|value| identity.insert(attribute, value));
+            for value in values {
+                identity.insert(attribute, value);
+            }
         }
         break;
     }
@@ -182,7 +185,8 @@ pub(crate) mod tests {
                     async move { Ok::<_, Infallible>(answer) }
                 });
                 connections.spawn(async move {
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await;
+                    let _ =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await;
                 });
             }
         });

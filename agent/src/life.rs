@@ -67,13 +67,16 @@ enum Turn {
 pub async fn live<P: Prober>(mut agent: Agent<P>, mut stop: watch::Receiver<bool>) -> Result<(), StateError> {
     let instance = format!("{:016x}{:016x}", random_bits(), random_bits());
     let mut backoff = Backoff::default();
-    let mut step = first_step(agent.state.load()?);
+    // Each step is on the heap while it lasts, so that enrolling costs nothing for the rest of the life.
+    let mut next_step = first_step(agent.state.load()?);
     loop {
-        let turn = match step {
-            Step::Enrol(refused) => agent.enrol(refused, &mut stop).await,
-            Step::Connect(credentials) => agent.connect(credentials, &instance, &mut backoff, &mut stop).await,
+        let turn = match next_step {
+            Step::Enrol(refused) => Box::pin(agent.enrol(refused, &mut stop)).await,
+            Step::Connect(credentials) => {
+                Box::pin(agent.connect(credentials, &instance, &mut backoff, &mut stop)).await
+            }
         };
-        step = match turn {
+        next_step = match turn {
             Turn::Stopped => break,
             Turn::Next(next) => next,
             Turn::Wait(next, setback) => {
@@ -140,7 +143,7 @@ impl<P: Prober> Agent<P> {
         };
         info!(controller = %self.controller, "connecting");
         let dialling = async { tokio::join!(dial(&self.controller, tls), self.identity.detect()).0 };
-        let Some(dialled) = unless(stop, dialling).await else { return Turn::Stopped };
+        let Some(dialled) = unless(stop, Box::pin(dialling)).await else { return Turn::Stopped };
         let link = match dialled {
             Ok(link) => link,
             Err(problem) => {

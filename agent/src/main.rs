@@ -62,7 +62,7 @@ struct RunArgs {
     identity: Vec<Pair>,
 }
 
-/// The exit code for wrong usage, the same in all of preflight's programs (sysexits.h, EX_USAGE).
+/// The exit code for wrong usage, the same in all of preflight's programs (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -105,7 +105,12 @@ fn run(args: RunArgs, policy: Policy) -> anyhow::Result<()> {
         guard,
         runs: Runs::new(prober, identity, limits.targets),
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), targets = limits.targets, addresses = limits.addresses, "starting");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        targets = limits.targets,
+        addresses = limits.addresses,
+        "starting"
+    );
     // Name lookups and little else go to other threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build();
     runtime.context("failed to start")?.block_on(async {

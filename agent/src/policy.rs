@@ -6,12 +6,15 @@
 //! max_per_second = 200       # probes begun in a second; at most 500
 //!
 //! [[allow]]                  # with any allow rule, everything else is denied
-//! addresses = ["10.0.0.0/8", "2001:db8::/32"]
+//! addresses = ["10.0.0.0/8", "2001:db8:1::/48"]
 //! ports = [443, 6379]        # or "1024-65535"; every port if absent
 //!
 //! [[deny]]                   # deny wins
 //! addresses = ["10.0.9.0/24"]
 //! ```
+//!
+//! Beside what is allowed, `192.0.2.1` and `2001:db8::1` are tried, which nobody answers (RFC 5737, RFC 3849): where they
+//! connect, something on the host accepts every connection, and a pass would mean nothing. A deny rule can forbid that.
 //!
 //! Never probed, whatever the file says: the controller's own ports, link-local addresses (where clouds keep their
 //! credentials), `fd00:ec2::254`, multicast, broadcast and unspecified addresses; each in every spelling.
@@ -51,7 +54,9 @@ impl Policy {
         let file = path.display().to_string();
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&file, &text),
-            Err(error) => Err(Diagnostic { file, line: 1, column: 1, message: format!("cannot be read: {error}"), fix: None }),
+            Err(error) => {
+                Err(Diagnostic { file, line: 1, column: 1, message: format!("cannot be read: {error}"), fix: None })
+            }
         }
     }
 
@@ -76,10 +81,16 @@ impl Policy {
     pub fn allows(&self, address: SocketAddr, controller: &ControllerPorts) -> bool {
         let spellings = spellings(address.ip());
         let denied = spellings.iter().any(|ip| {
-            never(*ip) || controller.contains(*ip, address.port()) || self.deny.iter().any(|r| r.covers(*ip, address.port()))
+            never(*ip)
+                || controller.contains(*ip, address.port())
+                || self.deny.iter().any(|r| r.covers(*ip, address.port()))
         });
+        if denied || CONTROLS.contains(&address.ip()) {
+            return !denied;
+        }
         // An allow rule must name the host that is really reached, not the range that its spelling hides in.
-        !denied && (self.allow.is_empty() || spellings.iter().all(|ip| self.allow.iter().any(|r| r.covers(*ip, address.port()))))
+        let allowed = |ip: &IpAddr| self.allow.iter().any(|rule| rule.covers(*ip, address.port()));
+        self.allow.is_empty() || spellings.iter().all(allowed)
     }
 }
 
@@ -88,6 +99,10 @@ impl Default for Policy {
         Self { allow: vec![], deny: vec![], max_concurrent: Self::MAX_CONCURRENT, max_per_second: Self::MAX_PER_SECOND }
     }
 }
+
+/// What the probe engine dials to learn whether something accepts every connection.
+const CONTROLS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 /// The controller's own addresses and ports, which are no target.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -122,11 +137,11 @@ impl ControllerPorts {
 /// behind the well-known NAT64 prefix (RFC 6052).
 fn spellings(ip: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = ip.to_canonical() else { return vec![ip.to_canonical()] };
-    let s = v6.segments();
-    let [.., a, b, c, d] = v6.octets();
-    let inner = IpAddr::V4(Ipv4Addr::new(a, b, c, d));
-    let compatible = s[..6] == [0; 6] && !v6.is_loopback() && !v6.is_unspecified();
-    let nat64 = s[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+    let segments = v6.segments();
+    let [.., high, low] = segments;
+    let inner = IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    let compatible = segments[..6] == [0; 6] && !v6.is_loopback() && !v6.is_unspecified();
+    let nat64 = segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
     if compatible {
         vec![inner]
     } else if nat64 {
@@ -160,7 +175,8 @@ struct Rule {
 
 impl Rule {
     fn covers(&self, ip: IpAddr, port: u16) -> bool {
-        self.ports.0.iter().any(|ports| ports.contains(&port)) && self.addresses.iter().any(|range| range.0.contains(&ip))
+        self.ports.0.iter().any(|ports| ports.contains(&port))
+            && self.addresses.iter().any(|range| range.0.contains(&ip))
     }
 }
 
@@ -238,7 +254,9 @@ fn per_second<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error
 fn ceiling<'de, D: serde::Deserializer<'de>>(from: D, name: &str, max: u32) -> Result<u32, D::Error> {
     let value = i64::deserialize(from)?;
     u32::try_from(value).ok().filter(|value| (1..=max).contains(value)).ok_or_else(|| {
-        serde::de::Error::custom(format_args!("{name} is {value}; it can be set from 1 to {max}, the agent's own ceiling"))
+        serde::de::Error::custom(format_args!(
+            "{name} is {value}; it can be set from 1 to {max}, the agent's own ceiling"
+        ))
     })
 }
 
@@ -316,6 +334,14 @@ mod tests {
         ] {
             assert!(!allows(policy, address), "{address}");
         }
+    }
+
+    #[test]
+    fn the_control_goes_with_what_is_allowed() {
+        let allow = "[[allow]]\naddresses = ['10.0.0.0/8']\n";
+        assert!(allows(allow, "192.0.2.1:6379") && allows(allow, "[2001:db8::1]:6379"));
+        assert!(!allows(allow, "192.0.2.2:6379"));
+        assert!(!allows(&format!("{allow}[[deny]]\naddresses = ['192.0.2.0/24']"), "192.0.2.1:6379"));
     }
 
     #[test]

@@ -45,12 +45,7 @@ impl<P: Prober> Runs<P> {
     /// Probes with `prober`, at most `at_once` targets at a time.
     pub fn new(prober: P, identity: Arc<Identity>, at_once: u32) -> Self {
         let means = Means { prober, identity, places: Semaphore::new(at_once as usize) };
-        Self {
-            means: Arc::new(means),
-            answers: Answers::default(),
-            under_way: BTreeMap::new(),
-            tasks: JoinSet::new(),
-        }
+        Self { means: Arc::new(means), answers: Answers::default(), under_way: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
     /// Begins the probes that are new. Returns the answers that are to be sent again.
@@ -160,7 +155,8 @@ impl<P: Prober> Means<P> {
         let spec = spec.ok_or_else(|| "it has no target".to_owned());
         let spec = spec.and_then(|spec| ProbeSpec::try_from(spec).map_err(|error| error.to_string()));
         match spec {
-            Ok(spec) => tokio::join!(self.prober.probe(&spec), self.identity.current()),
+            // On the heap from here on, so that thousands that wait for a place are small.
+            Ok(spec) => tokio::join!(Box::pin(self.prober.probe(&spec)), self.identity.current()),
             Err(why) => {
                 // A newer controller may ask for what this agent does not know; that must read as neither pass nor fail.
                 let words = format!("this agent ({}) cannot probe this: {why}", env!("CARGO_PKG_VERSION"));
@@ -185,4 +181,20 @@ fn attributed(mut report: Report, identity: &Result<NetworkIdentity, Unknown>) -
 pub fn clock_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_from_an_unknown_identity_does_not_count() {
+        let mut report = void(Void::Cancelled, "x");
+        report.observations[0].outcome = Outcome::Ok;
+        let known = Ok(NetworkIdentity::default());
+        assert_eq!(attributed(report.clone(), &known), report);
+        let unknown = attributed(report, &Err(Unknown("gone".to_owned())));
+        assert_eq!(unknown.observations[0].outcome, Outcome::Void(Void::LocalResources));
+        assert!(unknown.observations[0].detail.as_deref().is_some_and(|detail| detail.ends_with("gone")));
+    }
 }

@@ -23,11 +23,7 @@ pub struct Credentials {
 
 impl Clone for Credentials {
     fn clone(&self) -> Self {
-        Self {
-            key: self.key.clone_key(),
-            certificate: self.certificate.clone(),
-            authority: self.authority.clone(),
-        }
+        Self { key: self.key.clone_key(), certificate: self.certificate.clone(), authority: self.authority.clone() }
     }
 }
 
@@ -158,27 +154,24 @@ pub fn machine_fingerprint() -> String {
 
 /// PEM readers skip text outside the sections (RFC 7468, 2), so the machine goes before them.
 fn render(machine: &str, credentials: &Credentials) -> String {
-    let mut text = String::from("preflight-agent's key and certificate: private, of use on one machine only\n");
-    text.push_str(&format!("{}{machine}\n", StateDir::MACHINE));
-    for (label, der) in [
-        ("PRIVATE KEY", credentials.key.secret_pkcs8_der()),
-        ("CERTIFICATE", credentials.certificate.as_ref()),
-        ("CERTIFICATE", credentials.authority.as_ref()),
-    ] {
-        text.push_str(&format!("-----BEGIN {label}-----\n"));
+    let section = |label: &str, der: &[u8]| {
         let encoded = base64(der);
-        for line in encoded.as_bytes().chunks(64) {
-            text.extend(line.iter().map(|b| char::from(*b)));
-            text.push('\n');
-        }
-        text.push_str(&format!("-----END {label}-----\n"));
-    }
-    text
+        let lines = encoded.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>().join("\n");
+        format!("-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n")
+    };
+    [
+        "preflight-agent's key and certificate: private, of use on one machine only\n".to_owned(),
+        format!("{}{machine}\n", StateDir::MACHINE),
+        section("PRIVATE KEY", credentials.key.secret_pkcs8_der()),
+        section("CERTIFICATE", &credentials.certificate),
+        section("CERTIFICATE", &credentials.authority),
+    ]
+    .concat()
 }
 
 fn parse(text: &[u8]) -> Option<(String, Credentials)> {
-    let lines = std::str::from_utf8(text).ok()?.lines();
-    let machine = lines.filter_map(|line| line.strip_prefix(StateDir::MACHINE)).next()?.to_owned();
+    let mut lines = std::str::from_utf8(text).ok()?.lines();
+    let machine = lines.find_map(|line| line.strip_prefix(StateDir::MACHINE))?.to_owned();
     let key = PrivatePkcs8KeyDer::from_pem_slice(text).ok()?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().ok()?;
     let [certificate, authority] = certificates.try_into().ok()?;

@@ -30,7 +30,7 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Messages on their way to the connection; the rest waits here, so that a slow controller holds up nothing else.
 const IN_TRANSIT: usize = 8;
 /// A clock that is off by more is worth a warning.
-const SKEW: Duration = Duration::from_secs(60);
+const SKEW: Duration = Duration::from_mins(1);
 /// The least time between two renewals, and the most that a timer is set for.
 const RENEW_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24 * 30));
 

@@ -52,7 +52,9 @@ fn only(root: &CertificateDer<'_>) -> Result<Arc<RootCertStore>, rustls::Error> 
 
 /// The presented chain does not hold the authority that the join token names.
 #[derive(Debug, thiserror::Error)]
-#[error("the controller's certificate does not come from the authority that the join token names ({0}); the token was not sent")]
+#[error(
+    "the controller's certificate does not come from the authority that the join token names ({0}); the token was not sent"
+)]
 struct AnotherAuthority(Fingerprint);
 
 /// Verifies a server against the one root of a known fingerprint, as a browser would against its store.
@@ -71,9 +73,10 @@ impl ServerCertVerifier for PinnedRoot {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let root = rest.iter().find(|presented| Fingerprint::of(presented) == self.authority).ok_or_else(|| {
-            CertificateError::Other(OtherError(Arc::new(AnotherAuthority(self.authority.clone()))))
-        })?;
+        let root = rest
+            .iter()
+            .find(|presented| Fingerprint::of(presented) == self.authority)
+            .ok_or_else(|| CertificateError::Other(OtherError(Arc::new(AnotherAuthority(self.authority.clone())))))?;
         let verifier = WebPkiServerVerifier::builder_with_provider(only(root)?, self.provider.clone())
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;

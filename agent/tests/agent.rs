@@ -1,5 +1,7 @@
 //! An agent's life against a controller of the same protocol: real TLS on loopback, a prober that says what it was asked.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, unreachable_pub, reason = "tests and their helpers")]
+
 mod controller;
 
 use std::fs;
@@ -86,11 +88,8 @@ impl Host {
     }
 
     fn start_in(dir: TempDir, controller: &Running, machine: &str) -> Self {
-        let prober = Counting {
-            begun: Arc::default(),
-            dropped: Arc::default(),
-            may_answer: Arc::new(Semaphore::new(1000)),
-        };
+        let prober =
+            Counting { begun: Arc::default(), dropped: Arc::default(), may_answer: Arc::new(Semaphore::new(1000)) };
         let nowhere = ([127, 0, 0, 1], 1).into();
         let added = vec!["security_group=sg-web".parse().unwrap()];
         let identity = Identity::new(Sources { imds: nowhere, podinfo: dir.path().into(), added });
@@ -199,7 +198,13 @@ async fn a_probe_outlives_the_stream_that_asked_for_it() {
     let (stream, _) = controller.stream().await;
     stream.send(ask("r1", &["c1"])).await;
     let begun = || host.prober.begun.load(Ordering::SeqCst);
-    timeout(PATIENCE, async { while begun() == 0 { tokio::task::yield_now().await } }).await.unwrap();
+    timeout(PATIENCE, async {
+        while begun() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
     drop(stream);
     let (mut stream, _) = controller.stream().await;
     host.prober.may_answer.add_permits(1);
@@ -216,10 +221,22 @@ async fn a_cancelled_run_is_stopped() {
     stream.send(ask("r1", &["c1", "c2"])).await;
     stream.send(ask("r2", &["c3"])).await;
     let begun = || host.prober.begun.load(Ordering::SeqCst);
-    timeout(PATIENCE, async { while begun() < 3 { tokio::task::yield_now().await } }).await.unwrap();
+    timeout(PATIENCE, async {
+        while begun() < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
     stream.send(to_agent::Message::Cancel(Cancel { run: "r1".into() })).await;
     let dropped = || host.prober.dropped.load(Ordering::SeqCst);
-    timeout(PATIENCE, async { while dropped() < 2 { tokio::task::yield_now().await } }).await.unwrap();
+    timeout(PATIENCE, async {
+        while dropped() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
     host.prober.may_answer.add_permits(3);
     assert_eq!(stream.report().await.cell, "c3");
     assert_eq!(dropped(), 2);
@@ -316,7 +333,7 @@ async fn it_renews_with_a_new_key_and_comes_back_with_it() {
     assert_eq!(controller.seen.lock().unwrap().renewals, 1);
     assert_ne!(first.certificate, second.certificate);
     assert_eq!(first_hello.instance, hello.instance);
-    assert_eq!(first.outgoing.is_closed(), true);
+    assert!(first.outgoing.is_closed());
     assert_ne!(fs::read(host.dir.path().join(STATE)).unwrap(), before);
 
     // And from the state directory alone, without a token.
@@ -402,16 +419,6 @@ async fn another_authority_is_believed_only_if_the_token_names_it() {
     let host = Host::start_in(dir, &second, "this machine");
     let (_stream, _) = second.stream().await;
     host.stop().await;
-}
-
-trait Detail {
-    fn detail(&self) -> String;
-}
-
-impl Detail for preflight_proto::agent::Observation {
-    fn detail(&self) -> String {
-        self.detail.clone().unwrap_or_default()
-    }
 }
 
 #[test]

@@ -212,7 +212,9 @@ impl Client {
         let connect_by = connect_by.min(Instant::now() + CONNECT_TIMEOUT);
         let connecting = timeout_at(connect_by, self.connect()).await;
         let stream = connecting.unwrap_or_else(|_| Err(CallError::Connect("no answer in time".to_owned())))?;
-        let broken = |error: hyper::Error| CallError::Broken(in_words(&error));
+        let broken = |error: hyper::Error| {
+            if error.is_parse() { CallError::Garbage(error.to_string()) } else { CallError::Broken(in_words(&error)) }
+        };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with the response's body; what it would say of an error, the body says too.

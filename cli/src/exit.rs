@@ -191,12 +191,6 @@ fn contradictions(gate: &Gate) -> Vec<String> {
         }
         texts.extend(region_contradictions(region).into_iter().map(|text| format!("region {}: {text}", region.region)));
     }
-    // What passes by what an earlier verdict has proven must say so, once for each such region.
-    let unproven =
-        gate.regions.iter().filter(|r| r.verdict == State::Pass && !r.cells.iter().any(|c| c.required)).count();
-    if gate.reasons.iter().filter(|reason| reason.code == "no_change").count() < unproven {
-        texts.push("nothing is required, and no earlier verdict is named".to_owned());
-    }
     let verdict = State::all(gate.regions.iter().map(|r| r.verdict));
     if gate.verdict != verdict {
         texts.push(format!("the verdict is {}, its regions come to {}", gate.verdict.as_str(), verdict.as_str()));
@@ -216,6 +210,11 @@ fn region_contradictions(region: &Region) -> Vec<String> {
         texts.push("the verdict is pass without a cell".to_owned());
     } else if !required.is_empty() && region.verdict != state {
         texts.push(format!("the verdict is {}, its cells come to {}", region.verdict.as_str(), state.as_str()));
+    }
+    // What passes by what an earlier verdict has proven must say so.
+    let proven = region.reasons.iter().any(|reason| reason.code == "no_change");
+    if region.verdict == State::Pass && required.is_empty() && !proven {
+        texts.push("nothing is required, and no earlier verdict is named".to_owned());
     }
     for cell in required.iter().filter(|c| c.state == State::Pass) {
         if cell.agents.ok == 0 {

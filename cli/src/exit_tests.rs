@@ -11,12 +11,12 @@ fn passing(regions: &[&str]) -> Value {
     };
     let region = |name: &&str| {
         json!({"region": name, "verdict": "pass", "decision": "proceed", "valid_until": "2025-03-31T11:00:00Z",
-            "overrides": [], "cells": [cell("web"), cell("worker")]})
+            "overrides": [], "cells": [cell("web"), cell("worker")], "findings": [],
+            "reasons": [{"code": "all_pass", "text": "all pass", "fix": null}]})
     };
     json!({"id": "run-1", "application": "shop", "release": "r1", "verdict": "pass", "decision": "proceed",
         "manifest_digest": "sha256:m", "started_at": "2025-03-31T10:00:00Z", "ended_at": "2025-03-31T10:00:01Z",
-        "regions": regions.iter().map(region).collect::<Vec<_>>(), "findings": [],
-        "reasons": [{"code": "all_pass", "text": "all pass", "fix": null}]})
+        "regions": regions.iter().map(region).collect::<Vec<_>>()})
 }
 
 /// Sets what each JSON pointer names.
@@ -157,9 +157,9 @@ fn no_change_needs_an_earlier_verdict_for_each_region() {
     let changes: Vec<(String, Value)> = free(0).into_iter().chain(free(1)).collect();
     let mut changes: Vec<(&str, Value)> = changes.iter().map(|(p, v)| (p.as_str(), v.clone())).collect();
     let reason = json!({"code": "no_change", "text": "nothing changed", "fix": null});
-    changes.push(("/reasons", json!([reason])));
+    changes.push(("/regions/0/reasons", json!([reason])));
     assert_eq!(exit(&with(passing(&["eu", "us"]), &changes), Regions::All), Exit::NoVerdict);
-    changes.push(("/reasons", json!([reason, reason])));
+    changes.push(("/regions/1/reasons", json!([reason])));
     assert_eq!(exit(&with(passing(&["eu", "us"]), &changes), Regions::All), Exit::Proceed);
 }
 

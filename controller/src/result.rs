@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use preflight_core::findings;
+use preflight_core::findings::{self, Finding};
 use preflight_core::matrix::{Answer, Candidate, State};
 use preflight_core::observation::{Observation, Outcome, Phases};
-use preflight_core::plan::FleetId;
+use preflight_core::plan::{Excluded, FleetId};
 use preflight_core::reason::Void;
 use preflight_core::run::{Run, Witness};
-use preflight_core::verdict::{self, JudgedCell};
+use preflight_core::verdict::{self, JudgedCell, Reason};
 use preflight_proto::api;
 
 use crate::store::LatestCell;
@@ -40,36 +40,21 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
     let judged = judged(run, rosters);
     let verdict = verdict::give(&spec.plan, &judged, &BTreeMap::new());
     let valid_until = now.checked_add(VALID_FOR).unwrap_or(Timestamp::MAX).to_string();
-    let regions = verdict.regions.iter().map(|(region, state)| api::Region {
-        region: region.clone(),
-        verdict: *state,
-        decision: decision(*state),
-        valid_until: valid_until.clone(),
-        overrides: Vec::new(),
-        cells: judged.iter().filter(|c| c.cell.fleet.region == *region).map(cell).collect(),
-        excluded: spec
-            .plan
-            .excluded
-            .iter()
-            .filter(|excluded| excluded.fleet.region == *region)
-            .map(|excluded| api::Excluded {
-                fleet: excluded.fleet.fleet.clone(),
-                dependency: excluded.dependency.clone(),
-                because: excluded.because.clone(),
-            })
-            .collect(),
-    });
-    let findings = findings::find(&judged, &spec.unlisted).into_iter().map(|finding| api::Finding {
-        kind: finding.kind.as_str().to_owned(),
-        region: finding.region,
-        dependency: finding.dependency,
-        text: finding.text,
-        attributes: finding.attributes.into_iter().map(|(key, value)| api::Attribute { key, value }).collect(),
-    });
-    let reasons = verdict.reasons.into_iter().map(|reason| api::ReasonText {
-        code: reason.code.to_owned(),
-        text: reason.text,
-        fix: reason.fix,
+    let regions = verdict.regions.into_iter().map(|given| {
+        let cells = verdict::of_region(&judged, &given.region);
+        let unlisted = spec.unlisted.iter().filter(|fleet| fleet.region == given.region);
+        let excluded = spec.plan.excluded.iter().filter(|excluded| excluded.fleet.region == given.region);
+        api::Region {
+            verdict: given.state,
+            decision: decision(given.state),
+            valid_until: valid_until.clone(),
+            overrides: Vec::new(),
+            cells: cells.iter().map(|judged| cell(judged)).collect(),
+            excluded: excluded.map(api_excluded).collect(),
+            findings: findings::find(&cells, unlisted).into_iter().map(api_finding).collect(),
+            reasons: given.reasons.into_iter().map(api_reason).collect(),
+            region: given.region,
+        }
     });
     let gate = api::Gate {
         id: spec.id.clone(),
@@ -81,8 +66,6 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
         started_at: spec.started.to_string(),
         ended_at: now.to_string(),
         regions: regions.collect(),
-        findings: findings.collect(),
-        reasons: reasons.collect(),
     };
     let latest = judged.iter().map(|judged| LatestCell {
         region: judged.cell.fleet.region.clone(),
@@ -95,6 +78,27 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
         certificate_until: first_to_end(judged),
     });
     (gate, latest.collect())
+}
+
+fn api_excluded(excluded: &Excluded) -> api::Excluded {
+    api::Excluded {
+        fleet: excluded.fleet.fleet.clone(),
+        dependency: excluded.dependency.clone(),
+        because: excluded.because.clone(),
+    }
+}
+
+fn api_finding(finding: Finding) -> api::Finding {
+    api::Finding {
+        kind: finding.kind.as_str().to_owned(),
+        dependency: finding.dependency,
+        text: finding.text,
+        attributes: finding.attributes.into_iter().map(|(key, value)| api::Attribute { key, value }).collect(),
+    }
+}
+
+fn api_reason(reason: Reason) -> api::ReasonText {
+    api::ReasonText { code: reason.code.to_owned(), text: reason.text, fix: reason.fix }
 }
 
 fn observations<'a>(judged: &'a JudgedCell<'_>) -> impl Iterator<Item = &'a Observation> {

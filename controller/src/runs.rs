@@ -10,7 +10,9 @@ use preflight_core::identity::IdentityKey;
 use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::run::{AgentId, Label, Refused, Run, RunSpec, Testimony};
 use preflight_proto::agent as wire;
+use preflight_proto::convert::MAX_MESSAGE_BYTES;
 use preflight_proto::api::{Event, Gate, ProbeResults, Progress};
+use prost::Message as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::Dispatch;
@@ -341,11 +343,13 @@ impl Task {
                 (*on, *sent) = (connection, BTreeSet::new());
             }
             let cells: Vec<usize> = self.run.waiting(&agent).into_iter().filter(|cell| sent.insert(*cell)).collect();
-            if !cells.is_empty() {
-                let probes = cells.iter().filter_map(|cell| self.probe(*cell)).collect();
+            let mut probes: Vec<wire::Probe> = cells.iter().filter_map(|cell| self.probe(*cell)).collect();
+            while !probes.is_empty() {
+                let rest = probes.split_off(fitting(&probes));
                 let spec = self.run.spec();
                 let ask = wire::Ask { run: spec.id.clone(), release: spec.release.clone(), probes };
                 self.dispatch.ask(&agent, ask);
+                probes = rest;
             }
         }
     }
@@ -447,6 +451,16 @@ impl Task {
         let (kind, text) = stored.ok_or(RunError::Stopping)?;
         Ok(RunResult::parse(&kind, &text)?)
     }
+}
+
+/// How many probes, at least one, fit into a message that an agent takes.
+fn fitting(probes: &[wire::Probe]) -> usize {
+    let mut bytes = 0;
+    let fits = |probe: &&wire::Probe| {
+        bytes += probe.encoded_len();
+        bytes <= MAX_MESSAGE_BYTES / 2
+    };
+    probes.iter().take_while(fits).count().max(1)
 }
 
 fn until(now: Timestamp, then: Timestamp) -> Duration {

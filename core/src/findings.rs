@@ -16,8 +16,6 @@ use crate::verdict::JudgedCell;
 pub struct Finding {
     /// What kind.
     pub kind: Kind,
-    /// The region it is about; none where it is about several.
-    pub region: Option<String>,
     /// The dependency it is about.
     pub dependency: String,
     /// In words.
@@ -54,12 +52,12 @@ impl Kind {
     }
 }
 
-/// Compares cells, and names fleets of `unlisted`, which the inventory lacks.
-pub fn find(cells: &[JudgedCell<'_>], unlisted: &[FleetId]) -> Vec<Finding> {
+/// Compares the cells of one region, and names its fleets that the inventory lacks.
+pub fn find<'a>(cells: &[&JudgedCell<'_>], unlisted: impl IntoIterator<Item = &'a FleetId>) -> Vec<Finding> {
     let mut findings = asymmetries(cells);
-    findings.extend(cells.iter().filter_map(one_host));
-    findings.extend(cells.iter().filter_map(address_short));
-    findings.extend(unlisted.iter().map(unlisted_fleet));
+    findings.extend(cells.iter().filter_map(|cell| one_host(cell)));
+    findings.extend(cells.iter().filter_map(|cell| address_short(cell)));
+    findings.extend(unlisted.into_iter().map(unlisted_fleet));
     findings
 }
 
@@ -86,13 +84,11 @@ fn attributes(identity: &NetworkIdentity) -> BTreeSet<(&str, &str)> {
     identity.shared().flat_map(|(key, values)| values.iter().map(move |value| (key, value.as_str()))).collect()
 }
 
-/// For each dependency and region in which some hosts pass and some fail: what tells them apart. Regions with the same difference
-/// are told together.
-fn asymmetries(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
-    let mut sides: BTreeMap<(&str, &str), (Side<'_>, Side<'_>)> = BTreeMap::new();
+/// For each dependency that some hosts reach and some do not: what tells them apart.
+fn asymmetries(cells: &[&JudgedCell<'_>]) -> Vec<Finding> {
+    let mut sides: BTreeMap<&str, (Side<'_>, Side<'_>)> = BTreeMap::new();
     for judged in cells {
-        let fleet = &judged.cell.fleet;
-        let (pass, fail) = sides.entry((&judged.cell.dependency, &fleet.region)).or_default();
+        let (pass, fail) = sides.entry(&judged.cell.dependency).or_default();
         for witness in &judged.witnesses {
             let Some(testimony) = witness.testimony else { continue };
             let side = match witness.answer {
@@ -100,40 +96,29 @@ fn asymmetries(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
                 Answer::Given(Outcome::Short(_)) if judged.folded.state == State::Fail => &mut *fail,
                 Answer::Given(Outcome::Short(_) | Outcome::Void(_)) | Answer::Pending | Answer::Silent => continue,
             };
-            side.fleets.insert(&fleet.fleet);
+            side.fleets.insert(&judged.cell.fleet.fleet);
             side.identities.push(&testimony.identity);
         }
     }
-    // Regions by dependency, what only the passing hosts carry, and the text.
-    let mut grouped: BTreeMap<(String, Attributes, String), Vec<String>> = BTreeMap::new();
-    for ((dependency, region), (pass, fail)) in &sides {
-        if pass.identities.is_empty() || fail.identities.is_empty() {
-            continue;
-        }
-        let owned = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
-        let only_pass: Attributes = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
-        let only_fail: Attributes = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
-        let names = |side: &Side<'_>| side.fleets.iter().copied().collect::<Vec<_>>().join(", ");
-        let what = match only_pass.as_slice() {
-            [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
-            only => format!("Every host that reaches it carries {}, and no host that fails does.", show(only)),
-        };
-        let mut text = format!("is reached from {} and not from {}. {what}", names(pass), names(fail));
-        if !only_fail.is_empty() {
-            let _ = write!(text, " Every host that fails carries {}.", show(&only_fail));
-        }
-        grouped.entry(((*dependency).to_owned(), only_pass, text)).or_default().push((*region).to_owned());
+    sides.retain(|_, (pass, fail)| !pass.identities.is_empty() && !fail.identities.is_empty());
+    sides.into_iter().map(|(dependency, (pass, fail))| asymmetry(dependency, &pass, &fail)).collect()
+}
+
+fn asymmetry(dependency: &str, pass: &Side<'_>, fail: &Side<'_>) -> Finding {
+    let owned = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
+    let only_pass: Attributes = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
+    let only_fail: Attributes = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
+    let names = |side: &Side<'_>| side.fleets.iter().copied().collect::<Vec<_>>().join(", ");
+    let what = match only_pass.as_slice() {
+        [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
+        only => format!("Every host that reaches it carries {}, and no host that fails does.", show(only)),
+    };
+    let mut text =
+        format!("{} is reached from {} and not from {}. {what}", escape(dependency), names(pass), names(fail));
+    if !only_fail.is_empty() {
+        let _ = write!(text, " Every host that fails carries {}.", show(&only_fail));
     }
-    grouped
-        .into_iter()
-        .map(|((dependency, attributes, text), regions)| Finding {
-            kind: Kind::Asymmetry,
-            text: format!("In {}, {} {text}", regions.join(", "), escape(&dependency)),
-            region: <[String; 1]>::try_from(regions).ok().map(|[region]| region),
-            dependency,
-            attributes,
-        })
-        .collect()
+    Finding { kind: Kind::Asymmetry, dependency: dependency.to_owned(), text, attributes: only_pass }
 }
 
 fn show(attributes: &[(String, String)]) -> String {
@@ -162,7 +147,6 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
     }
     Some(Finding {
         kind: Kind::OneHost,
-        region: Some(fleet.region.clone()),
         dependency: judged.cell.dependency.clone(),
         text,
         attributes: Vec::new(),
@@ -172,7 +156,6 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
 fn unlisted_fleet(fleet: &FleetId) -> Finding {
     Finding {
         kind: Kind::UnlistedFleet,
-        region: Some(fleet.region.clone()),
         dependency: String::new(),
         text: format!(
             "Agents hold certificates for {fleet}, which the inventory lacks: if it runs this application, it ships unproven. \
@@ -205,7 +188,6 @@ fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
     let list = short.into_iter().collect::<Vec<_>>().join(", ");
     Some(Finding {
         kind: Kind::AddressShort,
-        region: Some(fleet.region.clone()),
         dependency: judged.cell.dependency.clone(),
         text: format!(
             "{} passes from {fleet} by `families` and `addresses` of the manifest, but not every address works: {list}.",

@@ -46,8 +46,17 @@ pub struct JudgedCell<'a> {
 pub struct Verdict {
     /// Over all regions.
     pub state: State,
-    /// A state for each region of the plan, in its order.
-    pub regions: Vec<(String, State)>,
+    /// For each region of the plan, in its order.
+    pub regions: Vec<RegionVerdict>,
+}
+
+/// The verdict for one region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionVerdict {
+    /// The region.
+    pub region: String,
+    /// Whether its required cells pass.
+    pub state: State,
     /// Why, and what to do next.
     pub reasons: Vec<Reason>,
 }
@@ -63,42 +72,48 @@ pub struct Reason {
     pub fix: Option<String>,
 }
 
+/// The cells of one region.
+pub fn of_region<'a, 'b>(cells: &'b [JudgedCell<'a>], region: &str) -> Vec<&'b JudgedCell<'a>> {
+    cells.iter().filter(|c| c.cell.fleet.region == region).collect()
+}
+
 /// Gives the verdict. A region of which nothing is required passes only by what is proven; a region without any cell is unknown.
 pub fn give(plan: &Plan, cells: &[JudgedCell<'_>], proven: &BTreeMap<String, Proven>) -> Verdict {
-    let mut reasons = Vec::new();
-    let mut regions = Vec::new();
-    for region in &plan.regions {
-        let of_region = || cells.iter().filter(|c| c.cell.fleet.region == *region);
-        let state = if of_region().any(|c| c.required) {
-            State::all(of_region().filter(|c| c.required).map(|c| c.folded.state))
-        } else if let Some(proven) = proven.get(region).filter(|_| of_region().next().is_some()) {
-            let text = format!(
-                "nothing changed in {region} since release {}, which shipped with verdict {}",
-                escape(&proven.release),
-                proven.verdict
-            );
-            reasons.push(Reason { code: "no_change", text, fix: None });
-            State::Pass
-        } else {
-            let text = format!("no dependency is to be shown in {region}, so nothing is known of it");
-            let fix = Some("Name a fleet of that region for at least one dependency of the manifest.".to_owned());
-            reasons.push(Reason { code: "empty_plan", text, fix });
-            State::Unknown
-        };
-        regions.push((region.clone(), state));
-    }
-    reasons.extend(grouped(cells));
-    let state = State::all(regions.iter().map(|(_, state)| *state));
+    let regions: Vec<RegionVerdict> =
+        plan.regions.iter().map(|region| give_region(region, &of_region(cells, region), proven.get(region))).collect();
+    Verdict { state: State::all(regions.iter().map(|r| r.state)), regions }
+}
+
+fn give_region(region: &str, cells: &[&JudgedCell<'_>], proven: Option<&Proven>) -> RegionVerdict {
+    let mut reasons = grouped(cells);
+    let state = if cells.iter().any(|c| c.required) {
+        State::all(cells.iter().filter(|c| c.required).map(|c| c.folded.state))
+    } else if let Some(proven) = proven.filter(|_| !cells.is_empty()) {
+        let (release, verdict) = (escape(&proven.release), &proven.verdict);
+        let text = format!("nothing changed in {region} since release {release}, which shipped with verdict {verdict}");
+        reasons.push(Reason { code: "no_change", text, fix: None });
+        State::Pass
+    } else {
+        let text = format!("no dependency is to be shown in {region}, so nothing is known of it");
+        let fix = Some("Name a fleet of that region for at least one dependency of the manifest.".to_owned());
+        reasons.push(Reason { code: "empty_plan", text, fix });
+        State::Unknown
+    };
     if state == State::Pass && reasons.is_empty() {
         let fleets: BTreeSet<&FleetId> = cells.iter().map(|c| &c.cell.fleet).collect();
-        let text = format!("all {} cells pass: shown to work from {} fleets", cells.len(), fleets.len());
-        reasons.push(Reason { code: "all_pass", text, fix: None });
+        let (cells, fleets) = (counted(cells.len(), "cell"), counted(fleets.len(), "fleet"));
+        reasons.push(Reason { code: "all_pass", text: format!("{cells} shown to work from {fleets}"), fix: None });
     }
-    Verdict { state, regions, reasons }
+    RegionVerdict { region: region.to_owned(), state, reasons }
+}
+
+/// `1 cell`, `2 cells`.
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 /// A reason for each dependency and why, over the fleets concerned: failing ones first.
-fn grouped(all: &[JudgedCell<'_>]) -> Vec<Reason> {
+fn grouped(all: &[&JudgedCell<'_>]) -> Vec<Reason> {
     let mut groups: BTreeMap<(bool, &str, Why), Vec<&JudgedCell<'_>>> = BTreeMap::new();
     for cell in all.iter().filter(|c| c.required) {
         if let Some(why) = cell.folded.why {
@@ -129,7 +144,7 @@ fn grouped(all: &[JudgedCell<'_>]) -> Vec<Reason> {
         .collect()
 }
 
-fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[JudgedCell<'_>]) -> String {
+fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
     match (why, cells.first()) {
         (Why::Unknown(Unknown::NoAgent), Some(cell)) => format!(
             "Start an agent on {}: `preflight token join --region {} --fleet {}` prints a join token for preflight-agent run.",
@@ -144,12 +159,12 @@ fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[JudgedCell<'_>]) -> String {
 
 /// For silence: which security groups to admit, where all hosts that met it carry the same. Groups of hosts that pass too
 /// would not make the difference.
-fn admit(cells: &[&JudgedCell<'_>], all: &[JudgedCell<'_>]) -> Option<String> {
+fn admit(cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> Option<String> {
     let groups = |w: &Witness<'_>| w.testimony.and_then(|t| t.identity.0.get("security_group")).cloned().unwrap_or_default();
     let mut failing = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).map(groups);
     let first = failing.next()?;
     let common: BTreeSet<String> = failing.fold(first, |all, one| all.intersection(&one).cloned().collect());
-    let same = |c: &&JudgedCell<'_>| cells.iter().any(|failed| failed.cell.dependency == c.cell.dependency);
+    let same = |c: &&&JudgedCell<'_>| cells.iter().any(|failed| failed.cell.dependency == c.cell.dependency);
     let passing = all.iter().filter(same).flat_map(|c| &c.witnesses).filter(|w| w.answer == Answer::Given(Outcome::Ok));
     let passing: BTreeSet<String> = passing.flat_map(groups).collect();
     let names: BTreeSet<String> = common.difference(&passing).map(|group| escape(group)).collect();

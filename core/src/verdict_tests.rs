@@ -134,36 +134,17 @@ fn the_outage_blocks_and_names_the_group_that_makes_the_difference() {
     let (run, rosters) = run(plan(&["us/web", "us/worker"]), &OUTAGE, 0);
     let (verdict, cells) = judge(&run, &rosters, &BTreeMap::new());
     assert_eq!(verdict.state, State::Fail);
-    let [reason] = verdict.reasons.as_slice() else { panic!("{:?}", verdict.reasons) };
+    let [reason] = verdict.regions[0].reasons.as_slice() else { panic!("{verdict:?}") };
     assert_eq!(reason.code, "cell_failed");
     assert!(reason.text.contains("us/web") && reason.text.contains("connect_timeout"), "{}", reason.text);
     let fix = reason.fix.as_deref().unwrap();
     assert!(fix.starts_with("Admit the security group sg-web, ") && fix.contains("10.0.0.1:6379"), "{fix}");
 
-    let findings = findings::find(&cells, &[]);
+    let findings = findings::find(&of_region(&cells, "us"), []);
     let [finding] = findings.as_slice() else { panic!("{findings:?}") };
-    assert_eq!((finding.kind, finding.region.as_deref()), (Kind::Asymmetry, Some("us")));
+    assert_eq!(finding.kind, Kind::Asymmetry);
     assert_eq!(finding.attributes, [("security_group".to_owned(), "sg-worker".to_owned())]);
     assert!(finding.text.contains("sg-web"), "what the failing ones carry is told too: {}", finding.text);
-}
-
-#[test]
-fn regions_with_the_same_difference_are_told_together() {
-    let agents: Vec<Sees<'_>> = OUTAGE
-        .into_iter()
-        .chain([
-            ("eu/web", "eu-web-1", &["sg-web"][..], DROP),
-            ("eu/web", "eu-web-2", &["sg-web"], DROP),
-            ("eu/worker", "eu-worker-1", &["sg-worker"], Outcome::Ok),
-            ("eu/worker", "eu-worker-2", &["sg-worker"], Outcome::Ok),
-        ])
-        .collect();
-    let (run, rosters) = run(plan(&["us/web", "us/worker", "eu/web", "eu/worker"]), &agents, 0);
-    let (_, cells) = judge(&run, &rosters, &BTreeMap::new());
-    let findings = findings::find(&cells, &[]);
-    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
-    assert_eq!(finding.region, None);
-    assert!(finding.text.starts_with("In eu, us, "), "{}", finding.text);
 }
 
 #[test]
@@ -171,9 +152,10 @@ fn fail_and_unknown_both_block_and_regions_stand_for_themselves() {
     let agents: Vec<Sees<'_>> = OUTAGE.into_iter().skip(2).collect();
     let (run, rosters) = run(plan(&["us/worker", "eu/web"]), &agents, 0);
     let (verdict, _) = judge(&run, &rosters, &BTreeMap::new());
-    assert_eq!(verdict.regions, [("us".to_owned(), State::Pass), ("eu".to_owned(), State::Unknown)]);
+    let states: Vec<(&str, State)> = verdict.regions.iter().map(|r| (r.region.as_str(), r.state)).collect();
+    assert_eq!(states, [("us", State::Pass), ("eu", State::Unknown)]);
     assert_eq!(verdict.state, State::Unknown);
-    let reason = &verdict.reasons[0];
+    let reason = &verdict.regions[1].reasons[0];
     assert_eq!(reason.code, "cell_unknown");
     assert!(reason.fix.as_ref().is_some_and(|fix| fix.contains("token join --region eu --fleet web")));
 }
@@ -197,8 +179,9 @@ fn what_a_deployed_release_has_proven_is_not_required_and_a_change_is() {
     let proven = |cells| BTreeMap::from([("us".into(), Proven { release: "r0".into(), verdict: "v0".into(), cells })]);
     let (run, rosters) = run(plan.clone(), &[], 0);
     let (verdict, _) = judge(&run, &rosters, &proven(all.clone()));
-    assert_eq!((verdict.state, verdict.reasons[0].code), (State::Pass, "no_change"));
-    assert!(verdict.reasons[0].text.contains("r0") && verdict.reasons[0].text.contains("v0"));
+    let reason = &verdict.regions[0].reasons[0];
+    assert_eq!((verdict.state, reason.code), (State::Pass, "no_change"));
+    assert!(reason.text.contains("r0") && reason.text.contains("v0"));
 
     let mut changed = plan.clone();
     changed.cells[0].spec.target.port = 6380;
@@ -220,14 +203,14 @@ fn a_lone_expired_certificate_beside_a_clock_that_is_off_is_named_as_a_clock_pro
     let (run, rosters) = run(plan(&["us/web"]), &agents, 24 * 60 * 60 * 1_000);
     let (verdict, cells) = judge(&run, &rosters, &BTreeMap::new());
     assert_eq!(verdict.state, State::Pass);
-    let findings = findings::find(&cells, &[]);
+    let findings = findings::find(&of_region(&cells, "us"), []);
     assert_eq!(findings[0].kind, Kind::OneHost);
     assert!(findings[0].text.contains("1440 minutes ahead") && findings[0].text.contains("clock problem"));
 }
 
 #[test]
 fn a_fleet_that_the_inventory_lacks_is_a_finding() {
-    let findings = findings::find(&[], &[fleet("us/forgotten")]);
+    let findings = findings::find(&[], [&fleet("us/forgotten")]);
     assert_eq!(findings[0].kind, Kind::UnlistedFleet);
     assert!(findings[0].text.contains("us/forgotten"));
 }

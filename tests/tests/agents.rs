@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use preflight_tests::lab::{AgentOptions, Lab, clock_off_by, wait_for};
+use preflight_tests::lab::{Agent, AgentOptions, Host, Lab, Metadata, Server, clock_off_by, wait_for};
 use preflight_tests::small::{CELL, Small};
 
 const SOON: Duration = Duration::from_mins(1);
@@ -191,4 +191,79 @@ fn a_fleet_with_certificates_that_the_inventory_lacks_is_told() {
     let listed = small.controller.preflight(&["agents", "-o", "json"]).expect_code(0);
     let remarks = listed.json["remarks"].to_string();
     assert!(remarks.contains("us/web") && remarks.contains("us/other"), "{remarks}");
+}
+
+#[test]
+fn an_agent_finds_its_security_group_by_itself_and_notices_when_it_changes() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 0);
+    small.controller.inventory(
+        "regions:\n  us:\n    fleets:\n      web: {identity: {security_group: [sg-web], subnet: [subnet-a]}}\n\
+         applications:\n  app:\n    fleets: {us: [web]}\n",
+    );
+    let hosts: Vec<Host> = (1..=2).map(|n| lab.host(&format!("us-web-{n}"), &[&format!("10.1.1.{n}")])).collect();
+    let mut services: Vec<Server> = hosts.iter().map(|host| host.metadata(&instance(host, "sg-web"))).collect();
+    let _agents: Vec<Agent> =
+        hosts.iter().map(|host| small.controller.agent(host, "us", "web", &AgentOptions::default())).collect();
+    small.controller.await_agents(2);
+    small.assert_passes();
+
+    services.clear();
+    services.extend(hosts.iter().map(|host| host.metadata(&instance(host, "sg-admin"))));
+    let answer = wait_for("the agents to have read it again", SOON, || {
+        let answer = small.gate(&["--wait", "10s"]);
+        assert!([0, 3].contains(&answer.code), "{}", answer.text());
+        (answer.code == 3).then_some(answer)
+    });
+    assert_eq!(answer.state(CELL), "unknown wrong_vantage");
+    assert!(answer.text().contains("sg-admin"), "{}", answer.text());
+}
+
+/// What the metadata service says of a host with one interface.
+fn instance(host: &Host, group: &str) -> Metadata {
+    let interface = "network/interfaces/macs/02:00:00:00:00:01";
+    let entries = [
+        ("instance-id".to_owned(), "i-1".to_owned()),
+        ("placement/availability-zone".to_owned(), "us-east-1a".to_owned()),
+        ("placement/region".to_owned(), "us-east-1".to_owned()),
+        ("network/interfaces/macs/".to_owned(), "02:00:00:00:00:01/".to_owned()),
+        (format!("{interface}/local-ipv4s"), host.address().to_string()),
+        (format!("{interface}/security-group-ids"), group.to_owned()),
+        (format!("{interface}/subnet-id"), "subnet-a".to_owned()),
+    ];
+    Metadata { entries: entries.into() }
+}
+
+#[test]
+fn a_host_out_of_ports_blames_itself_and_not_the_target() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    small.assert_passes();
+    let host = &small.agents[0].host;
+    let narrow = host.run(&["sh", "-c", "echo 50000 50001 >/proc/sys/net/ipv4/ip_local_port_range"]);
+    assert!(narrow.status.success(), "{}", String::from_utf8_lossy(&narrow.stderr));
+    let target = small.cache.port(6379);
+    let held: Vec<_> = host.within(|| (0..2).map(|_| std::net::TcpStream::connect(target).unwrap()).collect());
+    assert!(host.within(|| std::net::TcpStream::connect(target).is_err()), "the host has ports left");
+    let answer = small.gate(&["--wait", "10s"]).expect_code(3);
+    assert_eq!(answer.state(CELL), "unknown local_resources");
+    drop(held);
+}
+
+#[test]
+fn an_agent_that_comes_and_goes_is_left_out_until_it_is_steady() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 3);
+    for _ in 0..3 {
+        small.agents[2].process.kill();
+        small.controller.await_state("connected", 2);
+        small.agents[2].start(&AgentOptions::default());
+        wait_for("the agent to be back", SOON, || {
+            let agents = small.controller.agents();
+            agents.iter().all(|agent| agent["state"] != "lost").then_some(())
+        });
+    }
+    small.controller.await_state("unsteady", 1);
+    let answer = small.gate(&[]).expect_code(0);
+    assert_eq!(answer.cell(CELL)["agents"]["asked"], 2, "the unsteady one was asked: {}", answer.text());
 }

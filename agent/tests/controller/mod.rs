@@ -65,7 +65,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI("preflight://eu/web/a1".try_into().unwrap())];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_before = OffsetDateTime::now_utc() - Duration::from_secs(9 * 86_400);
+        params.not_before = OffsetDateTime::now_utc() - Duration::from_hours(9 * 24);
         params.not_after = until;
         params.signed_by(&key, &self.issuer).unwrap().der().to_vec()
     }

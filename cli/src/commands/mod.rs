@@ -23,23 +23,23 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-const CONTEXT: &str = "The file that says where the controller is and how to be known to it \
-    [env: PREFLIGHT_CONTEXT; or PREFLIGHT_URL, PREFLIGHT_TOKEN and PREFLIGHT_CA as a set; else ~/.config/preflight/client.toml]";
-
 /// Shows, before a change ships, that every kind of host that will run it can reach what it depends on
 #[derive(Debug, Parser)]
 #[command(
     name = "preflight",
     version,
     after_help = "\
+Which controller: --context FILE; or PREFLIGHT_URL, PREFLIGHT_TOKEN and PREFLIGHT_CA (a PEM file's path) as a set;
+or PREFLIGHT_CONTEXT; or ~/.config/preflight/client.toml.
+
 Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage
 
 Example:
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1"
 )]
 pub(crate) struct Cli {
-    /// The file that says where the controller is and how to be known to it
-    #[arg(long, global = true, value_name = "FILE", help = CONTEXT)]
+    /// The controller's client.toml [env: `PREFLIGHT_CONTEXT`]
+    #[arg(long, global = true, value_name = "FILE")]
     context: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,

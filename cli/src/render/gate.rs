@@ -13,14 +13,9 @@ use super::{
 pub(crate) fn render(gate: &Gate, advisory: bool, width: usize) -> String {
     let mut out = first_line(gate, advisory, width);
     for region in &gate.regions {
-        out.push_str(&matrix(region, gate, width));
+        out.push_str(&matrix(region, width));
     }
-    if !gate.findings.is_empty() {
-        out.push_str(&heading("Findings"));
-        for finding in &gate.findings {
-            out.push_str(&paragraph(&format!("  {}: ", word(&finding.kind)), &sentence(&finding.text), width));
-        }
-    }
+    out.push_str(&findings(gate, width));
     out.push_str(&next(gate, width));
     out.push_str(&evidence::render(gate, width));
     out
@@ -69,11 +64,11 @@ fn took(gate: &Gate) -> Option<String> {
 }
 
 /// A region's part: fleets across, dependencies down.
-fn matrix(region: &Region, gate: &Gate, width: usize) -> String {
+fn matrix(region: &Region, width: usize) -> String {
     let mut fleets: Vec<&str> = Vec::new();
     let mut dependencies: Vec<&str> = Vec::new();
     let mut spans: BTreeMap<(&str, &str), Span> = BTreeMap::new();
-    let cells = region.cells.iter().map(|c| (c.fleet.as_str(), c.dependency.as_str(), cell(c, region, gate)));
+    let cells = region.cells.iter().map(|c| (c.fleet.as_str(), c.dependency.as_str(), cell(c, region)));
     let excluded =
         region.excluded.iter().map(|e| (e.fleet.as_str(), e.dependency.as_str(), Span::new(DIM, "– excluded")));
     for (fleet, dependency, span) in cells.chain(excluded) {
@@ -95,15 +90,13 @@ fn matrix(region: &Region, gate: &Gate, width: usize) -> String {
 }
 
 /// A cell: its state as a sign and a colour, and its reason or how many agents it rests on.
-fn cell(cell: &Cell, region: &Region, gate: &Gate) -> Span {
+fn cell(cell: &Cell, region: &Region) -> Span {
     let mut text = match (&cell.reason, cell.state) {
         (Some(reason), State::Fail | State::Unknown) => format!("{} {}", glyph(cell.state), word(reason)),
         (_, state) => format!("{} {}/{}", glyph(state), cell.agents.ok, cell.agents.asked),
     };
     let about = |kind: &str| {
-        gate.findings.iter().any(|f| {
-            f.kind == kind && f.dependency == cell.dependency && f.region.as_ref().is_none_or(|r| *r == region.region)
-        })
+        region.findings.iter().any(|f| f.kind == kind && f.dependency == cell.dependency)
     };
     if cell.state == State::Pass && cell.agents.short > 0 && about("one_host") {
         text.push_str(" one_host");
@@ -114,18 +107,42 @@ fn cell(cell: &Cell, region: &Region, gate: &Gate) -> Span {
     Span::new(style_of(cell.state), text)
 }
 
+/// What comparing shows.
+fn findings(gate: &Gate, width: usize) -> String {
+    let all = gate.regions.iter().flat_map(|r| r.findings.iter().map(|f| (&r.region, (&f.kind, &f.text))));
+    let mut out = String::new();
+    for ((kind, text), regions) in by_what_they_say(all) {
+        let lead = format!("  {}: {}: ", regions, word(kind));
+        out.push_str(&paragraph(&lead, &sentence(text), width));
+    }
+    if out.is_empty() { out } else { heading("Findings") + &out }
+}
+
 /// Why, and what to do.
 fn next(gate: &Gate, width: usize) -> String {
-    if gate.reasons.is_empty() {
-        return String::new();
-    }
-    let title = if gate.decision == Decision::Proceed { "Why" } else { "What to do next" };
-    let mut out = heading(title);
-    for reason in &gate.reasons {
-        out.push_str(&paragraph("  ", &sentence(&reason.text), width));
-        if let Some(fix) = &reason.fix {
+    let all = gate.regions.iter().flat_map(|r| r.reasons.iter().map(|why| (&r.region, (&why.text, &why.fix))));
+    let mut out = String::new();
+    for ((text, fix), regions) in by_what_they_say(all) {
+        out.push_str(&paragraph(&format!("  {regions}: "), &sentence(text), width));
+        if let Some(fix) = fix {
             out.push_str(&paragraph("    → ", &sentence(fix), width));
         }
     }
-    out
+    let title = if gate.decision == Decision::Proceed { "Why" } else { "What to do next" };
+    if out.is_empty() { out } else { heading(title) + &out }
+}
+
+/// Regions of which the same is said are named together, in their order.
+fn by_what_they_say<'a, T: PartialEq>(all: impl Iterator<Item = (&'a String, T)>) -> Vec<(T, String)> {
+    let mut said: Vec<(T, String)> = Vec::new();
+    for (region, what) in all {
+        match said.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, regions)) => {
+                regions.push_str(", ");
+                regions.push_str(&word(region));
+            }
+            None => said.push((what, word(region))),
+        }
+    }
+    said
 }

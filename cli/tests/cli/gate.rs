@@ -22,8 +22,7 @@ fn gate(request: &Request, state: &str) -> Value {
         "verdict": state, "decision": decision, "manifest_digest": digest(MANIFEST),
         "started_at": "2025-03-31T10:29:00Z", "ended_at": "2025-03-31T10:29:01Z",
         "regions": [{"region": "eu", "verdict": state, "decision": decision, "valid_until": "2025-03-31T10:44:00Z", "overrides": [],
-            "cells": cells, "excluded": []}],
-        "findings": [], "reasons": [{"code": "x", "text": "because", "fix": "do this"}]})
+            "cells": cells, "excluded": [], "findings": [], "reasons": [{"code": "x", "text": "because", "fix": "do this"}]}]})
 }
 
 fn progress(request: &Request) -> Value {
@@ -137,6 +136,20 @@ fn a_lost_connection_is_taken_up_again_with_the_same_id() {
         assert_eq!(requests[0].body, requests[1].body, "{first}: the same request, with the same id");
         assert!(run.stderr.contains("trying again"), "{first}: {run:?}");
     }
+}
+
+/// A run that has begun ends by its own wait, so its answer may be there only after this one's.
+#[test]
+fn a_run_that_began_is_waited_for_a_little_longer() {
+    let server = Server::start(|number, request| {
+        if number == 0 {
+            std::thread::sleep(Duration::from_millis(600));
+            return Reply::lines(&[]).and_break();
+        }
+        Reply::lines(&[gate(request, "unknown")])
+    });
+    let run = run(&server, &["--wait", "300ms"]);
+    assert_eq!(run.code, 3, "{run:?}");
 }
 
 #[test]

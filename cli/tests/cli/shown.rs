@@ -51,14 +51,15 @@ fn cell(fleet: &str, dependency: &str, state: &str, reason: Option<&str>, eviden
 
 fn region(name: &str, verdict: &str, cells: &[Value], excluded: &Value) -> Value {
     json!({"region": name, "verdict": verdict, "decision": if verdict == "pass" { "proceed" } else { "block" },
-        "valid_until": "2025-03-31T10:44:00Z", "overrides": [], "cells": cells, "excluded": excluded})
+        "valid_until": "2025-03-31T10:44:00Z", "overrides": [], "cells": cells, "excluded": excluded,
+        "findings": [], "reasons": []})
 }
 
-fn gate(verdict: &str, regions: &[Value], findings: &Value, reasons: &Value) -> Value {
+fn gate(verdict: &str, regions: &[Value]) -> Value {
     json!({"id": "4f1c9a7be02d63a8", "application": "shop", "release": "2025-03-31.1", "verdict": verdict,
         "decision": if verdict == "pass" { "proceed" } else { "block" }, "manifest_digest": "sha256:0",
         "started_at": "2025-03-31T10:29:00Z", "ended_at": "2025-03-31T10:29:01.21Z",
-        "regions": regions, "findings": findings, "reasons": reasons})
+        "regions": regions})
 }
 
 /// The outage: web fleets cannot reach the new cache, workers can; and in au nobody answers for the queue.
@@ -86,24 +87,33 @@ fn outage() -> Value {
         [web("web", "eu"), pass("worker", "ai-cache"), cell("web", "queue", "fail", Some("tls_expired"), &[expired])];
     let au = [web("web", "au"), pass("worker", "ai-cache"), cell("web", "queue", "unknown", Some("silent"), &[])];
     let excluded = json!([{"fleet": "worker", "dependency": "queue", "because": "workers consume through the broker"}]);
-    let regions = [
+    let mut regions = [
         region("us", "fail", &us, &json!([])),
         region("eu", "fail", &eu, &excluded),
         region("au", "fail", &au, &excluded),
     ];
-    let findings = json!([
-        {"kind": "asymmetry", "region": null, "dependency": "ai-cache", "attributes": [{"key": "security_group", "value": "sg-worker"}],
-            "text": "In us, eu, au, ai-cache is reached from worker and not from web fleets. Every host that reaches it carries \
-                     security_group sg-worker, and no host that fails does."},
-        {"kind": "one_host", "region": "us", "dependency": "main-db", "attributes": [],
-            "text": "us-worker-3 falls short of main-db alone in us/worker (connect_refused); others of its network identity reach it."}]);
-    let reasons = json!([
+    let asymmetry = json!(
+        {"kind": "asymmetry", "dependency": "ai-cache", "attributes": [{"key": "security_group", "value": "sg-worker"}],
+            "text": "ai-cache is reached from worker and not from web fleets. Every host that reaches it carries \
+                     security_group sg-worker, and no host that fails does."});
+    let one_host = json!(
+        {"kind": "one_host", "dependency": "main-db", "attributes": [],
+            "text": "us-worker-3 falls short of main-db alone in us/worker (connect_refused); others of its network identity reach it."});
+    let failed = json!(
         {"code": "cell_failed", "text": "ai-cache cannot be used from us/rest-api, us/mobile-messenger, us/web-messenger, \
             us/web-application, eu/web, au/web: connect_timeout: several attempts met silence at 10.0.3.7:6379 (2 of 2 agents)",
-            "fix": "Allow this fleet's security group (or subnet) to the target's port, then run the gate again."},
+            "fix": "Allow this fleet's security group (or subnet) to the target's port, then run the gate again."});
+    let unknown = json!(
         {"code": "cell_unknown", "text": "queue is not known from au/web: silent: no answer from au-web-1, au-web-2",
-            "fix": "Look at those agents: `preflight agents` shows when each was last heard of."}]);
-    gate("fail", &regions, &findings, &reasons)
+            "fix": "Look at those agents: `preflight agents` shows when each was last heard of."});
+    let [us, eu, au] = &mut regions;
+    us["findings"] = json!([asymmetry, one_host]);
+    us["reasons"] = json!([failed]);
+    eu["findings"] = json!([asymmetry]);
+    eu["reasons"] = json!([failed]);
+    au["findings"] = json!([asymmetry]);
+    au["reasons"] = json!([failed, unknown]);
+    gate("fail", &regions)
 }
 
 /// One region with five fleets and twenty dependencies that pass.
@@ -111,8 +121,9 @@ fn wide() -> Value {
     let fleets = ["rest-api", "mobile-messenger", "web-messenger", "web-application", "worker"];
     let cells: Vec<Value> =
         (1..=20).flat_map(|i| fleets.map(|fleet| cell(fleet, &format!("dependency-{i}"), "pass", None, &[]))).collect();
-    let reasons = json!([{"code": "all_pass", "text": "all 100 cells pass: shown to work from 5 fleets", "fix": null}]);
-    gate("pass", &[region("us", "pass", &cells, &json!([]))], &json!([]), &reasons)
+    let mut us = region("us", "pass", &cells, &json!([]));
+    us["reasons"] = json!([{"code": "all_pass", "text": "100 cells shown to work from 5 fleets", "fix": null}]);
+    gate("pass", &[us])
 }
 
 #[test]
@@ -191,10 +202,10 @@ fn foreign_text_is_escaped_everywhere() {
         "/id",
         "/application",
         "/release",
-        "/findings/0/text",
-        "/findings/0/kind",
-        "/reasons/0/text",
-        "/reasons/0/fix",
+        "/regions/0/findings/0/text",
+        "/regions/0/findings/0/kind",
+        "/regions/0/reasons/0/text",
+        "/regions/0/reasons/0/fix",
         "/regions/0/region",
         "/regions/0/cells/0/fleet",
         "/regions/0/cells/0/dependency",

@@ -129,8 +129,7 @@ fn stored(valid_until: &'static str) -> Server {
         let gate: Value = json!({"id": "v1", "application": "shop", "release": "r1", "verdict": "pass", "decision": "proceed",
             "manifest_digest": digest(MANIFEST), "started_at": "2025-03-31T10:29:00Z", "ended_at": "2025-03-31T10:29:01Z",
             "regions": [{"region": "eu", "verdict": "pass", "decision": "proceed", "valid_until": valid_until, "overrides": [],
-                "cells": [cell]}],
-            "findings": [], "reasons": []});
+                "cells": [cell], "findings": [], "reasons": []}]});
         Reply::lines(&[gate])
     })
 }
