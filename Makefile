@@ -1,6 +1,6 @@
 # What a person runs and what CI runs are the same commands.
 
-PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base faketime util-linux procps ca-certificates gcc libc6-dev
+PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base libfaketime util-linux procps ca-certificates gcc libc6-dev
 IN_LAB := scripts/in-lab
 # Tests mostly wait for networks and clocks, so more of them than there are cores run side by side.
 THREADS ?= 6

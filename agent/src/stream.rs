@@ -174,6 +174,7 @@ impl Stream {
         match message.message {
             Some(to_agent::Message::Ask(ask)) => self.outbox.extend(runs.ask(ask)),
             Some(to_agent::Message::Acknowledge(agent::Acknowledge { run, cell })) => {
+                debug!(run = %text::escape(&run), cell = %text::escape(&cell), "acknowledged");
                 runs.acknowledge(&Key { run, cell });
             }
             Some(to_agent::Message::Cancel(agent::Cancel { run })) => runs.cancel(&run),

@@ -62,6 +62,21 @@ impl Small {
         Self { controller, agents, cache, _redis: redis }
     }
 
+    /// The name of the agent on `us-web-N`.
+    pub fn agent_name(&self, n: usize) -> String {
+        let agents = self.controller.agents();
+        let host = serde_json::json!([format!("us-web-{n}")]);
+        let found = agents.iter().find(|agent| agent["identity"]["host"] == host);
+        let name = found.and_then(|agent| agent["agent"].as_str());
+        name.unwrap_or_else(|| panic!("no agent on {host}: {agents:?}")).to_owned()
+    }
+
+    /// What the controller knows of the agent of that name.
+    pub fn agent(&self, name: &str) -> serde_json::Value {
+        let agents = self.controller.agents();
+        agents.into_iter().find(|agent| agent["agent"] == name).unwrap_or_else(|| panic!("no agent {name}"))
+    }
+
     /// The gate, with more words.
     pub fn gate(&self, more: &[&str]) -> Preflight {
         self.controller.preflight(&[GATE.as_slice(), more].concat())

@@ -11,23 +11,25 @@ use preflight_tests::small::{CELL, GATE, Small};
 const SOON: Duration = Duration::from_secs(90);
 
 #[test]
-fn killed_in_the_middle_of_a_run_it_comes_back_and_the_waiting_gate_gets_the_truth() {
+fn killed_in_the_middle_of_a_run_it_keeps_what_it_acknowledged_and_the_waiting_gate_gets_the_truth() {
     let lab = Lab::new();
-    let mut small = Small::new(&lab, 2);
-    small.assert_passes();
-    // One agent that does not answer keeps the run open.
+    let options = AgentOptions { wrap: vec!["env", "PREFLIGHT_LOG=debug"], ..AgentOptions::default() };
+    let mut small = Small::with(&lab, lab.controller(), 2, &options);
+    let (answers, frozen) = (small.agent_name(1), small.agent_name(2));
     small.agents[1].process.freeze();
-    let gate = small.controller.preflight_start("gate", &[GATE.as_slice(), &["--wait", "60s"]].concat());
-    wait_for("the run to be on disk and the first answer with it", SOON, || {
-        let agent = small.agents[0].process.log();
-        (agent.matches("acknowledged").count() >= 1 || probes(&small) >= 2).then_some(())
+    let gate = small.controller.preflight_start("gate", &[GATE.as_slice(), &["--wait", "2m"]].concat());
+    wait_for("the first answer to be acknowledged", SOON, || {
+        small.agents[0].process.log().contains("acknowledged").then_some(())
     });
     small.controller.kill();
+    // It cannot answer a second time: the pass below rests on what was on disk.
+    small.agents[0].process.kill();
     small.controller.start();
     small.agents[1].process.thaw();
     let answer = Controller::preflight_end(gate, SOON).expect_code(0);
     assert_eq!(answer.state(CELL), "pass");
-    small.controller.await_agents(2);
+    let evidence = answer.cell(CELL)["evidence"].to_string();
+    assert!(evidence.contains(&answers) && evidence.contains(&frozen), "{evidence}");
     let id = answer.json["id"].as_str().unwrap();
     let shown = small.controller.preflight(&["verdict", "show", id, "-o", "json"]).expect_code(0);
     assert_eq!(shown.json["verdict"], "pass");
@@ -177,19 +179,19 @@ fn sixty_four_descriptors_do_not_end_the_accept_loops() {
 #[test]
 fn a_half_open_stream_is_noticed() {
     let lab = Lab::new();
-    let small = Small::new(&lab, 3);
+    let small = Small::new(&lab, 2);
     // Nothing says goodbye: packets of one agent just vanish, in both directions.
-    let gone = small.agents[2].host.address();
+    let gone = small.agents[1].host.address();
     small.controller.host.firewall(&Firewall::open().drop_from(gone).drop_output(gone));
-    // It is not counted as ok meanwhile, and another takes its place.
     let answer = small.gate(&["--wait", "20s"]).expect_code(3);
-    assert_eq!(answer.cell(CELL)["agents"]["silent"], 1, "{}", answer.text());
+    assert_eq!(answer.state(CELL), "unknown silent");
+    // 40 s, by the design; the rest is for a busy machine.
     wait_for("the controller to notice", Duration::from_mins(1), || {
         let agents = small.controller.agents();
         agents.iter().any(|agent| agent["state"] == "lost").then_some(())
     });
     small.controller.host.firewall(&Firewall::open());
-    small.controller.await_agents(3);
+    small.controller.await_agents(2);
     wait_for("the gate to pass again", SOON, || (small.gate(&["--wait", "10s"]).code == 0).then_some(()));
 }
 

@@ -24,7 +24,7 @@ pub use api::{Answer, Api};
 pub use firewall::Firewall;
 pub use host::Host;
 pub use process::{Exited, Process};
-pub use product::{Agent, AgentOptions, Controller, Preflight, binary};
+pub use product::{Agent, AgentOptions, Controller, Preflight, binary, clock_off_by};
 pub use servers::{Metadata, Server};
 pub use wiring::{Expect, Way};
 

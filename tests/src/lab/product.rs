@@ -34,6 +34,15 @@ pub fn binary(name: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// Words that run a command with its clock off by `offset`, such as `-4d`. The `faketime` command would do the same from a
+/// process of its own, which would be the one that is killed.
+pub fn clock_off_by(offset: &str) -> [String; 3] {
+    let arch = fs::read_dir("/usr/lib").expect("read /usr/lib").flatten();
+    let library = arch.map(|dir| dir.path().join("faketime/libfaketime.so.1")).find(|path| path.is_file());
+    let library = library.expect("libfaketime, which `make setup` installs");
+    ["env".to_owned(), format!("LD_PRELOAD={}", library.display()), format!("FAKETIME={offset}")]
+}
+
 /// A controller on a host of its own, and a pipeline's host that asks it.
 #[derive(Debug)]
 pub struct Controller {
@@ -54,7 +63,7 @@ pub struct AgentOptions<'a> {
     pub identity: Vec<String>,
     /// The text of its local policy file.
     pub policy: Option<&'a str>,
-    /// Words in front of the command, such as `faketime`.
+    /// Words in front of the command, such as `env NAME=value`.
     pub wrap: Vec<&'a str>,
     /// The join token, where it is not a fresh one for the fleet.
     pub token: Option<String>,
@@ -186,6 +195,11 @@ impl Controller {
         words.extend([&binary, "serve", "--data-dir", &data, "--api-listen", &api, "--agent-listen", &agents]);
         words.extend(CONTROLLER.iter().flat_map(|name| ["--advertise", name]));
         self.process.insert(self.host.spawn("controller", &words))
+    }
+
+    /// Puts words in front of the command at the next start.
+    pub fn wrap(&mut self, words: &[&str]) {
+        self.wrap = words.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// Its process.

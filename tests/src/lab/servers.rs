@@ -98,7 +98,7 @@ impl Host {
 
     /// A fake of the EC2 instance metadata service, version 2, where this host alone reaches it: 169.254.169.254.
     pub fn metadata(&self, metadata: &Metadata) -> Server {
-        tool("ip", &["-n", &self.netns(), "address", "add", "169.254.169.254/32", "dev", "lo"], "");
+        tool("ip", &["-n", &self.netns(), "address", "replace", "169.254.169.254/32", "dev", "lo"], "");
         let mut server = String::from(
             "listen 169.254.169.254:80; default_type text/plain;\n\
              location = /latest/api/token { if ($request_method != PUT) { return 405; } return 200 \"LAB-TOKEN\"; }\n",
