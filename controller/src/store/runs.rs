@@ -153,6 +153,16 @@ impl Store {
             .map_err(|e| self.failed(e))
     }
 
+    /// How many answers to a run came too late.
+    #[cfg(test)]
+    pub(crate) async fn late_answers(&self, run: &str) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT count(*) FROM testimony WHERE run = ? AND late")
+            .bind(run)
+            .fetch_one(&self.read)
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
     /// Ends a run with its result, once: true if this call did it.
     pub(crate) async fn close_run(
         &self,

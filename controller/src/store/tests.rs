@@ -186,3 +186,15 @@ async fn a_damaged_or_missing_store_is_named_and_never_replaced() {
     assert!(matches!(Store::open(&dir.0, true).await, Err(StoreError::Missing(named)) if named == path));
     assert!(!path.exists());
 }
+
+#[tokio::test]
+async fn a_store_that_another_process_holds_is_busy_for_a_while_and_then_says_so() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let other = Store::open(&dir.0, true).await.unwrap();
+    let held = other.write.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let refused = store.put_inventory("i.yaml", "", at(0), "admin").await.unwrap_err();
+    assert!(matches!(refused, StoreError::Busy) && refused.is_retryable(), "{refused:?}");
+    drop(held);
+    store.put_inventory("i.yaml", "", at(0), "admin").await.unwrap();
+}
