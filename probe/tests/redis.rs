@@ -67,7 +67,15 @@ async fn a_loading_server_is_not_ready() {
 #[tokio::test]
 async fn too_many_clients_is_said() {
     let server = Server::redis(&["--maxclients", "1"]);
-    let _first = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    // The place is taken once Redis has answered: the connection that found it ready may still count until then.
+    let _first = loop {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        let mut answer = [0; 5];
+        if stream.write_all(b"PING\r\n").and_then(|()| stream.read_exact(&mut answer)).is_ok() && answer == *b"+PONG" {
+            break stream;
+        }
+    };
     assert!(server.file("log").exists());
     let seen = probe(&spec(&url(&server))).await;
     assert_eq!(reason(&seen), "status_unexpected", "{seen:#?}");

@@ -161,8 +161,11 @@ impl Run {
 
 /// A file of this test's own.
 pub(crate) fn file(name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    // Each call has a file of its own: tests run side by side, and one would read what another is just writing.
+    static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let path = dir.join(format!("{}-{name}", std::process::id()));
+    let path = dir.join(format!("{}-{number}-{name}", std::process::id()));
     std::fs::write(&path, bytes).unwrap();
     path
 }

@@ -149,7 +149,7 @@ impl Server {
             let here = directory.display();
             // Without a master there is no worker that would outlive it.
             let config = format!(
-                "daemon off; master_process off; pid {here}/pid; error_log {here}/error; events {{}}\n\
+                "user root; daemon off; master_process off; pid {here}/pid; error_log {here}/error; events {{}}\n\
                  http {{ access_log off; client_body_temp_path {here}/a; proxy_temp_path {here}/b; fastcgi_temp_path {here}/c; \
                  uwsgi_temp_path {here}/d; scgi_temp_path {here}/e; server {{ listen 127.0.0.1:{port}; return 204; }} }}"
             );
