@@ -12,10 +12,11 @@ use preflight_core::target::ProbeSpec;
 use rustls::crypto::{CryptoProvider, ring};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use crate::connect::{self, ms};
 use crate::control::{Controls, Running, Seen};
+use crate::deadline;
 use crate::failure::Failure;
 use crate::names::{self, Resolved};
 use crate::protocol::{self, Duplex, Wire};
@@ -176,7 +177,8 @@ impl Engine {
         let stream = dial.result?;
         seen.phases.connect_ms = Some(ms(dial.took));
         seen.proof = Some(Proof::Connected);
-        if spec.require == Proof::Connected {
+        // What this scheme cannot prove is not tried: the report is judged short for the proof that is missing.
+        if spec.require == Proof::Connected || !spec.target.scheme.can_prove(spec.require) {
             return Ok(());
         }
         if spec.target.scheme.is_tls() {
@@ -228,13 +230,12 @@ async fn in_the_clear(spec: &ProbeSpec, mut stream: TcpStream, seen: &mut Observ
 
 /// The protocol's opening exchange, within its deadline.
 async fn converse(spec: &ProbeSpec, wire: &mut Wire<'_>, seen: &mut Observation) -> Result<(), Failure> {
-    // A scheme without a protocol cannot prove one; the report is judged short for the proof that is missing.
     let Some(protocol) = protocol::of(spec.target.scheme) else {
         return Ok(());
     };
     let begin = Instant::now();
-    let end = timeout_at(begin + spec.timeout.duration(), protocol.open(wire)).await;
-    let note = end.unwrap_or_else(|_| Err(wire.timed_out()))?;
+    let end = deadline::until(begin + spec.timeout.duration(), protocol.open(wire)).await?;
+    let note = end.unwrap_or_else(|| Err(wire.timed_out()))?;
     seen.phases.protocol_ms = Some(ms(begin.elapsed()));
     seen.proof = Some(Proof::Protocol);
     add_note(seen, note);

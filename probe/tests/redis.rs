@@ -1,5 +1,7 @@
 //! Against real Redis servers, and scripted ones for what a real one does not do on request.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::time::{Duration, Instant};
