@@ -39,7 +39,9 @@ CREATE TABLE agent (
     identity TEXT,
     version TEXT,
     clock_skew_ms INTEGER,
-    last_seen INTEGER,
+    -- When it connected last, and when that connection ended: none while it is connected.
+    connected_at INTEGER,
+    gone_at INTEGER,
     -- It said goodbye, or was forgotten: it is no part of the fleet until it connects again.
     left_at INTEGER,
     revoked_at INTEGER,
@@ -98,6 +100,10 @@ CREATE TABLE latest (
     target TEXT NOT NULL,
     state TEXT NOT NULL,
     reason TEXT,
+    -- The slowest of each phase that was seen, as JSON.
+    phases TEXT NOT NULL,
+    -- When the first certificate of a presented chain ends.
+    certificate_until INTEGER,
     verdict TEXT NOT NULL,
     release TEXT NOT NULL,
     at INTEGER NOT NULL,

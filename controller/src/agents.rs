@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use preflight_core::identity::NetworkIdentity;
 use preflight_core::run::{AgentId, Label, Testimony};
 use preflight_core::text::escape;
 use preflight_proto::agent::controller_server::{Controller, ControllerServer};
 use preflight_proto::agent::{
     Acknowledge, Credentials, EnrolRequest, FromAgent, RenewRequest, ToAgent, Welcome, from_agent, to_agent,
 };
-use preflight_proto::convert::{AgentReport, MAX_MESSAGE_BYTES};
+use preflight_proto::convert::{AgentReport, ConvertError, MAX_MESSAGE_BYTES};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -69,7 +70,8 @@ impl AgentService {
             Ok(CertificateCheck::Revoked(why)) => format!("the agent is revoked: {why}"),
             Ok(CertificateCheck::Copied) => {
                 self.app.expel(agent).await;
-                "the certificate's successor has been used: the key has been copied, and the agent is now revoked".into()
+                "the certificate's successor has been used: the key has been copied, and the agent is now revoked"
+                    .into()
             }
             Err(error) => return Err(unavailable(&error)),
         };
@@ -88,12 +90,8 @@ impl AgentService {
             .authority
             .issue_agent(id, public_key)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let noted = Certificate {
-            serial: &issued.serial,
-            agent: &id.agent,
-            predecessor,
-            not_after_ms: issued.not_after_ms,
-        };
+        let noted =
+            Certificate { serial: &issued.serial, agent: &id.agent, predecessor, not_after_ms: issued.not_after_ms };
         self.app.store.put_certificate(&noted).await.map_err(|error| unavailable(&error))?;
         Ok(Response::new(Credentials {
             certificate: issued.der,
@@ -146,10 +144,7 @@ impl Controller for AgentService {
 
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<ToAgent, Status>> + Send>>;
 
-    async fn connect(
-        &self,
-        request: Request<Streaming<FromAgent>>,
-    ) -> Result<Response<Self::ConnectStream>, Status> {
+    async fn connect(&self, request: Request<Streaming<FromAgent>>) -> Result<Response<Self::ConnectStream>, Status> {
         let peer = peer(&request)?;
         let certificate = self.admit(&peer).await?;
         let mut incoming = request.into_inner();
@@ -160,7 +155,7 @@ impl Controller for AgentService {
             return Err(Status::invalid_argument("the first message must be hello"));
         };
         let now = Timestamp::now();
-        let identity = hello.identity.unwrap_or_default().try_into().map_err(invalid)?;
+        let identity = hello.identity.unwrap_or_default().try_into().map_err(|error| invalid(&error))?;
         let clock_skew_ms = hello.clock_ms.saturating_sub(now.as_millisecond());
         let (sender, outgoing) = mpsc::channel(OUTBOX);
         let agent = certificate.id.agent.clone();
@@ -170,13 +165,8 @@ impl Controller for AgentService {
             .agent_connected(&agent, &identity, &version, clock_skew_ms, now)
             .await
             .map_err(|error| unavailable(&error))?;
-        let arrival = Arrival {
-            id: certificate.id.clone(),
-            instance: hello.instance,
-            identity,
-            clock_skew_ms,
-            sender: sender.clone(),
-        };
+        let arrival =
+            Arrival { id: certificate.id.clone(), instance: hello.instance, identity, sender: sender.clone() };
         let Ok(connection) = self.app.roster.arrive(arrival, now) else {
             let why = "two processes take turns with its certificate: its key has been copied";
             self.app.revoke(&agent, why).await.map_err(|error| unavailable(&error))?;
@@ -196,12 +186,12 @@ impl Controller for AgentService {
 
         let (results, stream) = mpsc::channel(1);
         let talk = Talk { app: self.app.clone(), certificate, connection, sender, clock_skew_ms };
-        tokio::spawn(talk.to_end(incoming, outgoing, results));
+        tokio::spawn(talk.hold(incoming, outgoing, results));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
 
-fn invalid(error: preflight_proto::convert::ConvertError) -> Status {
+fn invalid(error: &ConvertError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
@@ -216,7 +206,7 @@ struct Talk {
 
 impl Talk {
     /// Until the agent goes, its certificate ends, or it is told to go.
-    async fn to_end(
+    async fn hold(
         self,
         mut incoming: Streaming<FromAgent>,
         mut outgoing: mpsc::Receiver<ToAgent>,
@@ -252,6 +242,16 @@ impl Talk {
                             drop(slot);
                         });
                     }
+                    Ok(Some(FromAgent { message: Some(from_agent::Message::Identity(identity)) })) => {
+                        let told = identity.try_into().map_err(|error| invalid(&error));
+                        let noted = match told {
+                            Ok(identity) => talk.told(&identity).await,
+                            Err(status) => Err(status),
+                        };
+                        if let Err(status) = noted {
+                            break status;
+                        }
+                    }
                     Ok(Some(FromAgent { message: Some(from_agent::Message::Goodbye(_)) })) => {
                         goodbye = true;
                         break Status::ok("goodbye");
@@ -281,12 +281,22 @@ impl Talk {
         tracing::info!(agent, goodbye, why = end.message(), "disconnected");
     }
 
+    async fn told(&self, identity: &NetworkIdentity) -> Result<(), Status> {
+        let agent = &self.certificate.id.agent;
+        if self.app.roster.told(agent, identity) {
+            tracing::info!(agent, identity = %identity.key(), "has another network identity than before");
+            self.app.store.put_identity(agent, identity).await.map_err(|error| unavailable(&error))?;
+        }
+        Ok(())
+    }
+
     /// Takes in a report and acknowledges it once it is on disk.
     async fn report(&self, report: preflight_proto::agent::Report) -> Result<(), Status> {
         let at = Timestamp::now();
-        let AgentReport { run, cell, region, release, identity, report, .. } = report.try_into().map_err(invalid)?;
+        let AgentReport { run, cell, region, release, identity, report, .. } =
+            report.try_into().map_err(|error| invalid(&error))?;
         let agent = &self.certificate.id.agent;
-        self.app.roster.told(agent, &identity);
+        self.told(&identity).await?;
         let label = Label { run: run.clone(), cell: cell.clone(), region, release };
         let testimony = Testimony { identity, report, clock_skew_ms: self.clock_skew_ms };
         match self.app.runs.report(label, self.certificate.id.clone(), testimony, at).await {

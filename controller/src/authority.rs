@@ -22,7 +22,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::secret;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 /// For clocks that are off.
 const BACKDATED: Duration = DAY.saturating_mul(2);
 const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);

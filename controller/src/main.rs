@@ -12,6 +12,8 @@ mod runs;
 mod secret;
 mod serve;
 mod store;
+#[cfg(test)]
+mod stream_tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +23,11 @@ use clap::{Parser, Subcommand};
 
 /// Collects what agents see of an application's dependencies into a matrix, and gives the verdict that gates its deploys.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = "Example:\n  preflight-controller serve --data-dir /var/lib/preflight --advertise preflight.internal")]
+#[command(
+    version,
+    about,
+    after_help = "Example:\n  preflight-controller serve --data-dir /var/lib/preflight --advertise preflight.internal"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -33,7 +39,9 @@ enum Command {
     ///
     /// The first start makes the certificate authority and an admin token, and writes DIR/client.toml, which the
     /// `preflight` command reads.
-    #[command(after_help = "Examples:\n  preflight-controller serve\n  preflight-controller serve --data-dir /var/lib/preflight --advertise preflight.internal --advertise 10.0.0.5")]
+    #[command(
+        after_help = "Examples:\n  preflight-controller serve\n  preflight-controller serve --data-dir /var/lib/preflight --advertise preflight.internal --advertise 10.0.0.5"
+    )]
     Serve(ServeOptions),
     /// Prints the HTTP API's OpenAPI description.
     #[command(after_help = "Example:\n  preflight-controller openapi > openapi.json")]

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use preflight_core::findings;
+use preflight_core::findings::{self, Finding};
 use preflight_core::matrix::{Answer, Candidate, State};
 use preflight_core::observation::{Observation, Outcome, Phases};
-use preflight_core::plan::FleetId;
+use preflight_core::plan::{Excluded, FleetId};
 use preflight_core::reason::Void;
 use preflight_core::run::{Run, Witness};
-use preflight_core::verdict::{self, JudgedCell};
+use preflight_core::verdict::{self, JudgedCell, Reason};
 use preflight_proto::api;
 
 use crate::store::LatestCell;
 
 /// A verdict may be used for this long after its run.
-const VALID_FOR: Duration = Duration::from_secs(10 * 60);
+const VALID_FOR: Duration = Duration::from_mins(10);
 
 type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
 
@@ -40,36 +40,21 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
     let judged = judged(run, rosters);
     let verdict = verdict::give(&spec.plan, &judged, &BTreeMap::new());
     let valid_until = now.checked_add(VALID_FOR).unwrap_or(Timestamp::MAX).to_string();
-    let regions = verdict.regions.iter().map(|(region, state)| api::Region {
-        region: region.clone(),
-        verdict: *state,
-        decision: decision(*state),
-        valid_until: valid_until.clone(),
-        overrides: Vec::new(),
-        cells: judged.iter().filter(|c| c.cell.fleet.region == *region).map(cell).collect(),
-        excluded: spec
-            .plan
-            .excluded
-            .iter()
-            .filter(|excluded| excluded.fleet.region == *region)
-            .map(|excluded| api::Excluded {
-                fleet: excluded.fleet.fleet.clone(),
-                dependency: excluded.dependency.clone(),
-                because: excluded.because.clone(),
-            })
-            .collect(),
-    });
-    let findings = findings::find(&judged).into_iter().map(|finding| api::Finding {
-        kind: finding.kind.as_str().to_owned(),
-        region: finding.region,
-        dependency: finding.dependency,
-        text: finding.text,
-        attributes: finding.attributes.into_iter().map(|(key, value)| api::Attribute { key, value }).collect(),
-    });
-    let reasons = verdict.reasons.into_iter().map(|reason| api::ReasonText {
-        code: reason.code.to_owned(),
-        text: reason.text,
-        fix: reason.fix,
+    let regions = verdict.regions.into_iter().map(|given| {
+        let cells = verdict::of_region(&judged, &given.region);
+        let unlisted = spec.unlisted.iter().filter(|fleet| fleet.region == given.region);
+        let excluded = spec.plan.excluded.iter().filter(|excluded| excluded.fleet.region == given.region);
+        api::Region {
+            verdict: given.state,
+            decision: decision(given.state),
+            valid_until: valid_until.clone(),
+            overrides: Vec::new(),
+            cells: cells.iter().map(|judged| cell(judged)).collect(),
+            excluded: excluded.map(api_excluded).collect(),
+            findings: findings::find(&cells, unlisted).into_iter().map(api_finding).collect(),
+            reasons: given.reasons.into_iter().map(api_reason).collect(),
+            region: given.region,
+        }
     });
     let gate = api::Gate {
         id: spec.id.clone(),
@@ -81,8 +66,6 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
         started_at: spec.started.to_string(),
         ended_at: now.to_string(),
         regions: regions.collect(),
-        findings: findings.collect(),
-        reasons: reasons.collect(),
     };
     let latest = judged.iter().map(|judged| LatestCell {
         region: judged.cell.fleet.region.clone(),
@@ -91,8 +74,49 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
         target: judged.cell.spec.target.to_string(),
         state: judged.folded.state,
         reason: judged.folded.why.map(|why| why.as_str().to_owned()),
+        phases: slowest(judged),
+        certificate_until: first_to_end(judged),
     });
     (gate, latest.collect())
+}
+
+fn api_excluded(excluded: &Excluded) -> api::Excluded {
+    api::Excluded {
+        fleet: excluded.fleet.fleet.clone(),
+        dependency: excluded.dependency.clone(),
+        because: excluded.because.clone(),
+    }
+}
+
+fn api_finding(finding: Finding) -> api::Finding {
+    api::Finding {
+        kind: finding.kind.as_str().to_owned(),
+        dependency: finding.dependency,
+        text: finding.text,
+        attributes: finding.attributes.into_iter().map(|(key, value)| api::Attribute { key, value }).collect(),
+    }
+}
+
+fn api_reason(reason: Reason) -> api::ReasonText {
+    api::ReasonText { code: reason.code.to_owned(), text: reason.text, fix: reason.fix }
+}
+
+fn observations<'a>(judged: &'a JudgedCell<'_>) -> impl Iterator<Item = &'a Observation> {
+    judged.witnesses.iter().filter_map(|w| w.testimony).flat_map(|t| &t.report.observations)
+}
+
+fn slowest(judged: &JudgedCell<'_>) -> Phases {
+    let most = |of: fn(&Phases) -> Option<f64>| observations(judged).filter_map(|o| of(&o.phases)).reduce(f64::max);
+    Phases {
+        resolve_ms: most(|p| p.resolve_ms),
+        connect_ms: most(|p| p.connect_ms),
+        tls_ms: most(|p| p.tls_ms),
+        protocol_ms: most(|p| p.protocol_ms),
+    }
+}
+
+fn first_to_end(judged: &JudgedCell<'_>) -> Option<Timestamp> {
+    observations(judged).filter_map(|o| o.tls.as_ref()).flat_map(|tls| &tls.chain).map(|c| c.not_after).min()
 }
 
 fn decision(state: State) -> api::Decision {
@@ -126,12 +150,12 @@ fn cell(judged: &JudgedCell<'_>) -> api::Cell {
 
 /// Says where not every address of a name was probed.
 fn cut(judged: &JudgedCell<'_>) -> Option<String> {
-    let reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
+    let mut reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
     let cut = |report: &preflight_core::observation::Report| {
         let probed = report.observations.len();
         (usize::try_from(report.resolved).is_ok_and(|all| all > probed)).then_some((probed, report.resolved))
     };
-    let (probed, all) = reports.filter_map(cut).next()?;
+    let (probed, all) = reports.find_map(cut)?;
     Some(format!("{probed} of the name's {all} addresses were probed"))
 }
 

@@ -39,7 +39,6 @@ pub(crate) enum Standing {
 struct Entry {
     id: AgentId,
     identity: NetworkIdentity,
-    clock_skew_ms: i64,
     link: Link,
     losses: VecDeque<Timestamp>,
     /// Starts of the process that used this line, the latest last.
@@ -58,7 +57,6 @@ pub(crate) struct Arrival {
     pub(crate) id: AgentId,
     pub(crate) instance: String,
     pub(crate) identity: NetworkIdentity,
-    pub(crate) clock_skew_ms: i64,
     pub(crate) sender: mpsc::Sender<ToAgent>,
 }
 
@@ -91,12 +89,11 @@ impl Roster {
     /// A roster that expects back whom the store knows: each is away since `now`.
     pub(crate) fn new(known: &[AgentRow], now: Timestamp) -> Self {
         let recent = |row: &&AgentRow| {
-            !row.left && !row.revoked && row.last_seen.is_some_and(|seen| now.duration_since(seen) < REMEMBERED)
+            !row.left && !row.revoked && row.gone_at.is_some_and(|gone| now.duration_since(gone) < REMEMBERED)
         };
         let entry = |row: &AgentRow| Entry {
             id: row.id.clone(),
             identity: row.identity.clone().unwrap_or_default(),
-            clock_skew_ms: row.clock_skew_ms.unwrap_or(0),
             link: Link::Down { since: now },
             losses: VecDeque::new(),
             instances: VecDeque::new(),
@@ -122,7 +119,6 @@ impl Roster {
         let entry = state.agents.entry(arrival.id.agent.clone()).or_insert_with(|| Entry {
             id: arrival.id.clone(),
             identity: NetworkIdentity::default(),
-            clock_skew_ms: 0,
             link: Link::Down { since: now },
             losses: VecDeque::new(),
             instances: VecDeque::new(),
@@ -141,7 +137,6 @@ impl Roster {
             kick.notify_one();
         }
         entry.identity = arrival.identity;
-        entry.clock_skew_ms = arrival.clock_skew_ms;
         entry.link = Link::Up { connection: number, since: now, sender: arrival.sender, kick: kick.clone() };
         drop(state);
         self.changed();
@@ -177,18 +172,14 @@ impl Roster {
         self.changed();
     }
 
-    /// Notes the identity that an agent told with a report.
-    pub(crate) fn told(&self, agent: &str, identity: &NetworkIdentity) {
-        if let Some(entry) = self.lock().agents.get_mut(agent)
-            && entry.identity != *identity
-        {
-            entry.identity = identity.clone();
-        }
-    }
-
-    /// How far an agent's clock was ahead when it connected, in milliseconds.
-    pub(crate) fn clock_skew_ms(&self, agent: &str) -> i64 {
-        self.lock().agents.get(agent).map_or(0, |entry| entry.clock_skew_ms)
+    /// Notes the identity that an agent told; true if it is another one than before.
+    pub(crate) fn told(&self, agent: &str, identity: &NetworkIdentity) -> bool {
+        let mut state = self.lock();
+        let Some(entry) = state.agents.get_mut(agent).filter(|entry| entry.identity != *identity) else { return false };
+        entry.identity = identity.clone();
+        drop(state);
+        self.changed();
+        true
     }
 
     /// How an agent stands, and what it last told of its identity; none if it is no part of its fleet.
@@ -313,7 +304,6 @@ mod tests {
             id: AgentId { fleet: fleet(), agent: "web-1".into() },
             instance: instance.into(),
             identity: NetworkIdentity::default(),
-            clock_skew_ms: 0,
             sender: mpsc::channel(1).0,
         }
     }

@@ -1,5 +1,6 @@
 //! Runs as they are carried out: one task each, which alone owns the run's state.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::run::{AgentId, Label, Refused, Run, RunSpec, Testimony};
 use preflight_proto::agent as wire;
 use preflight_proto::api::{Event, Gate, ProbeResults, Progress};
+use preflight_proto::convert::MAX_MESSAGE_BYTES;
+use prost::Message as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::Dispatch;
@@ -142,7 +145,7 @@ impl Runs {
     }
 
     /// A run that this request started before, under way or ended.
-    pub(crate) async fn find(&self, id: &str, request: &str) -> Result<Option<Handle>, RunError> {
+    pub(crate) async fn find(self: &Arc<Self>, id: &str, request: &str) -> Result<Option<Handle>, RunError> {
         let Some(stored) = self.store.run(id).await? else { return Ok(None) };
         if stored.request != request {
             return Err(RunError::OtherRequest(id.to_owned()));
@@ -154,7 +157,8 @@ impl Runs {
         let stored = self.store.run(id).await?.unwrap_or(stored);
         match stored.result {
             Some(text) => Ok(Some(Handle::Ended(RunResult::parse(&stored.kind, &text)?))),
-            None => Err(RunError::Stopping),
+            // The store failed it before it could end.
+            None => Ok(self.resume(Some(id), Timestamp::now()).await?.pop().map(Handle::Active)),
         }
     }
 
@@ -173,10 +177,10 @@ impl Runs {
         Ok(Handle::Active(self.carry_out(kind, Run::new(spec))))
     }
 
-    /// Takes up the runs that had not ended when the controller did.
-    pub(crate) async fn resume(self: &Arc<Self>, now: Timestamp) -> Result<usize, StoreError> {
-        let open = self.store.open_runs().await?;
-        let count = open.len();
+    /// Takes up runs (one, or all) that had not ended when the controller or its store failed.
+    pub(crate) async fn resume(self: &Arc<Self>, id: Option<&str>, now: Timestamp) -> Result<Vec<Active>, StoreError> {
+        let open = self.store.open_runs(id).await?;
+        let mut resumed = Vec::new();
         for OpenRun { kind, spec, questions, testimonies } in open {
             let Some(kind) = Kind::parse(&kind) else {
                 return Err(StoreError::Unreadable(format!("a run of kind {kind}")));
@@ -196,9 +200,9 @@ impl Runs {
                 }
             }
             tracing::info!(run = id, "resumed");
-            self.carry_out(kind, run);
+            resumed.push(self.carry_out(kind, run));
         }
-        Ok(count)
+        Ok(resumed)
     }
 
     fn carry_out(self: &Arc<Self>, kind: Kind, run: Run) -> Active {
@@ -207,7 +211,10 @@ impl Runs {
         let (events, _) = broadcast::channel(1_024);
         let (result, ended) = watch::channel(None);
         let active = Active { inputs, events: events.clone(), result: ended };
-        self.lock().insert(id.clone(), active.clone());
+        match self.lock().entry(id.clone()) {
+            Entry::Occupied(under_way) => return under_way.get().clone(),
+            Entry::Vacant(place) => place.insert(active.clone()),
+        };
         let task = Task {
             kind,
             run,
@@ -219,7 +226,7 @@ impl Runs {
         };
         let runs = self.clone();
         tokio::spawn(async move {
-            let outcome = task.to_end().await;
+            let outcome = task.finish().await;
             if let Err(error) = &outcome {
                 tracing::error!(run = id, %error, "a run could not be finished");
             }
@@ -277,7 +284,7 @@ struct Task {
 }
 
 impl Task {
-    async fn to_end(mut self) -> Result<RunResult, RunError> {
+    async fn finish(mut self) -> Result<RunResult, RunError> {
         let fleets: BTreeSet<FleetId> = self.run.spec().plan.cells.iter().map(|cell| cell.fleet.clone()).collect();
         let mut changes = self.dispatch.changes();
         loop {
@@ -332,11 +339,13 @@ impl Task {
                 (*on, *sent) = (connection, BTreeSet::new());
             }
             let cells: Vec<usize> = self.run.waiting(&agent).into_iter().filter(|cell| sent.insert(*cell)).collect();
-            if !cells.is_empty() {
-                let probes = cells.iter().filter_map(|cell| self.probe(*cell)).collect();
+            let mut probes: Vec<wire::Probe> = cells.iter().filter_map(|cell| self.probe(*cell)).collect();
+            while !probes.is_empty() {
+                let rest = probes.split_off(fitting(&probes));
                 let spec = self.run.spec();
                 let ask = wire::Ask { run: spec.id.clone(), release: spec.release.clone(), probes };
                 self.dispatch.ask(&agent, ask);
+                probes = rest;
             }
         }
     }
@@ -413,7 +422,10 @@ impl Task {
         progress
     }
 
-    async fn close(self, rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>) -> Result<RunResult, RunError> {
+    async fn close(
+        self,
+        rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>,
+    ) -> Result<RunResult, RunError> {
         let now = Timestamp::now();
         let spec = self.run.spec();
         let (outcome, latest) = match self.kind {
@@ -435,6 +447,16 @@ impl Task {
         let (kind, text) = stored.ok_or(RunError::Stopping)?;
         Ok(RunResult::parse(&kind, &text)?)
     }
+}
+
+/// How many probes, at least one, fit into a message that an agent takes.
+fn fitting(probes: &[wire::Probe]) -> usize {
+    let mut bytes = 0;
+    let fits = |probe: &&wire::Probe| {
+        bytes += probe.encoded_len();
+        bytes <= MAX_MESSAGE_BYTES / 2
+    };
+    probes.iter().take_while(fits).count().max(1)
 }
 
 fn until(now: Timestamp, then: Timestamp) -> Duration {

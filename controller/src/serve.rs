@@ -25,8 +25,8 @@ use crate::{EXIT_USAGE, ServeOptions, agents, api};
 const DEFAULT_DATA_DIR: &str = "preflight-data";
 const API_PORT: u16 = 7443;
 const AGENT_PORT: u16 = 7444;
-const ADMIN_TOKEN_LIFE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const ADMIN_TOKEN_LIFE: Duration = Duration::from_hours(366 * 24);
+const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Runs `serve` until SIGTERM or SIGINT.
 pub(crate) fn main(options: ServeOptions) -> ExitCode {
@@ -82,6 +82,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let agent_tls = authority::agent_tls(&authority, certificate.clone())?;
 
     let now = Timestamp::now();
+    store.all_agents_gone(now).await?;
     let roster = Arc::new(Roster::new(&store.agents().await?, now));
     let runs = Runs::new(store.clone(), roster.clone());
     let app = Arc::new(App { store, authority, roster, runs });
@@ -90,7 +91,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let agent_listener = bind(agent_address, "--agent-listen").await?;
     let url = url(&options.advertise, api_listener.local_addr()?);
     let client = write_client_file(&app, &dir, &url).await?;
-    let resumed = app.runs.resume(now).await?;
+    let resumed = app.runs.resume(None, now).await?.len();
 
     let grpc = tonic::service::Routes::new(agents::service(app.clone())).into_axum_router();
     tokio::spawn(listen::serve(agent_listener, agent_tls, grpc, Protocol::Agents));
@@ -132,10 +133,9 @@ fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
     let file = std::fs::File::create(&path).with_context(|| path.display().to_string())?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
-            "another controller is running on {}: stop it, or give this one another --data-dir",
-            dir.display()
-        ),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("another controller is running on {}: stop it, or give this one another --data-dir", dir.display())
+        }
         Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
 }
@@ -185,16 +185,15 @@ async fn write_client_file(app: &App, dir: &Path, url: &str) -> anyhow::Result<P
     {
         token = Some(old.token);
     }
-    let token = match token {
-        Some(token) => token,
-        None => {
-            let secret = NewSecret::new()?;
-            let expires = now.checked_add(ADMIN_TOKEN_LIFE)?;
-            app.store.put_api_token(&secret, "admin", "admin", now, expires).await?;
-            app.audit("controller", "token create", &secret.id, "", "admin: admin, in client.toml").await;
-            tracing::info!(path = %path.display(), "made an admin token");
-            secret.api_token()
-        }
+    let token = if let Some(token) = token {
+        token
+    } else {
+        let secret = NewSecret::new()?;
+        let expires = now.checked_add(ADMIN_TOKEN_LIFE)?;
+        app.store.put_api_token(&secret, "admin", "admin", now, expires).await?;
+        app.audit("controller", "token create", &secret.id, "", "admin: admin, in client.toml").await;
+        tracing::info!(path = %path.display(), "made an admin token");
+        secret.api_token()
     };
     let client = ClientFile { url: url.to_owned(), token, ca_pem: app.authority.root_pem().to_owned() };
     authority::write_private(&path, toml::to_string(&client)?.as_bytes())?;

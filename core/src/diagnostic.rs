@@ -55,26 +55,13 @@ impl Diagnostic {
     /// An error at a place of `file`.
     pub fn new(file: &str, place: Place, message: impl Into<String>, fix: impl Into<String>) -> Self {
         let Place { line, column } = place;
-        Self {
-            file: file.to_owned(),
-            line,
-            column,
-            message: message.into(),
-            fix: Some(fix.into()),
-        }
+        Self { file: file.to_owned(), line, column, message: message.into(), fix: Some(fix.into()) }
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}:{}: {}",
-            escape(&self.file),
-            self.line,
-            self.column,
-            self.message
-        )?;
+        write!(f, "{}:{}:{}: {}", escape(&self.file), self.line, self.column, self.message)?;
         match &self.fix {
             Some(fix) => write!(f, "\n  fix: {fix}"),
             None => Ok(()),
@@ -88,12 +75,7 @@ mod tests {
 
     #[test]
     fn one_line_for_what_and_one_for_the_fix() {
-        let wrong = Diagnostic::new(
-            "a\u{202e}b.yaml",
-            Place { line: 3, column: 7 },
-            "it is wrong",
-            "right it",
-        );
+        let wrong = Diagnostic::new("a\u{202e}b.yaml", Place { line: 3, column: 7 }, "it is wrong", "right it");
         assert_eq!(wrong.to_string(), "a\\u{202e}b.yaml:3:7: it is wrong\n  fix: right it");
     }
 }

@@ -1,10 +1,12 @@
 //! What comparing cells shows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use crate::identity::NetworkIdentity;
 use crate::matrix::{Answer, State};
 use crate::observation::Outcome;
+use crate::plan::FleetId;
 use crate::reason::Short;
 use crate::text::escape;
 use crate::verdict::JudgedCell;
@@ -14,15 +16,16 @@ use crate::verdict::JudgedCell;
 pub struct Finding {
     /// What kind.
     pub kind: Kind,
-    /// The region it is about; none where it is about several.
-    pub region: Option<String>,
     /// The dependency it is about.
     pub dependency: String,
     /// In words.
     pub text: String,
     /// For an asymmetry: what all hosts that pass carry and none that fails does.
-    pub attributes: Vec<(String, String)>,
+    pub attributes: Attributes,
 }
+
+/// Attributes of a network identity, each with one value.
+pub type Attributes = Vec<(String, String)>;
 
 /// The kinds of findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +36,8 @@ pub enum Kind {
     OneHost,
     /// An address fell short beside a pass.
     AddressShort,
+    /// A fleet that has agents and that the inventory lacks: nobody gates it.
+    UnlistedFleet,
 }
 
 impl Kind {
@@ -42,15 +47,17 @@ impl Kind {
             Self::Asymmetry => "asymmetry",
             Self::OneHost => "one_host",
             Self::AddressShort => "address_short",
+            Self::UnlistedFleet => "unlisted_fleet",
         }
     }
 }
 
-/// Compares cells.
-pub fn find(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
+/// Compares the cells of one region, and names its fleets that the inventory lacks.
+pub fn find<'a>(cells: &[&JudgedCell<'_>], unlisted: impl IntoIterator<Item = &'a FleetId>) -> Vec<Finding> {
     let mut findings = asymmetries(cells);
-    findings.extend(cells.iter().filter_map(one_host));
-    findings.extend(cells.iter().filter_map(address_short));
+    findings.extend(cells.iter().filter_map(|cell| one_host(cell)));
+    findings.extend(cells.iter().filter_map(|cell| address_short(cell)));
+    findings.extend(unlisted.into_iter().map(unlisted_fleet));
     findings
 }
 
@@ -77,13 +84,11 @@ fn attributes(identity: &NetworkIdentity) -> BTreeSet<(&str, &str)> {
     identity.shared().flat_map(|(key, values)| values.iter().map(move |value| (key, value.as_str()))).collect()
 }
 
-/// For each dependency and region in which some hosts pass and some fail: what tells them apart. Regions with the same difference
-/// are told together.
-fn asymmetries(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
-    let mut sides: BTreeMap<(&str, &str), (Side<'_>, Side<'_>)> = BTreeMap::new();
+/// For each dependency that some hosts reach and some do not: what tells them apart.
+fn asymmetries(cells: &[&JudgedCell<'_>]) -> Vec<Finding> {
+    let mut sides: BTreeMap<&str, (Side<'_>, Side<'_>)> = BTreeMap::new();
     for judged in cells {
-        let fleet = &judged.cell.fleet;
-        let (pass, fail) = sides.entry((&judged.cell.dependency, &fleet.region)).or_default();
+        let (pass, fail) = sides.entry(&judged.cell.dependency).or_default();
         for witness in &judged.witnesses {
             let Some(testimony) = witness.testimony else { continue };
             let side = match witness.answer {
@@ -91,39 +96,29 @@ fn asymmetries(cells: &[JudgedCell<'_>]) -> Vec<Finding> {
                 Answer::Given(Outcome::Short(_)) if judged.folded.state == State::Fail => &mut *fail,
                 Answer::Given(Outcome::Short(_) | Outcome::Void(_)) | Answer::Pending | Answer::Silent => continue,
             };
-            side.fleets.insert(&fleet.fleet);
+            side.fleets.insert(&judged.cell.fleet.fleet);
             side.identities.push(&testimony.identity);
         }
     }
-    let mut grouped: BTreeMap<(String, Vec<(String, String)>, String), Vec<String>> = BTreeMap::new();
-    for ((dependency, region), (pass, fail)) in &sides {
-        if pass.identities.is_empty() || fail.identities.is_empty() {
-            continue;
-        }
-        let owned = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
-        let only_pass: Vec<(String, String)> = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
-        let only_fail: Vec<(String, String)> = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
-        let names = |side: &Side<'_>| side.fleets.iter().copied().collect::<Vec<_>>().join(", ");
-        let mut text = format!("is reached from {} and not from {}. ", names(pass), names(fail));
-        text.push_str(&match only_pass.as_slice() {
-            [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
-            only => format!("Every host that reaches it carries {}, and no host that fails does.", show(only)),
-        });
-        if !only_fail.is_empty() {
-            text.push_str(&format!(" Every host that fails carries {}.", show(&only_fail)));
-        }
-        grouped.entry(((*dependency).to_owned(), only_pass, text)).or_default().push((*region).to_owned());
+    sides.retain(|_, (pass, fail)| !pass.identities.is_empty() && !fail.identities.is_empty());
+    sides.into_iter().map(|(dependency, (pass, fail))| asymmetry(dependency, &pass, &fail)).collect()
+}
+
+fn asymmetry(dependency: &str, pass: &Side<'_>, fail: &Side<'_>) -> Finding {
+    let owned = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
+    let only_pass: Attributes = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
+    let only_fail: Attributes = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
+    let names = |side: &Side<'_>| side.fleets.iter().copied().collect::<Vec<_>>().join(", ");
+    let what = match only_pass.as_slice() {
+        [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
+        only => format!("Every host that reaches it carries {}, and no host that fails does.", show(only)),
+    };
+    let mut text =
+        format!("{} is reached from {} and not from {}. {what}", escape(dependency), names(pass), names(fail));
+    if !only_fail.is_empty() {
+        let _ = write!(text, " Every host that fails carries {}.", show(&only_fail));
     }
-    grouped
-        .into_iter()
-        .map(|((dependency, attributes, text), regions)| Finding {
-            kind: Kind::Asymmetry,
-            text: format!("In {}, {} {text}", regions.join(", "), escape(&dependency)),
-            region: <[String; 1]>::try_from(regions).ok().map(|[region]| region),
-            dependency,
-            attributes,
-        })
-        .collect()
+    Finding { kind: Kind::Asymmetry, dependency: dependency.to_owned(), text, attributes: only_pass }
 }
 
 fn show(attributes: &[(String, String)]) -> String {
@@ -139,22 +134,37 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
     let Answer::Given(Outcome::Short(reason)) = witness.answer else { return None };
     let fleet = &judged.cell.fleet;
     let mut text = format!(
-        "{} falls short of {} alone in {fleet} ({reason}); others of its network identity reach it. Look at that host.",
+        "{}{} falls short of {} alone in {fleet} ({reason}); others of its network identity reach it. Look at that host.",
         escape(agent),
+        witness.testimony.map_or_else(String::new, |t| place(&t.identity)),
         escape(&judged.cell.dependency),
     );
     let skew = witness.testimony.map_or(0, |t| t.clock_skew_ms);
     if matches!(reason, Short::TlsExpired | Short::TlsNotYetValid) && skew.unsigned_abs() > CLOCK_OFF_MS {
         let way = if skew > 0 { "ahead of" } else { "behind" };
-        text.push_str(&format!(" Its clock is {} minutes {way} the controller's: a clock problem.", skew.unsigned_abs() / 60_000));
+        let minutes = skew.unsigned_abs() / 60_000;
+        let _ = write!(text, " Its clock is {minutes} minutes {way} the controller's: a clock problem.");
     }
-    Some(Finding {
-        kind: Kind::OneHost,
-        region: Some(fleet.region.clone()),
-        dependency: judged.cell.dependency.clone(),
-        text,
+    Some(Finding { kind: Kind::OneHost, dependency: judged.cell.dependency.clone(), text, attributes: Vec::new() })
+}
+
+fn unlisted_fleet(fleet: &FleetId) -> Finding {
+    Finding {
+        kind: Kind::UnlistedFleet,
+        dependency: String::new(),
+        text: format!(
+            "Agents hold certificates for {fleet}, which the inventory lacks: if it runs this application, it ships unproven. \
+             Add it to the inventory, or revoke its agents."
+        ),
         attributes: Vec::new(),
-    })
+    }
+}
+
+/// Where an agent runs, in brackets, as far as it told.
+fn place(identity: &NetworkIdentity) -> String {
+    let told = ["host", "address"].iter().filter_map(|key| identity.0.get(*key)?.first());
+    let told: Vec<String> = told.map(|value| escape(value)).collect();
+    if told.is_empty() { String::new() } else { format!(" (on {})", told.join(", ")) }
 }
 
 fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
@@ -162,10 +172,10 @@ fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
         return None;
     }
     let ok = |w: &&crate::run::Witness<'_>| w.answer == Answer::Given(Outcome::Ok);
-    let observations = judged.witnesses.iter().filter(ok).filter_map(|w| w.testimony).flat_map(|t| t.report.short_addresses());
-    let short: BTreeSet<String> = observations
-        .filter_map(|o| Some(format!("{} ({})", o.address?, o.outcome.reason()?)))
-        .collect();
+    let observations =
+        judged.witnesses.iter().filter(ok).filter_map(|w| w.testimony).flat_map(|t| t.report.short_addresses());
+    let short: BTreeSet<String> =
+        observations.filter_map(|o| Some(format!("{} ({})", o.address?, o.outcome.reason()?))).collect();
     if short.is_empty() {
         return None;
     }
@@ -173,7 +183,6 @@ fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
     let list = short.into_iter().collect::<Vec<_>>().join(", ");
     Some(Finding {
         kind: Kind::AddressShort,
-        region: Some(fleet.region.clone()),
         dependency: judged.cell.dependency.clone(),
         text: format!(
             "{} passes from {fleet} by `families` and `addresses` of the manifest, but not every address works: {list}.",

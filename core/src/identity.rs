@@ -1,5 +1,6 @@
 //! Network identity: what network policy sees of a host.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -24,10 +25,7 @@ impl NetworkIdentity {
 
     /// The attributes that hosts of one kind share.
     pub fn shared(&self) -> impl Iterator<Item = (&str, &BTreeSet<String>)> {
-        self.0
-            .iter()
-            .map(|(k, v)| (k.as_str(), v))
-            .filter(|(k, v)| !Self::PER_HOST.contains(k) && !v.is_empty())
+        self.0.iter().map(|(k, v)| (k.as_str(), v)).filter(|(k, v)| !Self::PER_HOST.contains(k) && !v.is_empty())
     }
 
     /// The key: hosts with the same key are alike to network policy.
@@ -35,10 +33,8 @@ impl NetworkIdentity {
         let parts: Vec<String> = self
             .shared()
             .map(|(attribute, values)| {
-                format!(
-                    "{attribute}={}",
-                    values.iter().map(String::as_str).collect::<Vec<_>>().join(",")
-                )
+                let values: Vec<_> = values.iter().map(|value| unambiguous(value)).collect();
+                format!("{}={}", unambiguous(attribute), values.join(","))
             })
             .collect();
         IdentityKey(parts.join(" "))
@@ -49,12 +45,17 @@ impl NetworkIdentity {
     pub fn mismatch(&self, stated: &Self) -> Option<Mismatch> {
         stated.0.iter().find_map(|(attribute, want)| {
             let have = self.0.get(attribute).cloned().unwrap_or_default();
-            (have != *want).then(|| Mismatch {
-                attribute: attribute.clone(),
-                stated: want.clone(),
-                actual: have,
-            })
+            (have != *want).then(|| Mismatch { attribute: attribute.clone(), stated: want.clone(), actual: have })
         })
+    }
+}
+
+/// The text as it is, or quoted where it holds what separates the parts of a key: no two identities share one.
+fn unambiguous(text: &str) -> Cow<'_, str> {
+    if text.is_empty() || text.contains([' ', ',', '=', '"']) {
+        Cow::Owned(format!("{text:?}"))
+    } else {
+        Cow::Borrowed(text)
     }
 }
 
@@ -73,19 +74,9 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |values: &BTreeSet<String>| match values.len() {
             0 => "none".to_owned(),
-            _ => values
-                .iter()
-                .map(|v| crate::text::escape(v))
-                .collect::<Vec<_>>()
-                .join(", "),
+            _ => values.iter().map(|v| crate::text::escape(v)).collect::<Vec<_>>().join(", "),
         };
-        write!(
-            f,
-            "{} is {}, the inventory states {}",
-            self.attribute,
-            list(&self.actual),
-            list(&self.stated)
-        )
+        write!(f, "{} is {}, the inventory states {}", self.attribute, list(&self.actual), list(&self.stated))
     }
 }
 
@@ -96,11 +87,7 @@ pub struct IdentityKey(pub String);
 
 impl fmt::Display for IdentityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            f.write_str("(nothing known)")
-        } else {
-            f.write_str(&crate::text::escape(&self.0))
-        }
+        if self.0.is_empty() { f.write_str("(nothing known)") } else { f.write_str(&crate::text::escape(&self.0)) }
     }
 }
 
@@ -118,32 +105,27 @@ mod tests {
 
     #[test]
     fn the_key_leaves_out_what_differs_from_host_to_host() {
-        let a = identity(&[
-            ("security_group", "sg-b"),
-            ("security_group", "sg-a"),
-            ("address", "10.0.0.1"),
-        ]);
-        let b = identity(&[
-            ("security_group", "sg-a"),
-            ("security_group", "sg-b"),
-            ("address", "10.0.0.2"),
-        ]);
+        let a = identity(&[("security_group", "sg-b"), ("security_group", "sg-a"), ("address", "10.0.0.1")]);
+        let b = identity(&[("security_group", "sg-a"), ("security_group", "sg-b"), ("address", "10.0.0.2")]);
         assert_eq!(a.key(), b.key());
         assert_eq!(a.key().0, "security_group=sg-a,sg-b");
     }
 
     #[test]
+    fn no_two_identities_share_a_key() {
+        let two = identity(&[("security_group", "a"), ("security_group", "b")]);
+        let one = identity(&[("security_group", "a,b")]);
+        let other = identity(&[("security_group", "a zone=b")]);
+        let third = identity(&[("security_group", "a"), ("zone", "b")]);
+        assert_ne!(two.key(), one.key());
+        assert_ne!(other.key(), third.key());
+    }
+
+    #[test]
     fn more_groups_than_stated_is_another_vantage() {
         let stated = identity(&[("security_group", "sg-web")]);
-        assert_eq!(
-            identity(&[("security_group", "sg-web"), ("zone", "a")]).mismatch(&stated),
-            None
-        );
-        assert!(
-            identity(&[("security_group", "sg-web"), ("security_group", "sg-admin")])
-                .mismatch(&stated)
-                .is_some()
-        );
+        assert_eq!(identity(&[("security_group", "sg-web"), ("zone", "a")]).mismatch(&stated), None);
+        assert!(identity(&[("security_group", "sg-web"), ("security_group", "sg-admin")]).mismatch(&stated).is_some());
         let none = identity(&[]).mismatch(&stated).unwrap();
         assert_eq!(none.to_string(), "security_group is none, the inventory states sg-web");
     }

@@ -53,6 +53,8 @@ pub struct Application {
     pub fleets: Vec<(Name, Vec<Name>)>,
 }
 
+/// The most keys and values: some three thousand fleets with an identity.
+const MAX_NODES: usize = 20_000;
 /// The shortest inventory, for error messages.
 const EXAMPLE: &str = "{regions: {eu: {fleets: {web: {}}}}, applications: {shop: {fleets: {eu: [web]}}}}";
 
@@ -64,7 +66,7 @@ impl Inventory {
 
     /// Reads an inventory. `file` is its name for error messages; the text's limit is 256 KiB.
     pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {
-        let written: InventoryFile = crate::yaml::read(file, text, EXAMPLE)?;
+        let written: InventoryFile = crate::yaml::read(file, text, EXAMPLE, MAX_NODES)?;
         let source = Source(file);
         if written.regions.value.0.is_empty() {
             return Err(source.error(
@@ -106,9 +108,7 @@ impl Inventory {
 
     /// Every fleet of every region, in the order as written.
     pub fn fleets(&self) -> impl Iterator<Item = (FleetId, &Fleet)> {
-        self.regions
-            .iter()
-            .flat_map(|region| region.fleets.iter().map(|fleet| (region.id(fleet), fleet)))
+        self.regions.iter().flat_map(|region| region.fleets.iter().map(|fleet| (region.id(fleet), fleet)))
     }
 
     /// The fleet of that region and name.
@@ -125,20 +125,14 @@ impl Region {
 
     /// The fleet's name together with the region's.
     pub fn id(&self, fleet: &Fleet) -> FleetId {
-        FleetId {
-            region: self.name.to_string(),
-            fleet: fleet.name.to_string(),
-        }
+        FleetId { region: self.name.to_string(), fleet: fleet.name.to_string() }
     }
 }
 
 impl Application {
     /// The fleets that run it in a region; none where it does not run there.
     pub fn fleets_in(&self, region: &str) -> Option<&[Name]> {
-        self.fleets
-            .iter()
-            .find(|(name, _)| *name == *region)
-            .map(|(_, fleets)| fleets.as_slice())
+        self.fleets.iter().find(|(name, _)| *name == *region).map(|(_, fleets)| fleets.as_slice())
     }
 
     /// The regions that it runs in, in the order as written.
@@ -209,19 +203,11 @@ struct ApplicationFile {
 
 fn region(source: Source, name: &At<String>, written: RegionFile) -> Result<Region, Diagnostic> {
     let name = source.name(name)?;
-    let mut region = Region {
-        name,
-        vars: Vars::new(),
-        fleets: Vec::new(),
-    };
+    let mut region = Region { name, vars: Vars::new(), fleets: Vec::new() };
     for (var, value) in written.vars.unwrap_or_default().0 {
         let name = source.name(&var)?;
         if name == "region" {
-            return Err(source.error(
-                var.place,
-                "{region} is always the region's name",
-                "use another name for this",
-            ));
+            return Err(source.error(var.place, "{region} is always the region's name", "use another name for this"));
         }
         check_var(source, &name, &value)?;
         region.vars.insert(name, value.value);
@@ -237,9 +223,9 @@ fn region(source: Source, name: &At<String>, written: RegionFile) -> Result<Regi
         let name = source.name(&name)?;
         let written = written.unwrap_or_default();
         region.fleets.push(Fleet {
-            identity: written.identity.map_or(Ok(NetworkIdentity::default()), |written| {
-                identity(source, &name, written)
-            })?,
+            identity: written
+                .identity
+                .map_or(Ok(NetworkIdentity::default()), |written| identity(source, &name, written))?,
             min_agents: match &written.min_agents {
                 Some(at) => source.whole("min_agents", at, 1..=Inventory::MAX_MIN_AGENTS)?,
                 None => Inventory::DEFAULT_MIN_AGENTS,
@@ -332,22 +318,12 @@ fn application(
     written: ApplicationFile,
 ) -> Result<Application, Diagnostic> {
     let name = source.name(name)?;
-    let mut application = Application {
-        name,
-        fleets: Vec::new(),
-    };
+    let mut application = Application { name, fleets: Vec::new() };
     let no_fleets = |place: Place, of: String| {
-        source.error(
-            place,
-            format!("{of} names no fleets"),
-            "name the fleets that run it, or leave it out",
-        )
+        source.error(place, format!("{of} names no fleets"), "name the fleets that run it, or leave it out")
     };
     if written.fleets.value.0.is_empty() {
-        return Err(no_fleets(
-            written.fleets.place,
-            format!("application {}", application.name),
-        ));
+        return Err(no_fleets(written.fleets.place, format!("application {}", application.name)));
     }
     for (at, fleets) in written.fleets.value.0 {
         let Some(region) = inventory.region(&at.value) else {
@@ -362,10 +338,7 @@ fn application(
             ));
         };
         if fleets.value.is_empty() {
-            return Err(no_fleets(
-                fleets.place,
-                format!("application {} in region {}", application.name, region.name),
-            ));
+            return Err(no_fleets(fleets.place, format!("application {} in region {}", application.name, region.name)));
         }
         let mut names = Vec::new();
         let mut seen = BTreeSet::new();
@@ -392,4 +365,5 @@ fn application(
 }
 
 #[cfg(test)]
+#[path = "inventory_tests.rs"]
 mod tests;

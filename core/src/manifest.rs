@@ -5,7 +5,7 @@ use crate::inventory::Region;
 use crate::name::Name;
 use crate::observation::Proof;
 use crate::plan::sha256;
-use crate::target::{Addresses, Families, Millis, ProbeSpec, Target, TlsOptions};
+use crate::target::{Addresses, Families, Host, Millis, ProbeSpec, Target, TlsOptions};
 
 mod check;
 mod diff;
@@ -101,6 +101,9 @@ pub struct Usage {
     pub workers: Option<u32>,
 }
 
+/// The most keys and values: twelve for each of the most dependencies. A debug build reads so many in less than 100 ms, and a
+/// manifest comes with every pull request.
+const MAX_NODES: usize = 12 * Manifest::MAX_DEPENDENCIES;
 /// The shortest manifest, for error messages.
 const EXAMPLE: &str = "{application: shop, dependencies: {cache: {target: redis://cache.internal:6379}}}";
 
@@ -110,7 +113,7 @@ impl Manifest {
 
     /// Reads a manifest. `file` is its name for error messages; the text's limit is 256 KiB.
     pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {
-        let written = crate::yaml::read(file, text, EXAMPLE)?;
+        let written = crate::yaml::read(file, text, EXAMPLE, MAX_NODES)?;
         check::manifest(file, sha256(text.as_bytes()), written)
     }
 
@@ -126,18 +129,12 @@ impl Manifest {
 
     /// Where a dependency is declared.
     pub fn position(&self, dependency: &str) -> Option<Position> {
-        self.dependency(dependency).map(|d| Position {
-            file: self.file.clone(),
-            place: d.place,
-        })
+        self.dependency(dependency).map(|d| Position { file: self.file.clone(), place: d.place })
     }
 
     /// Where the application is named.
     pub fn application_position(&self) -> Position {
-        Position {
-            file: self.file.clone(),
-            place: self.application_place,
-        }
+        Position { file: self.file.clone(), place: self.application_place }
     }
 
     /// Regions that `targets` name, with where: for the plan to compare with the inventory.
@@ -157,23 +154,42 @@ impl Dependency {
     pub(crate) fn spec(&self, file: &str, region: &Region) -> Result<ProbeSpec, Diagnostic> {
         let template = match &self.targets {
             Targets::Same(template) => template,
-            Targets::PerRegion(targets, place) => targets
-                .iter()
-                .find(|t| t.region == region.name)
-                .map(|t| &t.target)
-                .ok_or_else(|| {
-                Diagnostic::new(
-                    file,
-                    *place,
-                    format!("dependency {} has no target for region {}", self.name, region.name),
-                    format!("add '{}: scheme://host:port' to its targets", region.name),
-                )
-            })?,
+            Targets::PerRegion(targets, place) => {
+                targets.iter().find(|t| t.region == region.name).map(|t| &t.target).ok_or_else(|| {
+                    Diagnostic::new(
+                        file,
+                        *place,
+                        format!("dependency {} has no target for region {}", self.name, region.name),
+                        format!("add '{}: scheme://host:port' to its targets", region.name),
+                    )
+                })?
+            }
         };
         let target = template
             .resolve(&region.name, &region.vars)
             .map_err(|wrong| Diagnostic::new(file, template.place, wrong.message, wrong.fix))?;
+        if let Some(lacking) = self.lacks_family(&target) {
+            let (has, host) = (if lacking == "IPv6" { "IPv4" } else { "IPv6" }, &target.host);
+            return Err(Diagnostic::new(
+                file,
+                template.place,
+                format!("{host} is an {has} address, and families asks for {lacking}, so this could never pass"),
+                "write a name that has addresses of both, or families: any",
+            ));
+        }
         Ok(self.spec_of(target))
+    }
+
+    /// The family that is asked for and that an address written out cannot have.
+    fn lacks_family(&self, target: &Target) -> Option<&'static str> {
+        let Host::Ip(ip) = target.host else { return None };
+        let v6 = ip.to_canonical().is_ipv6();
+        match self.families {
+            Families::Any => None,
+            Families::Ipv4 => v6.then_some("IPv4"),
+            Families::Ipv6 => (!v6).then_some("IPv6"),
+            Families::Both => Some(if v6 { "IPv4" } else { "IPv6" }),
+        }
     }
 
     fn spec_of(&self, target: Target) -> ProbeSpec {
@@ -195,4 +211,5 @@ pub fn schema() -> serde_json::Value {
 }
 
 #[cfg(test)]
+#[path = "manifest_tests.rs"]
 mod tests;

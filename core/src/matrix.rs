@@ -181,7 +181,8 @@ pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMa
     let counts = count(asked);
     let identities = identities(roster, asked);
     let lone = lone_short(asked);
-    let refuted = lone.filter(|(_, short)| !strict && oks(asked, &short.key) >= REFUTERS_NEEDED).map(|(agent, _)| agent);
+    let refuted =
+        lone.filter(|(_, short)| !strict && oks(asked, &short.key) >= REFUTERS_NEEDED).map(|(agent, _)| agent);
 
     let mut folded = Folded {
         state: State::Pass,

@@ -15,7 +15,10 @@ fn key(text: &str) -> IdentityKey {
 }
 
 fn roster(agents: &[(&str, &str, Presence)]) -> Vec<Candidate> {
-    agents.iter().map(|(agent, k, presence)| Candidate { agent: (*agent).into(), key: key(k), presence: *presence }).collect()
+    agents
+        .iter()
+        .map(|(agent, k, presence)| Candidate { agent: (*agent).into(), key: key(k), presence: *presence })
+        .collect()
 }
 
 fn fleet(names: &[&str]) -> Vec<Candidate> {
@@ -54,7 +57,8 @@ fn asks_one_more_than_must_be_ok_and_one_of_each_identity() {
 
 #[test]
 fn connected_agents_come_first_and_the_caller_s_order_counts() {
-    let roster = roster(&[("a", WEB, Presence::Away), ("b", WEB, Presence::Connected), ("c", WEB, Presence::Connected)]);
+    let roster =
+        roster(&[("a", WEB, Presence::Away), ("b", WEB, Presence::Connected), ("c", WEB, Presence::Connected)]);
     assert_eq!(fold(1, false, &roster, &BTreeMap::new()).ask.len(), 2);
     assert!(!fold(1, false, &roster, &BTreeMap::new()).ask.contains(&"a".to_owned()));
 }
@@ -84,7 +88,8 @@ fn void_and_silent_agents_are_replaced_and_never_count() {
 
 #[test]
 fn an_identity_without_ok_is_named() {
-    let roster = roster(&[("a", WEB, Presence::Connected), ("b", WEB, Presence::Connected), ("x", OTHER, Presence::Lost)]);
+    let roster =
+        roster(&[("a", WEB, Presence::Connected), ("b", WEB, Presence::Connected), ("x", OTHER, Presence::Lost)]);
     let folded = fold(1, false, &roster, &web(&[("a", OK), ("b", OK)]));
     assert_eq!((folded.state, folded.identity), (State::Unknown, Some(key(OTHER))));
     assert_eq!(folded.why, Some(Why::Unknown(Unknown::Silent)));

@@ -66,10 +66,7 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
         if let Some(at) = text.chars().find(|c| !allowed(*c)) {
-            return Err(NameError::Character {
-                text: text.to_owned(),
-                at,
-            });
+            return Err(NameError::Character { text: text.to_owned(), at });
         }
         match text.as_bytes() {
             [] => Err(NameError::Empty),
@@ -193,10 +190,7 @@ mod tests {
             let error = bad.parse::<Name>().unwrap_err();
             assert!(error.to_string().contains(says), "{bad}: {error}");
         }
-        assert_eq!(
-            "Shop".parse::<Name>().unwrap_err().fix(),
-            "write it in lower case: shop"
-        );
+        assert_eq!("Shop".parse::<Name>().unwrap_err().fix(), "write it in lower case: shop");
         assert!(serde_json::from_str::<Name>("\"A\"").is_err());
     }
 

@@ -1,5 +1,6 @@
 //! What one agent saw of a target: an observation for each address, and how they add up to one answer.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
@@ -62,11 +63,8 @@ struct OutcomeFields {
 
 impl Serialize for Outcome {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        OutcomeFields {
-            outcome: self.as_str().to_owned(),
-            reason: self.reason().map(str::to_owned),
-        }
-        .serialize(serializer)
+        OutcomeFields { outcome: self.as_str().to_owned(), reason: self.reason().map(str::to_owned) }
+            .serialize(serializer)
     }
 }
 
@@ -213,47 +211,32 @@ impl Report {
     /// Void wins over nothing but what it stands beside: an address that fell short is a `short`, whatever else is void;
     /// without one, a void address that had to work makes the whole void.
     pub fn outcome(&self, spec: &ProbeSpec) -> Outcome {
-        if self.observations.is_empty() {
-            return Outcome::Void(Void::Cancelled);
-        }
-        let judged: Vec<(Option<SocketAddr>, Outcome)> = self
-            .observations
-            .iter()
-            .map(|o| (o.address, self.judge(spec, o)))
-            .collect();
-        let of = |v6: bool| -> Vec<Outcome> {
-            let family = |a: &Option<SocketAddr>| a.is_some_and(|a| is_ipv6(a.ip()) == v6);
-            judged
-                .iter()
-                .filter(|(address, _)| family(address))
-                .map(|(_, outcome)| *outcome)
-                .collect()
-        };
-        if judged.iter().all(|(address, _)| address.is_none()) {
-            return worst(judged.iter().map(|(_, outcome)| *outcome));
-        }
-        let all = match spec.addresses {
-            Addresses::All => true,
-            Addresses::Any => false,
-            Addresses::Auto => judged
-                .iter()
-                .filter_map(|(address, _)| *address)
-                .all(|a| is_private(a.ip())),
-        };
+        // A v4-mapped address is dialled over IPv4 and proves nothing of IPv6.
+        let judged = self.observations.iter().map(|o| (o.address.map(|a| a.ip().to_canonical()), self.judge(spec, o)));
+        let (addressed, lookups): (Vec<_>, Vec<_>) = judged.partition(|(ip, _)| ip.is_some());
+        let addressed: Vec<(IpAddr, Outcome)> = addressed.into_iter().filter_map(|(ip, o)| Some((ip?, o))).collect();
         // A lookup that failed for one family only stands beside the other's addresses, without one of its own.
-        let failed_lookup = judged
-            .iter()
-            .filter(|(address, _)| address.is_none())
-            .map(|(_, outcome)| *outcome)
-            .min_by_key(|outcome| rank(*outcome));
+        let failed_lookup = lookups.into_iter().map(|(_, outcome)| outcome).min_by_key(|o| rank(*o));
+        if addressed.is_empty() {
+            return failed_lookup.unwrap_or(Outcome::Void(Void::Cancelled));
+        }
+        let of = |v6: bool| addressed.iter().filter(move |(ip, _)| ip.is_ipv6() == v6);
         let family = |v6: bool| -> Outcome {
-            let outcomes = of(v6);
-            if outcomes.is_empty() {
+            // By family: an IPv6 address inside one's own network is often a public one, and must not soften what is
+            // asked of the private IPv4 addresses beside it.
+            let all = match spec.addresses {
+                Addresses::All => true,
+                Addresses::Any => false,
+                Addresses::Auto => of(v6).all(|(ip, _)| is_private(*ip)),
+            };
+            let outcomes = of(v6).map(|(_, outcome)| *outcome);
+            if of(v6).next().is_none() {
                 failed_lookup.unwrap_or(Outcome::Short(Short::DnsNoAddress))
-            } else if !all && outcomes.contains(&Outcome::Ok) {
-                Outcome::Ok
+            } else if all {
+                // An address that nobody tells of was not shown to work.
+                worst(outcomes.chain(self.is_incomplete().then_some(Outcome::Void(Void::Cancelled))))
             } else {
-                worst(outcomes)
+                best_or_worst(outcomes)
             }
         };
         match spec.families {
@@ -261,19 +244,14 @@ impl Report {
             Families::Ipv6 => family(true),
             Families::Both => worst([family(false), family(true)]),
             Families::Any => {
-                let present: Vec<bool> = [(false, self.routes.ipv4), (true, self.routes.ipv6)]
-                    .into_iter()
-                    .filter(|(v6, route)| *route && !of(*v6).is_empty())
-                    .map(|(v6, _)| v6)
-                    .collect();
-                let outcomes: Vec<Outcome> = present.iter().map(|v6| family(*v6)).collect();
-                if outcomes.contains(&Outcome::Ok) {
-                    Outcome::Ok
-                } else if outcomes.is_empty() {
-                    failed_lookup.unwrap_or(Outcome::Short(Short::NetUnreachable))
-                } else {
-                    worst(outcomes)
+                let with_route = [false, true].into_iter().filter(|v6| of(*v6).next().is_some() && self.has_route(*v6));
+                let outcomes: Vec<Outcome> = with_route.map(family).collect();
+                if outcomes.is_empty() {
+                    // No family can be used: how its addresses fell short says why, or that there is no route.
+                    let why = worst(addressed.iter().map(|(_, outcome)| *outcome).chain(failed_lookup));
+                    return if why == Outcome::Ok { Outcome::Short(Short::NetUnreachable) } else { why };
                 }
+                best_or_worst(outcomes)
             }
         }
     }
@@ -284,27 +262,42 @@ impl Report {
         match observation.outcome {
             Outcome::Ok if observation.address.is_none() => Outcome::Void(Void::Cancelled),
             Outcome::Ok if observation.proof < Some(spec.require) => Outcome::Short(Short::ProtocolUnexpected),
-            Outcome::Ok if self.control == Control::Connected && spec.require == Proof::Connected => {
+            Outcome::Ok if self.control == Control::Connected && observation.proof <= Some(Proof::Connected) => {
                 Outcome::Void(Void::Intercepted)
             }
-            outcome => outcome,
+            outcome @ (Outcome::Ok | Outcome::Short(_) | Outcome::Void(_)) => outcome,
         }
+    }
+
+    /// Whether there are fewer observations than addresses that had to be probed.
+    fn is_incomplete(&self) -> bool {
+        let seen: BTreeSet<IpAddr> = self.observations.iter().filter_map(|o| o.address).map(|a| a.ip()).collect();
+        let resolved = usize::try_from(self.resolved).unwrap_or(usize::MAX);
+        seen.len() < resolved.min(ProbeSpec::MAX_ADDRESSES)
+    }
+
+    /// Whether the host has a route for the family: as it says, or as a connection shows.
+    fn has_route(&self, v6: bool) -> bool {
+        let said = if v6 { self.routes.ipv6 } else { self.routes.ipv4 };
+        let of_family = |o: &&Observation| o.address.is_some_and(|a| a.ip().to_canonical().is_ipv6() == v6);
+        said || self.observations.iter().filter(of_family).any(|o| o.proof >= Some(Proof::Connected))
     }
 
     /// Addresses that fell short beside an answer that is ok.
     pub fn short_addresses(&self) -> impl Iterator<Item = &Observation> {
-        self.observations
-            .iter()
-            .filter(|o| matches!(o.outcome, Outcome::Short(_)))
+        self.observations.iter().filter(|o| matches!(o.outcome, Outcome::Short(_)))
     }
 }
 
 /// The worst of some outcomes: a short before a void before ok; the first in the order of reasons.
 fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
-    outcomes
-        .into_iter()
-        .min_by_key(|outcome| rank(*outcome))
-        .unwrap_or(Outcome::Void(Void::Cancelled))
+    outcomes.into_iter().min_by_key(|o| rank(*o)).unwrap_or(Outcome::Void(Void::Cancelled))
+}
+
+/// Ok where one of several is enough and one is, else the worst of them.
+fn best_or_worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
+    let outcomes: Vec<Outcome> = outcomes.into_iter().collect();
+    if outcomes.contains(&Outcome::Ok) { Outcome::Ok } else { worst(outcomes) }
 }
 
 /// A key that orders outcomes from the worst.
@@ -315,10 +308,6 @@ fn rank(outcome: Outcome) -> (u8, Outcome) {
         Outcome::Ok => 2,
     };
     (kind, outcome)
-}
-
-fn is_ipv6(ip: IpAddr) -> bool {
-    ip.is_ipv6()
 }
 
 /// Addresses of one's own networks: RFC 1918, RFC 6598 (100.64.0.0/10), RFC 4193, link-local and loopback.
@@ -333,3 +322,7 @@ pub fn is_private(ip: IpAddr) -> bool {
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
+
+#[cfg(test)]
+#[path = "observation_tests.rs"]
+mod tests;

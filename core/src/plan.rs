@@ -54,13 +54,7 @@ impl Cell {
     /// The digest over application, region, fleet, dependency and the whole of the probe.
     pub fn digest(&self) -> CellDigest {
         // Arrays keep their order in JSON, so equal cells have equal bytes.
-        let parts = (
-            &self.application,
-            &self.fleet.region,
-            &self.fleet.fleet,
-            &self.dependency,
-            &self.spec,
-        );
+        let parts = (&self.application, &self.fleet.region, &self.fleet.fleet, &self.dependency, &self.spec);
         let bytes = serde_json::to_vec(&parts).unwrap_or_default();
         CellDigest(sha256(&bytes))
     }
@@ -96,15 +90,15 @@ pub struct Plan {
 impl Plan {
     /// The application of plans that no manifest made.
     pub const AD_HOC: &str = "ad-hoc";
+    /// The most cells of one plan.
+    pub const MAX_CELLS: usize = 10_000;
 }
 
 /// `sha256:` and the hex digits.
 pub fn sha256(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::from("sha256:"), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    Sha256::digest(bytes).iter().fold(String::from("sha256:"), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -134,7 +134,7 @@ reasons! {
     Unknown {
         NoAgent = "no_agent", "no agent of this fleet is connected",
             "Start an agent on this fleet: `preflight token join --region R --fleet F`, then preflight-agent run with that token.";
-        TooFewAgents = "too_few_agents", "fewer agents answered than the fleet's min_agents asks for",
+        TooFewAgents = "too_few_agents", "fewer agents answered than the fleet's `min_agents` asks for",
             "Start more agents on this fleet, or lower its `min_agents` in the inventory.";
         Silent = "silent", "agents that were asked did not answer in time",
             "Look at those agents: `preflight agents` shows when each was last heard of.";

@@ -32,6 +32,8 @@ pub struct RunSpec {
     pub fail_fast: bool,
     /// One sick host fails its cell.
     pub strict: bool,
+    /// Fleets of the plan's regions for which certificates exist and which the inventory lacks.
+    pub unlisted: Vec<FleetId>,
 }
 
 /// How a report is labelled: it counts only where all of this is the run's own.
@@ -227,7 +229,13 @@ impl Run {
     }
 
     /// Takes in a report that arrived at `now`. The first one of an agent counts.
-    pub fn record(&mut self, label: &Label, from: &AgentId, testimony: Testimony, now: Timestamp) -> Result<(), Refused> {
+    pub fn record(
+        &mut self,
+        label: &Label,
+        from: &AgentId,
+        testimony: Testimony,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
         let index = self.admit(label, from)?;
         if now > self.spec.deadline {
             return Err(Refused::Late);

@@ -193,11 +193,7 @@ fn split_port(authority: &str) -> Result<(Host, Option<&str>), TargetError> {
         return Ok((Host::Ip(IpAddr::V4(ip)), port));
     }
     let name = host.to_ascii_lowercase();
-    if is_dns_name(&name) {
-        Ok((Host::Name(name), port))
-    } else {
-        Err(TargetError::BadHost(host.to_owned()))
-    }
+    if is_dns_name(&name) { Ok((Host::Name(name), port)) } else { Err(TargetError::BadHost(host.to_owned())) }
 }
 
 /// Letters, digits, `-` and `_` in labels of 1 to 63, at most 253 in all (RFC 1035, 2.3.4; RFC 2181, 11 for `_`).
@@ -212,10 +208,7 @@ fn is_dns_name(name: &str) -> bool {
     };
     (1..=253).contains(&name.len())
         && name.split('.').all(label)
-        && !name
-            .rsplit('.')
-            .next()
-            .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
+        && !name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
 }
 
 impl Serialize for Target {
@@ -227,8 +220,7 @@ impl Serialize for Target {
 impl<'de> Deserialize<'de> for Target {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse()
-            .map_err(|error| serde::de::Error::custom(format_args!("{text}: {error}")))
+        text.parse().map_err(|error| serde::de::Error::custom(format_args!("{text}: {error}")))
     }
 }
 
@@ -246,11 +238,7 @@ impl Millis {
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_multiple_of(1000) {
-            write!(f, "{}s", self.0 / 1000)
-        } else {
-            write!(f, "{}ms", self.0)
-        }
+        if self.0.is_multiple_of(1000) { write!(f, "{}s", self.0 / 1000) } else { write!(f, "{}ms", self.0) }
     }
 }
 
@@ -340,11 +328,7 @@ impl ProbeSpec {
 
     /// The longest that this probe can take on an idle host: the sum of its phases' deadlines.
     pub fn worst_case(&self) -> Duration {
-        let tls = if self.target.scheme.is_tls() {
-            self.timeout.duration()
-        } else {
-            Duration::ZERO
-        };
+        let tls = if self.target.scheme.is_tls() { self.timeout.duration() } else { Duration::ZERO };
         let protocol = if self.target.scheme.default_proof() == Proof::Protocol {
             self.timeout.duration()
         } else {

@@ -1,5 +1,7 @@
 //! Text that came from a target, a manifest or an agent is data: bounded and escaped before anybody shows it.
 
+use std::fmt::Write as _;
+
 /// At most this many characters of foreign text are kept.
 pub const MAX_CHARS: usize = 200;
 
@@ -13,11 +15,7 @@ pub fn escape_to(text: &str, max: usize) -> String {
     let mut out = String::new();
     let mut left = max;
     for c in text.chars() {
-        let piece: String = if is_plain(c) {
-            c.to_string()
-        } else {
-            c.escape_default().to_string()
-        };
+        let piece: String = if is_plain(c) { c.to_string() } else { c.escape_default().to_string() };
         let width = piece.chars().count();
         if width > left {
             out.push('…');
@@ -35,7 +33,7 @@ pub fn escape_bytes(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         out.push_str(chunk.valid());
         for byte in chunk.invalid() {
-            out.push_str(&format!("\\x{byte:02x}"));
+            let _ = write!(out, "\\x{byte:02x}");
         }
         if out.len() > MAX_CHARS * 4 {
             break;
@@ -45,12 +43,13 @@ pub fn escape_bytes(bytes: &[u8]) -> String {
 }
 
 /// Whether a character shows as itself and nothing else: no control, no format character (bidirectional overrides,
-/// zero-width joiners, soft hyphens), no line or paragraph separator.
+/// zero-width joiners, soft hyphens), no filler that shows as nothing, no line or paragraph separator.
 pub fn is_plain(c: char) -> bool {
     !c.is_control()
         && !matches!(c,
-            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -63,6 +62,7 @@ mod tests {
         assert_eq!(escape("\u{202e}evil\u{200b}"), "\\u{202e}evil\\u{200b}");
         assert_eq!(escape_bytes(b"\xff\x00ok"), "\\xff\\u{0}ok");
         assert_eq!(escape("né"), "né");
+        assert!(['\u{3164}', '\u{115f}', '\u{ffa0}', '\u{034f}'].iter().all(|filler| !is_plain(*filler)));
         assert!(escape(&"x".repeat(5_000)).chars().count() <= MAX_CHARS + 1);
     }
 }

@@ -1,12 +1,13 @@
 //! From cells to a verdict for each region, with the reasons in words and what to do next.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, State, Why};
 use crate::observation::{Observation, Outcome};
 use crate::plan::{Cell, CellDigest, FleetId, Plan};
-use crate::reason::{Unknown, Void};
+use crate::reason::{Short, Unknown, Void};
 use crate::run::Witness;
 use crate::text::escape;
 
@@ -45,8 +46,17 @@ pub struct JudgedCell<'a> {
 pub struct Verdict {
     /// Over all regions.
     pub state: State,
-    /// A state for each region of the plan, in its order.
-    pub regions: Vec<(String, State)>,
+    /// For each region of the plan, in its order.
+    pub regions: Vec<RegionVerdict>,
+}
+
+/// The verdict for one region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionVerdict {
+    /// The region.
+    pub region: String,
+    /// Whether its required cells pass.
+    pub state: State,
     /// Why, and what to do next.
     pub reasons: Vec<Reason>,
 }
@@ -62,44 +72,50 @@ pub struct Reason {
     pub fix: Option<String>,
 }
 
+/// The cells of one region.
+pub fn of_region<'a, 'b>(cells: &'b [JudgedCell<'a>], region: &str) -> Vec<&'b JudgedCell<'a>> {
+    cells.iter().filter(|c| c.cell.fleet.region == region).collect()
+}
+
 /// Gives the verdict. A region of which nothing is required passes only by what is proven; a region without any cell is unknown.
 pub fn give(plan: &Plan, cells: &[JudgedCell<'_>], proven: &BTreeMap<String, Proven>) -> Verdict {
-    let mut reasons = Vec::new();
-    let mut regions = Vec::new();
-    for region in &plan.regions {
-        let of_region = || cells.iter().filter(|c| c.cell.fleet.region == *region);
-        let state = if of_region().any(|c| c.required) {
-            State::all(of_region().filter(|c| c.required).map(|c| c.folded.state))
-        } else if let Some(proven) = proven.get(region).filter(|_| of_region().next().is_some()) {
-            let text = format!(
-                "nothing changed in {region} since release {}, which shipped with verdict {}",
-                escape(&proven.release),
-                proven.verdict
-            );
-            reasons.push(Reason { code: "no_change", text, fix: None });
-            State::Pass
-        } else {
-            let text = format!("no dependency is to be shown in {region}, so nothing is known of it");
-            let fix = Some("Name a fleet of that region for at least one dependency of the manifest.".to_owned());
-            reasons.push(Reason { code: "empty_plan", text, fix });
-            State::Unknown
-        };
-        regions.push((region.clone(), state));
-    }
-    reasons.extend(grouped(cells));
-    let state = State::all(regions.iter().map(|(_, state)| *state));
+    let regions: Vec<RegionVerdict> =
+        plan.regions.iter().map(|region| give_region(region, &of_region(cells, region), proven.get(region))).collect();
+    Verdict { state: State::all(regions.iter().map(|r| r.state)), regions }
+}
+
+fn give_region(region: &str, cells: &[&JudgedCell<'_>], proven: Option<&Proven>) -> RegionVerdict {
+    let mut reasons = grouped(cells);
+    let state = if cells.iter().any(|c| c.required) {
+        State::all(cells.iter().filter(|c| c.required).map(|c| c.folded.state))
+    } else if let Some(proven) = proven.filter(|_| !cells.is_empty()) {
+        let (release, verdict) = (escape(&proven.release), &proven.verdict);
+        let text = format!("nothing changed in {region} since release {release}, which shipped with verdict {verdict}");
+        reasons.push(Reason { code: "no_change", text, fix: None });
+        State::Pass
+    } else {
+        let text = format!("no dependency is to be shown in {region}, so nothing is known of it");
+        let fix = Some("Name a fleet of that region for at least one dependency of the manifest.".to_owned());
+        reasons.push(Reason { code: "empty_plan", text, fix });
+        State::Unknown
+    };
     if state == State::Pass && reasons.is_empty() {
         let fleets: BTreeSet<&FleetId> = cells.iter().map(|c| &c.cell.fleet).collect();
-        let text = format!("all {} cells pass: shown to work from {} fleets", cells.len(), fleets.len());
-        reasons.push(Reason { code: "all_pass", text, fix: None });
+        let (cells, fleets) = (counted(cells.len(), "cell"), counted(fleets.len(), "fleet"));
+        reasons.push(Reason { code: "all_pass", text: format!("{cells} shown to work from {fleets}"), fix: None });
     }
-    Verdict { state, regions, reasons }
+    RegionVerdict { region: region.to_owned(), state, reasons }
+}
+
+/// `1 cell`, `2 cells`.
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 /// A reason for each dependency and why, over the fleets concerned: failing ones first.
-fn grouped(cells: &[JudgedCell<'_>]) -> Vec<Reason> {
+fn grouped(all: &[&JudgedCell<'_>]) -> Vec<Reason> {
     let mut groups: BTreeMap<(bool, &str, Why), Vec<&JudgedCell<'_>>> = BTreeMap::new();
-    for cell in cells.iter().filter(|c| c.required) {
+    for cell in all.iter().filter(|c| c.required) {
         if let Some(why) = cell.folded.why {
             groups.entry((cell.folded.state != State::Fail, &cell.cell.dependency, why)).or_default().push(cell);
         }
@@ -108,17 +124,27 @@ fn grouped(cells: &[JudgedCell<'_>]) -> Vec<Reason> {
         .into_iter()
         .map(|((unknown, dependency, why), cells)| {
             let fleets: Vec<String> = cells.iter().map(|c| c.cell.fleet.to_string()).collect();
-            let details: BTreeSet<String> = cells.iter().filter_map(|c| describe(c)).collect();
-            let details = details.into_iter().take(3).collect::<Vec<_>>().join("; ");
+            let details = match why {
+                Why::Short(reason) => format!("{}{}", reason.meaning(), at(&short_addresses(&cells))),
+                Why::Void(_) | Why::Unknown(_) => {
+                    let details: BTreeSet<String> = cells.iter().filter_map(|c| describe(c)).collect();
+                    details.into_iter().take(3).collect::<Vec<_>>().join("; ")
+                }
+            };
             let (code, verb) =
                 if unknown { ("cell_unknown", "is not known") } else { ("cell_failed", "cannot be used") };
-            let text = format!("{} {verb} from {}: {why}: {details}", escape(dependency), fleets.join(", "), why = why.as_str());
-            Reason { code, text, fix: Some(fix(why, &cells)) }
+            let text = format!(
+                "{} {verb} from {}: {why}: {details}",
+                escape(dependency),
+                fleets.join(", "),
+                why = why.as_str()
+            );
+            Reason { code, text, fix: Some(fix(why, &cells, all)) }
         })
         .collect()
 }
 
-fn fix(why: Why, cells: &[&JudgedCell<'_>]) -> String {
+fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
     match (why, cells.first()) {
         (Why::Unknown(Unknown::NoAgent), Some(cell)) => format!(
             "Start an agent on {}: `preflight token join --region {} --fleet {}` prints a join token for preflight-agent run.",
@@ -126,8 +152,37 @@ fn fix(why: Why, cells: &[&JudgedCell<'_>]) -> String {
             cell.cell.fleet.region,
             cell.cell.fleet.fleet,
         ),
+        (Why::Short(Short::ConnectTimeout), _) => admit(cells, all).unwrap_or_else(|| why.next().to_owned()),
         (why, _) => why.next().to_owned(),
     }
+}
+
+/// For silence: which security groups to admit, where all hosts that met it carry the same. Groups of hosts that pass too
+/// would not make the difference.
+fn admit(cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> Option<String> {
+    let groups =
+        |w: &Witness<'_>| w.testimony.and_then(|t| t.identity.0.get("security_group")).cloned().unwrap_or_default();
+    let mut failing = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).map(groups);
+    let first = failing.next()?;
+    let common: BTreeSet<String> = failing.fold(first, |all, one| all.intersection(&one).cloned().collect());
+    let same = |c: &&&JudgedCell<'_>| cells.iter().any(|failed| failed.cell.dependency == c.cell.dependency);
+    let passing = all.iter().filter(same).flat_map(|c| &c.witnesses).filter(|w| w.answer == Answer::Given(Outcome::Ok));
+    let passing: BTreeSet<String> = passing.flat_map(groups).collect();
+    let names: BTreeSet<String> = common.difference(&passing).map(|group| escape(group)).collect();
+    let groups = match names.len() {
+        0 => return None,
+        1 => format!("the security group {}", list(&names)),
+        _ => format!("one of the security groups {}", list(&names)),
+    };
+    let to = short_addresses(cells);
+    Some(format!(
+        "Admit {groups}, which every host that met silence carries,{} and run the gate again.",
+        if to.is_empty() { String::new() } else { format!(" to {},", list(&to)) },
+    ))
+}
+
+fn fell_short(witness: &Witness<'_>) -> bool {
+    matches!(witness.answer, Answer::Given(Outcome::Short(_)))
 }
 
 /// A cell's state in words, naming the identity, agents and addresses concerned; none for a plain pass.
@@ -136,10 +191,8 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
     let counts = judged.folded.counts;
     let identity = judged.folded.identity.as_ref();
     let text = match why {
-        Why::Short(reason) => {
-            let addresses: BTreeSet<String> = judged.witnesses.iter().flat_map(short_addresses).collect();
-            let at = if addresses.is_empty() { String::new() } else { format!(" at {}", list(&addresses)) };
-            format!("{}{at} ({} of {} agents)", reason.meaning(), counts.short, counts.asked)
+        Why::Short(_) => {
+            format!("{} of {} agents fell short{}", counts.short, counts.asked, at(&short_addresses(&[judged])))
         }
         Why::Void(Void::WrongVantage) => {
             let odd = judged.witnesses.iter().find_map(|w| w.mismatch.map(|m| (w.agent, m)));
@@ -152,8 +205,13 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
         }
         Why::Unknown(Unknown::Silent) => {
             let unanswered = |w: &&Witness<'_>| matches!(w.answer, Answer::Silent | Answer::Pending);
-            let silent: BTreeSet<String> = judged.witnesses.iter().filter(unanswered).map(|w| w.agent.to_owned()).collect();
-            let who = if silent.is_empty() { "its agents are lost".to_owned() } else { format!("no answer from {}", list(&silent)) };
+            let silent: BTreeSet<String> =
+                judged.witnesses.iter().filter(unanswered).map(|w| w.agent.to_owned()).collect();
+            let who = if silent.is_empty() {
+                "its agents are lost".to_owned()
+            } else {
+                format!("no answer from {}", list(&silent))
+            };
             format!("{who}{}", of_identity(identity))
         }
     };
@@ -164,16 +222,25 @@ fn of_identity(key: Option<&IdentityKey>) -> String {
     key.map_or_else(String::new, |key| format!(", on hosts with {key}"))
 }
 
-fn short_addresses(witness: &Witness<'_>) -> Vec<String> {
+fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
+    let testimonies = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).filter_map(|w| w.testimony);
     let short = |o: &&Observation| matches!(o.outcome, Outcome::Short(_));
-    let observations = witness.testimony.map_or(&[][..], |t| t.report.observations.as_slice());
-    observations.iter().filter(short).filter_map(|o| o.address.map(|a| a.to_string())).collect()
+    let observations = testimonies.flat_map(|t| &t.report.observations).filter(short);
+    observations.filter_map(|o| Some(o.address?.to_string())).collect()
+}
+
+fn at(addresses: &BTreeSet<String>) -> String {
+    if addresses.is_empty() { String::new() } else { format!(", at {}", list(addresses)) }
 }
 
 fn list(items: &BTreeSet<String>) -> String {
     let mut text = items.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     if items.len() > 5 {
-        text.push_str(&format!(" and {} more", items.len() - 5));
+        let _ = write!(text, " and {} more", items.len() - 5);
     }
     text
 }
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;

@@ -17,13 +17,17 @@ use crate::text::{escape, is_plain};
 
 /// The longest text.
 pub(crate) const MAX_BYTES: usize = 256 * 1024;
-/// The most values, keys, mappings and lists in a text: a debug build reads so many in less than 100 ms.
-const MAX_NODES: usize = 10_000;
 /// The deepest nesting. The contract's files need six.
 const MAX_DEPTH: usize = 16;
 
-/// Reads `text` as a `T`. `example` is the shortest text that would be right, for those who have none yet.
-pub(crate) fn read<T: DeserializeOwned>(file: &str, text: &str, example: &str) -> Result<T, Diagnostic> {
+/// Reads `text` as a `T`. `example` is the shortest text that would be right, for those who have none yet; `max_nodes` is how
+/// many keys, values, mappings and lists are read.
+pub(crate) fn read<T: DeserializeOwned>(
+    file: &str,
+    text: &str,
+    example: &str,
+    max_nodes: usize,
+) -> Result<T, Diagnostic> {
     check_size(file, text)?;
     // A byte order mark at the very start says nothing but "UTF-8" (YAML 1.2.2, 5.2).
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -35,8 +39,8 @@ pub(crate) fn read<T: DeserializeOwned>(file: &str, text: &str, example: &str) -
             max_depth: MAX_DEPTH,
             flow_nesting_limit: MAX_DEPTH,
             max_documents: 1,
-            max_nodes: MAX_NODES,
-            max_events: MAX_NODES * 2
+            max_nodes: max_nodes,
+            max_events: max_nodes * 2
         },
         duplicate_keys: DuplicateKeyPolicy::Error,
         merge_keys: MergeKeyPolicy::Error,
@@ -76,12 +80,7 @@ fn check_characters(file: &str, text: &str) -> Result<(), Diagnostic> {
     for c in text.chars() {
         match c {
             '\n' if after_return => {}
-            '\n' | '\r' => {
-                place = Place {
-                    line: place.line + 1,
-                    column: 1,
-                }
-            }
+            '\n' | '\r' => place = Place { line: place.line + 1, column: 1 },
             '\t' => place.column += 1,
             c if is_plain(c) => place.column += 1,
             c => {
@@ -103,10 +102,7 @@ fn check_characters(file: &str, text: &str) -> Result<(), Diagnostic> {
 
 fn place(location: Location) -> Place {
     let one = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-    Place {
-        line: one(location.line()),
-        column: one(location.column()),
-    }
+    Place { line: one(location.line()), column: one(location.column()) }
 }
 
 /// What is wrong, and what to write instead.
@@ -168,7 +164,7 @@ fn explain(error: &Error, example: &str) -> (String, String) {
         }
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => too_deep(),
         Error::Budget { breach: BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. }, .. } => (
-            format!("the file holds more than {MAX_NODES} keys and values; the limit is reached here"),
+            "the file holds more keys and values than are read; the limit is reached here".to_owned(),
             "make the file smaller, or split it over several applications".to_owned(),
         ),
         Error::ExternalMessage { msg, .. } if msg.contains("recursion limit") => too_deep(),
@@ -190,10 +186,7 @@ fn explain(error: &Error, example: &str) -> (String, String) {
 }
 
 fn too_deep() -> (String, String) {
-    (
-        format!("this is nested more than {MAX_DEPTH} levels deep"),
-        "remove brackets or indentation".to_owned(),
-    )
+    (format!("this is nested more than {MAX_DEPTH} levels deep"), "remove brackets or indentation".to_owned())
 }
 
 /// A value and where it stands.
@@ -206,10 +199,7 @@ pub(crate) struct At<T> {
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<T>::deserialize(deserializer)?;
-        Ok(Self {
-            value: spanned.value,
-            place: place(spanned.referenced),
-        })
+        Ok(Self { value: spanned.value, place: place(spanned.referenced) })
     }
 }
 
@@ -292,24 +282,18 @@ impl Source<'_> {
 
     /// The value as a name.
     pub(crate) fn name(self, at: &At<String>) -> Result<Name, Diagnostic> {
-        at.value
-            .parse()
-            .map_err(|error: NameError| self.error(at.place, error.to_string(), error.fix()))
+        at.value.parse().map_err(|error: NameError| self.error(at.place, error.to_string(), error.fix()))
     }
 
     /// The value as a whole number within `range`.
     pub(crate) fn whole(self, key: &str, at: &At<String>, range: RangeInclusive<u32>) -> Result<u32, Diagnostic> {
         let digits = at.value.bytes().all(|b| b.is_ascii_digit());
-        digits
-            .then(|| at.value.parse().ok())
-            .flatten()
-            .filter(|n| range.contains(n))
-            .ok_or_else(|| {
-                self.error(
-                    at.place,
-                    format!("{key} cannot be '{}'", escape(&at.value)),
-                    format!("write a whole number from {} to {}", range.start(), range.end()),
-                )
-            })
+        digits.then(|| at.value.parse().ok()).flatten().filter(|n| range.contains(n)).ok_or_else(|| {
+            self.error(
+                at.place,
+                format!("{key} cannot be '{}'", escape(&at.value)),
+                format!("write a whole number from {} to {}", range.start(), range.end()),
+            )
+        })
     }
 }

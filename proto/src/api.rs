@@ -117,10 +117,6 @@ pub struct Gate {
     pub ended_at: String,
     /// A region each, in the order asked for.
     pub regions: Vec<Region>,
-    /// What comparing cells shows.
-    pub findings: Vec<Finding>,
-    /// Why, over all regions, and what to do next.
-    pub reasons: Vec<ReasonText>,
 }
 
 /// One region's part of a verdict.
@@ -143,6 +139,10 @@ pub struct Region {
     /// What the manifest leaves out on purpose.
     #[serde(default)]
     pub excluded: Vec<Excluded>,
+    /// What comparing cells shows.
+    pub findings: Vec<Finding>,
+    /// Why, and what to do next.
+    pub reasons: Vec<ReasonText>,
 }
 
 /// One cell of the matrix.
@@ -222,9 +222,6 @@ pub struct Excluded {
 pub struct Finding {
     /// `asymmetry`, `one_host`, …
     pub kind: String,
-    /// The region it is about; none where it is about several.
-    #[serde(default)]
-    pub region: Option<String>,
     /// The dependency it is about.
     pub dependency: String,
     /// In words.

@@ -119,9 +119,7 @@ impl TryFrom<agent::Report> for AgentReport {
 
     fn try_from(from: agent::Report) -> Result<Self, ConvertError> {
         at_most("report.observations", from.observations.len(), MAX_OBSERVATIONS)?;
-        let identity = from.identity.ok_or(ConvertError::Missing {
-            field: "report.identity",
-        })?;
+        let identity = from.identity.ok_or(ConvertError::Missing { field: "report.identity" })?;
         Ok(Self {
             run: bounded("report.run", from.run)?,
             cell: CellDigest(bounded("report.cell", from.cell)?),
@@ -130,21 +128,10 @@ impl TryFrom<agent::Report> for AgentReport {
             identity: identity.try_into()?,
             clock_ms: from.clock_ms,
             report: Report {
-                observations: from
-                    .observations
-                    .into_iter()
-                    .map(TryInto::try_into)
-                    .collect::<Result<_, _>>()?,
+                observations: from.observations.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
                 resolved: from.resolved,
-                routes: Routes {
-                    ipv4: from.route_ipv4,
-                    ipv6: from.route_ipv6,
-                },
-                control: if from.control_connected {
-                    Control::Connected
-                } else {
-                    Control::Unanswered
-                },
+                routes: Routes { ipv4: from.route_ipv4, ipv6: from.route_ipv6 },
+                control: if from.control_connected { Control::Connected } else { Control::Unanswered },
             },
         })
     }
@@ -156,9 +143,7 @@ impl From<&NetworkIdentity> for agent::NetworkIdentity {
             key: key.clone(),
             values: values.iter().cloned().collect(),
         };
-        Self {
-            attributes: from.0.iter().map(attribute).collect(),
-        }
+        Self { attributes: from.0.iter().map(attribute).collect() }
     }
 }
 
@@ -173,10 +158,7 @@ impl TryFrom<agent::NetworkIdentity> for NetworkIdentity {
         for attribute in from.attributes {
             at_most("identity.attributes.values", attribute.values.len(), Self::MAX_ENTRIES)?;
             let key = whole(&bounded("identity.attributes.key", attribute.key)?);
-            let values = attribute
-                .values
-                .into_iter()
-                .map(|v| Ok(whole(&bounded("identity.attributes.values", v)?)));
+            let values = attribute.values.into_iter().map(|v| Ok(whole(&bounded("identity.attributes.values", v)?)));
             let values: BTreeSet<String> = values.collect::<Result<_, ConvertError>>()?;
             if key.is_empty() || identity.0.contains_key(&key) {
                 return Err(invalid("identity.attributes.key", &key));
@@ -217,10 +199,7 @@ impl TryFrom<agent::Observation> for Observation {
         Ok(Self {
             address: match from.address.as_str() {
                 "" => None,
-                text => Some(
-                    text.parse::<SocketAddr>()
-                        .map_err(|_| invalid("observation.address", text))?,
-                ),
+                text => Some(text.parse::<SocketAddr>().map_err(|_| invalid("observation.address", text))?),
             },
             outcome,
             proof: match from.proof.as_str() {
@@ -228,39 +207,22 @@ impl TryFrom<agent::Observation> for Observation {
                 text => Some(one_of("observation.proof", text, &PROOFS, proof_name)?),
             },
             phases: Phases {
-                resolve_ms: from
-                    .resolve_ms
-                    .map(|ms| millis("observation.resolve_ms", ms))
-                    .transpose()?,
-                connect_ms: from
-                    .connect_ms
-                    .map(|ms| millis("observation.connect_ms", ms))
-                    .transpose()?,
+                resolve_ms: from.resolve_ms.map(|ms| millis("observation.resolve_ms", ms)).transpose()?,
+                connect_ms: from.connect_ms.map(|ms| millis("observation.connect_ms", ms)).transpose()?,
                 tls_ms: from.tls_ms.map(|ms| millis("observation.tls_ms", ms)).transpose()?,
-                protocol_ms: from
-                    .protocol_ms
-                    .map(|ms| millis("observation.protocol_ms", ms))
-                    .transpose()?,
+                protocol_ms: from.protocol_ms.map(|ms| millis("observation.protocol_ms", ms)).transpose()?,
             },
             note: from.note.map(|text| shown("observation.note", &text)).transpose()?,
             detail: from.detail.map(|text| shown("observation.detail", &text)).transpose()?,
             tls: from.tls.map(TryInto::try_into).transpose()?,
-            attempts: from
-                .attempts
-                .into_iter()
-                .map(TryInto::try_into)
-                .collect::<Result<_, _>>()?,
+            attempts: from.attempts.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
         })
     }
 }
 
 impl From<&Attempt> for agent::Attempt {
     fn from(from: &Attempt) -> Self {
-        Self {
-            at_ms: from.at_ms,
-            result: from.result.clone(),
-            took_ms: from.took_ms,
-        }
+        Self { at_ms: from.at_ms, result: from.result.clone(), took_ms: from.took_ms }
     }
 }
 
@@ -294,11 +256,7 @@ impl TryFrom<agent::TlsSeen> for TlsSeen {
         Ok(Self {
             version: from.version.map(|text| shown("tls.version", &text)).transpose()?,
             cipher: from.cipher.map(|text| shown("tls.cipher", &text)).transpose()?,
-            chain: from
-                .chain
-                .into_iter()
-                .map(TryInto::try_into)
-                .collect::<Result<_, _>>()?,
+            chain: from.chain.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -324,11 +282,7 @@ impl TryFrom<agent::Certificate> for Certificate {
         Ok(Self {
             subject: shown("certificate.subject", &from.subject)?,
             issuer: shown("certificate.issuer", &from.issuer)?,
-            names: from
-                .names
-                .iter()
-                .map(|name| shown("certificate.names", name))
-                .collect::<Result<_, _>>()?,
+            names: from.names.iter().map(|name| shown("certificate.names", name)).collect::<Result<_, _>>()?,
             not_before: second("certificate.not_before_s", from.not_before_s)?,
             not_after: second("certificate.not_after_s", from.not_after_s)?,
             sha256: shown("certificate.sha256", &from.sha256)?,
@@ -371,10 +325,7 @@ impl TryFrom<agent::ProbeSpec> for ProbeSpec {
             families: one_of("spec.families", &from.families, &FAMILIES, families_name)?,
             addresses: one_of("spec.addresses", &from.addresses, &ADDRESSES, addresses_name)?,
             tls: TlsOptions {
-                server_name: from
-                    .server_name
-                    .map(|name| bounded("spec.server_name", name))
-                    .transpose()?,
+                server_name: from.server_name.map(|name| bounded("spec.server_name", name)).transpose()?,
                 ca_pem: from.ca_pem,
             },
         })
@@ -420,38 +371,19 @@ fn one_of<T: Copy>(
     known: &[T],
     name: fn(T) -> &'static str,
 ) -> Result<T, ConvertError> {
-    known
-        .iter()
-        .copied()
-        .find(|value| name(*value) == text)
-        .ok_or_else(|| invalid(field, text))
+    known.iter().copied().find(|value| name(*value) == text).ok_or_else(|| invalid(field, text))
 }
 
 fn invalid(field: &'static str, value: &str) -> ConvertError {
-    ConvertError::Invalid {
-        field,
-        value: text::escape(value),
-    }
+    ConvertError::Invalid { field, value: text::escape(value) }
 }
 
 fn at_most(field: &'static str, count: usize, max: usize) -> Result<(), ConvertError> {
-    if count > max {
-        Err(ConvertError::TooMany { field, count, max })
-    } else {
-        Ok(())
-    }
+    if count > max { Err(ConvertError::TooMany { field, count, max }) } else { Ok(()) }
 }
 
 fn no_longer(field: &'static str, text: &str, max: usize) -> Result<(), ConvertError> {
-    if text.len() > max {
-        Err(ConvertError::TooLong {
-            field,
-            bytes: text.len(),
-            max,
-        })
-    } else {
-        Ok(())
-    }
+    if text.len() > max { Err(ConvertError::TooLong { field, bytes: text.len(), max }) } else { Ok(()) }
 }
 
 /// A text as it came, if it is not too long.
@@ -468,19 +400,11 @@ fn shown(field: &'static str, text: &str) -> Result<String, ConvertError> {
 
 /// A span that was measured. NaN and infinity have no JSON form, so one would make the stored evidence unreadable.
 fn millis(field: &'static str, ms: f64) -> Result<f64, ConvertError> {
-    if ms.is_finite() && ms >= 0.0 {
-        Ok(ms)
-    } else {
-        Err(invalid(field, &ms.to_string()))
-    }
+    if ms.is_finite() && ms >= 0.0 { Ok(ms) } else { Err(invalid(field, &ms.to_string())) }
 }
 
 fn deadline(field: &'static str, ms: u32) -> Result<Millis, ConvertError> {
-    if (1..=MAX_TIMEOUT_MS).contains(&ms) {
-        Ok(Millis(ms))
-    } else {
-        Err(invalid(field, &ms.to_string()))
-    }
+    if (1..=MAX_TIMEOUT_MS).contains(&ms) { Ok(Millis(ms)) } else { Err(invalid(field, &ms.to_string())) }
 }
 
 fn second(field: &'static str, second: i64) -> Result<Timestamp, ConvertError> {

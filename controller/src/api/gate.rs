@@ -1,5 +1,6 @@
 //! The gate and its verdicts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -9,7 +10,7 @@ use axum::{Extension, Json};
 use jiff::Timestamp;
 use preflight_core::inventory::Inventory;
 use preflight_core::manifest::Manifest;
-use preflight_core::plan::{Plan, sha256};
+use preflight_core::plan::{FleetId, Plan, sha256};
 use preflight_core::run::RunSpec;
 use preflight_core::text::escape;
 use preflight_proto::api::{Decision, Gate, GateRequest, Problem};
@@ -76,6 +77,7 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
     let manifest = Manifest::parse(&escape(&request.manifest_name), &request.manifest)?;
     let inventory = current_inventory(app).await?;
     let plan = Plan::build(&manifest, &inventory, &request.regions, request.all_regions)?;
+    let unlisted = unlisted(app, &inventory, &plan).await?;
     let started = Timestamp::now();
     let spec = RunSpec {
         id,
@@ -85,11 +87,26 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         deadline: deadline(started, request.wait_ms)?,
         fail_fast: request.fail_fast,
         strict: request.strict,
+        unlisted,
     };
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
-    app.audit(&principal.name, "gate", &spec.id, &principal.source, &format!("{} {}", spec.plan.application, spec.release))
-        .await;
+    app.audit(
+        &principal.name,
+        "gate",
+        &spec.id,
+        &principal.source,
+        &format!("{} {}", spec.plan.application, spec.release),
+    )
+    .await;
     Ok(handle)
+}
+
+/// Fleets of the plan's regions that have agents and are not in the inventory: hosts that nobody gates.
+async fn unlisted(app: &App, inventory: &Inventory, plan: &Plan) -> Result<Vec<FleetId>, Failure> {
+    let agents = app.store.agents().await?.into_iter().filter(|row| !row.revoked && !row.left).map(|row| row.id.fleet);
+    let odd = |fleet: &FleetId| plan.regions.contains(&fleet.region) && inventory.fleet(fleet).is_none();
+    let fleets: BTreeSet<FleetId> = agents.filter(odd).collect();
+    Ok(fleets.into_iter().collect())
 }
 
 /// The id that the caller chose, or a new one.
@@ -106,7 +123,8 @@ pub(super) fn run_id(chosen: Option<&str>) -> Result<String, Failure> {
 }
 
 fn release(release: &str) -> Result<(), Failure> {
-    if release.trim().is_empty() || release.len() > MAX_RELEASE || !release.chars().all(preflight_core::text::is_plain) {
+    if release.trim().is_empty() || release.len() > MAX_RELEASE || !release.chars().all(preflight_core::text::is_plain)
+    {
         let fix = "Name what would ship, for example a version or commit: --release 2025-03-31.1";
         return Err(Failure::usage(
             format!("`release` must be 1 to {MAX_RELEASE} bytes of visible text"),

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use super::problem::Failure;
 use crate::app::App;
+use crate::store::Measured;
 
 type Labels = Vec<(String, String)>;
 
@@ -32,25 +33,33 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, F
     Ok("preflight-controller is ready.\n")
 }
 
-/// The latest state of every cell, the agents and the runs, in the OpenMetrics text format.
+/// The latest state of every cell, the agents and the runs, as `OpenMetrics` text.
 #[utoipa::path(get, path = "/metrics", security(("token" = [])), responses(
     (status = 200, content_type = "application/openmetrics-text"), (status = 401, body = Problem), (status = 403, body = Problem)))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Failure> {
     let mut registry = Registry::default();
     let success = Family::<Labels, Gauge>::default();
     let failure = Family::<Labels, Gauge>::default();
+    let duration = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+    let expiry = Family::<Labels, Gauge>::default();
     let age = Family::<Labels, Gauge<f64, AtomicU64>>::default();
     let agents = Family::<Labels, Gauge>::default();
     let runs = Family::<Labels, Gauge>::default();
     let under_way: Gauge = Gauge::default();
     registry.register("probe_success", "Whether the cell's latest state is pass", success.clone());
     registry.register("probe_failure_info", "Why the cell's latest state is not pass", failure.clone());
+    registry.register(
+        "probe_duration_seconds",
+        "The slowest of each phase when the cell was last seen",
+        duration.clone(),
+    );
+    registry.register("probe_ssl_earliest_cert_expiry", "When the first certificate of the chain ends", expiry.clone());
     registry.register("preflight_cell_timestamp_seconds", "When the cell's latest state was found", age.clone());
     registry.register("preflight_agents", "Agents by fleet and standing", agents.clone());
     registry.register("preflight_runs_ended", "Runs kept that have ended, by kind", runs.clone());
     registry.register("preflight_runs_under_way", "Runs under way", under_way.clone());
 
-    for cell in app.store.latest(None, None).await? {
+    for Measured { cell, phases, certificate_until } in app.store.latest(None, None).await? {
         let labels: Labels = [
             ("application", &cell.application),
             ("region", &cell.region),
@@ -62,6 +71,22 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
         success.get_or_create(&labels).set(i64::from(cell.state == CellState::Pass));
         if let Ok(at) = cell.at.parse::<Timestamp>() {
             age.get_or_create(&labels).set(at.as_duration().as_secs_f64());
+        }
+        let phases = [
+            ("resolve", phases.resolve_ms),
+            ("connect", phases.connect_ms),
+            ("tls", phases.tls_ms),
+            ("protocol", phases.protocol_ms),
+        ];
+        for (phase, ms) in phases {
+            // No zero for a phase that was not reached.
+            let Some(ms) = ms else { continue };
+            let mut labels = labels.clone();
+            labels.push(("phase".to_owned(), phase.to_owned()));
+            duration.get_or_create(&labels).set(ms / 1_000.0);
+        }
+        if let Some(until) = certificate_until {
+            expiry.get_or_create(&labels).set(until.as_second());
         }
         if let Some(reason) = cell.reason {
             let mut labels = labels;

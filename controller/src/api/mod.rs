@@ -4,8 +4,8 @@ mod auth;
 mod gate;
 mod health;
 mod inventory;
-mod problem;
 mod probe;
+mod problem;
 mod stream;
 mod tokens;
 mod view;
@@ -79,7 +79,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/-/healthy", get(health::healthy))
         .route("/-/ready", get(health::ready))
         .route("/openapi.json", get(|| async { ([("content-type", "application/json")], description()) }));
-    let unknown = Router::new().fallback(problem::not_found).layer(from_fn_with_state((app.clone(), Scope::Any), auth::require));
+    let unknown =
+        Router::new().fallback(problem::not_found).layer(from_fn_with_state((app.clone(), Scope::Any), auth::require));
     scoped(Scope::Read, read)
         .merge(scoped(Scope::Gate, gate))
         .merge(scoped(Scope::Probe, probe))

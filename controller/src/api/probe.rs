@@ -55,6 +55,7 @@ pub(super) async fn probe(
         deadline: deadline(started, request.wait_ms)?,
         fail_fast: false,
         strict: false,
+        unlisted: Vec::new(),
     };
     let names = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     app.audit(&principal.name, "probe", &spec.id, &principal.source, &names).await;

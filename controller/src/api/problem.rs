@@ -39,7 +39,8 @@ impl Failure {
     }
 
     pub(crate) fn forbidden(scope: &str) -> Self {
-        let fix = format!("Ask an administrator for a token with that scope: `preflight token create --scope {scope}`.");
+        let fix =
+            format!("Ask an administrator for a token with that scope: `preflight token create --scope {scope}`.");
         let message = format!("the token lacks the scope '{scope}'");
         Self::new(StatusCode::FORBIDDEN, "forbidden", message, Some(fix))
     }
@@ -87,9 +88,7 @@ impl From<RunError> for Failure {
         match &error {
             RunError::Store(store) => Self::from(Arc::as_ref(store)),
             RunError::OtherRequest(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string(), None),
-            RunError::Stopping => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None)
-            }
+            RunError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None),
         }
     }
 }
@@ -103,13 +102,11 @@ impl From<Diagnostic> for Failure {
 
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
-        match error {
-            PlanError::Manifest(diagnostic) => diagnostic.into(),
-            other => {
-                let fix = other.fix();
-                Self::usage(other.to_string(), fix)
-            }
+        if let PlanError::Manifest(diagnostic) = error {
+            return diagnostic.into();
         }
+        let fix = error.fix();
+        Self::usage(error.to_string(), fix)
     }
 }
 

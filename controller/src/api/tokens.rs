@@ -47,7 +47,8 @@ pub(super) async fn create_join(
     }
     let source = request.source.as_deref().map(source_range).transpose()?;
     if request.ttl_s > LONG_LIVED_S && source.is_none() {
-        let fix = "Give the addresses that agents enrol from, for example --source 10.0.0.0/8, or a --ttl of at most 24h.";
+        let fix =
+            "Give the addresses that agents enrol from, for example --source 10.0.0.0/8, or a --ttl of at most 24h.";
         return Err(Failure::usage(
             "a join token that lives longer than 24 hours must be bound to a source range",
             fix.to_owned(),

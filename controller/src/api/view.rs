@@ -37,7 +37,7 @@ pub(super) async fn matrix(
     Query(query): Query<MatrixQuery>,
 ) -> Result<Json<Matrix>, Failure> {
     let cells = app.store.latest(query.application.as_deref(), query.region.as_deref()).await?;
-    Ok(Json(Matrix { cells }))
+    Ok(Json(Matrix { cells: cells.into_iter().map(|measured| measured.cell).collect() }))
 }
 
 /// Every agent, and what is odd about the fleets.
@@ -63,7 +63,7 @@ fn agent(app: &App, row: AgentRow, now: Timestamp) -> Agent {
         "revoked"
     } else if let Some((standing, _)) = &standing {
         standing.as_str()
-    } else if row.last_seen.is_none() {
+    } else if row.connected_at.is_none() {
         "enrolled"
     } else if row.left {
         "left"
@@ -77,7 +77,7 @@ fn agent(app: &App, row: AgentRow, now: Timestamp) -> Agent {
         state: state.to_owned(),
         version: row.version,
         identity: standing.map(|(_, identity)| identity).or(row.identity).unwrap_or_default(),
-        last_seen: if matches!(state, "connected" | "unsteady") { Some(now) } else { row.last_seen }
+        last_seen: if matches!(state, "connected" | "unsteady") { Some(now) } else { row.gone_at }
             .map(|seen| seen.to_string()),
         clock_skew_ms: row.clock_skew_ms,
         certificate_until: row.certificate_until.map(|until| until.to_string()).unwrap_or_default(),
@@ -96,9 +96,10 @@ fn remarks(inventory: &Inventory, agents: &[Agent]) -> Vec<String> {
     let empty = inventory.fleets().map(|(id, _)| id).filter(|id| !connected.contains(id)).map(|id| {
         format!("No agent of {id} is connected: `preflight token join --region {} --fleet {}`.", id.region, id.fleet)
     });
-    let unlisted = live.iter().filter(|id| inventory.fleet(id).is_none()).map(|id| {
-        format!("Agents hold certificates for {id}, which the inventory lacks: add it, or revoke them.")
-    });
+    let unlisted = live
+        .iter()
+        .filter(|id| inventory.fleet(id).is_none())
+        .map(|id| format!("Agents hold certificates for {id}, which the inventory lacks: add it, or revoke them."));
     empty.chain(unlisted).collect()
 }
 

@@ -17,7 +17,10 @@ pub(crate) struct AgentRow {
     pub(crate) identity: Option<NetworkIdentity>,
     pub(crate) version: Option<String>,
     pub(crate) clock_skew_ms: Option<i64>,
-    pub(crate) last_seen: Option<Timestamp>,
+    /// None until it has connected once.
+    pub(crate) connected_at: Option<Timestamp>,
+    /// When its last connection ended; none while it is connected.
+    pub(crate) gone_at: Option<Timestamp>,
     pub(crate) left: bool,
     pub(crate) revoked: bool,
     pub(crate) remark: Option<String>,
@@ -109,7 +112,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE agent SET identity = ?, version = ?, clock_skew_ms = ?, last_seen = ?, left_at = NULL WHERE agent = ?",
+            "UPDATE agent SET identity = ?, version = ?, clock_skew_ms = ?, connected_at = ?, gone_at = NULL, left_at = NULL \
+             WHERE agent = ?",
         )
         .bind(to_json(identity)?)
         .bind(version)
@@ -122,13 +126,34 @@ impl Store {
         .map_err(|e| self.failed(e))
     }
 
+    /// Notes that an agent has another identity than before.
+    pub(crate) async fn put_identity(&self, agent: &str, identity: &NetworkIdentity) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agent SET identity = ? WHERE agent = ?")
+            .bind(to_json(identity)?)
+            .bind(agent)
+            .execute(&self.write)
+            .await
+            .map(|_| ())
+            .map_err(|e| self.failed(e))
+    }
+
     /// Notes that an agent's stream has ended; `left` if it said goodbye.
     pub(crate) async fn agent_gone(&self, agent: &str, left: bool, now: Timestamp) -> Result<(), StoreError> {
-        sqlx::query("UPDATE agent SET last_seen = ?, left_at = CASE WHEN ? THEN ? ELSE left_at END WHERE agent = ?")
+        sqlx::query("UPDATE agent SET gone_at = ?, left_at = CASE WHEN ? THEN ? ELSE left_at END WHERE agent = ?")
             .bind(now.as_millisecond())
             .bind(left)
             .bind(now.as_millisecond())
             .bind(agent)
+            .execute(&self.write)
+            .await
+            .map(|_| ())
+            .map_err(|e| self.failed(e))
+    }
+
+    /// Notes that no agent is connected: a controller that was killed could not.
+    pub(crate) async fn all_agents_gone(&self, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agent SET gone_at = ? WHERE gone_at IS NULL AND connected_at IS NOT NULL")
+            .bind(now.as_millisecond())
             .execute(&self.write)
             .await
             .map(|_| ())
@@ -161,7 +186,7 @@ impl Store {
     /// Every agent, by region, fleet and name.
     pub(crate) async fn agents(&self) -> Result<Vec<AgentRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT a.agent, a.region, a.fleet, a.identity, a.version, a.clock_skew_ms, a.last_seen, \
+            "SELECT a.agent, a.region, a.fleet, a.identity, a.version, a.clock_skew_ms, a.connected_at, a.gone_at, \
                     a.left_at IS NOT NULL, a.revoked_at IS NOT NULL, a.remark, \
                     (SELECT max(c.not_after) FROM certificate c WHERE c.agent = a.agent) \
              FROM agent a ORDER BY a.region, a.fleet, a.agent",
@@ -180,10 +205,11 @@ fn agent_row(row: &SqliteRow) -> Result<AgentRow, StoreError> {
         identity: identity.map(|text| json(&text)).transpose()?,
         version: row.get(4),
         clock_skew_ms: row.get(5),
-        last_seen: row.get::<Option<i64>, _>(6).map(time).transpose()?,
-        left: row.get(7),
-        revoked: row.get(8),
-        remark: row.get(9),
-        certificate_until: row.get::<Option<i64>, _>(10).map(time).transpose()?,
+        connected_at: row.get::<Option<i64>, _>(6).map(time).transpose()?,
+        gone_at: row.get::<Option<i64>, _>(7).map(time).transpose()?,
+        left: row.get(8),
+        revoked: row.get(9),
+        remark: row.get(10),
+        certificate_until: row.get::<Option<i64>, _>(11).map(time).transpose()?,
     })
 }

@@ -4,6 +4,7 @@ mod agents;
 mod runs;
 mod tokens;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
-pub(crate) use runs::{LatestCell, NewTestimony, OpenRun, StoredRun};
-pub(crate) use tokens::{JoinRefused, TokenRow};
+pub(crate) use runs::{LatestCell, Measured, NewTestimony, OpenRun};
+pub(crate) use tokens::JoinRefused;
 
 /// A writer waits this long for another one before it gives up with [`StoreError::Busy`].
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Runs, their evidence and verdicts are kept this long.
-const KEEP_RUNS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const KEEP_RUNS: Duration = Duration::from_hours(30 * 24);
 /// Entries of the audit log kept.
 const KEEP_AUDIT: i64 = 100_000;
 
@@ -75,6 +76,7 @@ impl Store {
         if expect_existing && !path.exists() {
             return Err(StoreError::Missing(path));
         }
+        check_header(&path, expect_existing)?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
@@ -83,16 +85,12 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true);
         let failed = |source: sqlx::Error| open_error(&path, source);
-        let write =
-            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
+        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
         let check: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&write).await.map_err(failed)?;
         if check != "ok" {
             return Err(StoreError::Corrupt { path, detail: check });
         }
-        sqlx::migrate!()
-            .run(&write)
-            .await
-            .map_err(|source| StoreError::Migrate { path: path.clone(), source })?;
+        sqlx::migrate!().run(&write).await.map_err(|source| StoreError::Migrate { path: path.clone(), source })?;
         let read = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(failed)?;
         restrict(&path);
         Ok(Self { path, write, read })
@@ -178,11 +176,12 @@ impl Store {
 
     /// The newest entries of the audit log, newest first.
     pub(crate) async fn audit_log(&self, most: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let rows = sqlx::query("SELECT at, principal, action, outcome, source, detail FROM audit ORDER BY id DESC LIMIT ?")
-            .bind(most)
-            .fetch_all(&self.read)
-            .await
-            .map_err(|e| self.failed(e))?;
+        let rows =
+            sqlx::query("SELECT at, principal, action, outcome, source, detail FROM audit ORDER BY id DESC LIMIT ?")
+                .bind(most)
+                .fetch_all(&self.read)
+                .await
+                .map_err(|e| self.failed(e))?;
         rows.into_iter()
             .map(|row| {
                 Ok(AuditEntry {
@@ -196,6 +195,30 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Refuses a file that is not a database. SQLite itself makes a new one of a file that is empty or shorter than a page.
+fn check_header(path: &Path, expect_existing: bool) -> Result<(), StoreError> {
+    // https://www.sqlite.org/fileformat.html, 1.3
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::Open { path: path.to_owned(), source: sqlx::Error::Io(error) }),
+    };
+    let mut start = Vec::new();
+    file.by_ref()
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut start)
+        .map_err(|error| StoreError::Open { path: path.to_owned(), source: sqlx::Error::Io(error) })?;
+    let new = start.is_empty() && !expect_existing;
+    if new || start == MAGIC {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt {
+        path: path.to_owned(),
+        detail: "it does not begin as an SQLite database does".to_owned(),
+    })
 }
 
 // Primary result codes (https://www.sqlite.org/rescode.html).

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use preflight_core::identity::IdentityKey;
 use preflight_core::matrix::State;
+use preflight_core::observation::Phases;
 use preflight_core::plan::CellDigest;
 use preflight_core::run::{AgentId, RunSpec, Testimony};
 use preflight_proto::api::MatrixCell;
@@ -50,6 +51,18 @@ pub(crate) struct LatestCell {
     pub(crate) target: String,
     pub(crate) state: State,
     pub(crate) reason: Option<String>,
+    /// The slowest of each phase that was seen.
+    pub(crate) phases: Phases,
+    /// When the first certificate of a presented chain ends.
+    pub(crate) certificate_until: Option<Timestamp>,
+}
+
+/// What metrics tell of a cell beside its state.
+#[derive(Debug, Clone)]
+pub(crate) struct Measured {
+    pub(crate) cell: MatrixCell,
+    pub(crate) phases: Phases,
+    pub(crate) certificate_until: Option<Timestamp>,
 }
 
 impl Store {
@@ -140,6 +153,16 @@ impl Store {
             .map_err(|e| self.failed(e))
     }
 
+    /// How many answers to a run came too late.
+    #[cfg(test)]
+    pub(crate) async fn late_answers(&self, run: &str) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT count(*) FROM testimony WHERE run = ? AND late")
+            .bind(run)
+            .fetch_one(&self.read)
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
     /// Ends a run with its result, once: true if this call did it.
     pub(crate) async fn close_run(
         &self,
@@ -162,10 +185,11 @@ impl Store {
         }
         for cell in latest {
             sqlx::query(
-                "INSERT INTO latest (application, region, fleet, dependency, target, state, reason, verdict, release, at) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+                "INSERT INTO latest (application, region, fleet, dependency, target, state, reason, phases, certificate_until, \
+                 verdict, release, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
                  ON CONFLICT (application, region, fleet, dependency) DO UPDATE SET target = excluded.target, \
-                 state = excluded.state, reason = excluded.reason, verdict = excluded.verdict, \
+                 state = excluded.state, reason = excluded.reason, phases = excluded.phases, \
+                 certificate_until = excluded.certificate_until, verdict = excluded.verdict, \
                  release = excluded.release, at = excluded.at",
             )
             .bind(&spec.plan.application)
@@ -175,6 +199,8 @@ impl Store {
             .bind(&cell.target)
             .bind(cell.state.as_str())
             .bind(&cell.reason)
+            .bind(to_json(&cell.phases)?)
+            .bind(cell.certificate_until.map(Timestamp::as_millisecond))
             .bind(&spec.id)
             .bind(&spec.release)
             .bind(now.as_millisecond())
@@ -186,13 +212,16 @@ impl Store {
         Ok(true)
     }
 
-    /// Runs that have not ended, with all that is known of them.
-    pub(crate) async fn open_runs(&self) -> Result<Vec<OpenRun>, StoreError> {
+    /// Runs that have not ended (one, or all), with all that is known of them.
+    pub(crate) async fn open_runs(&self, id: Option<&str>) -> Result<Vec<OpenRun>, StoreError> {
         let failed = |e| self.failed(e);
-        let rows = sqlx::query("SELECT id, kind, spec FROM run WHERE ended_at IS NULL ORDER BY started_at")
-            .fetch_all(&self.read)
-            .await
-            .map_err(failed)?;
+        let rows = sqlx::query(
+            "SELECT id, kind, spec FROM run WHERE ended_at IS NULL AND (?1 IS NULL OR id = ?1) ORDER BY started_at",
+        )
+        .bind(id)
+        .fetch_all(&self.read)
+        .await
+        .map_err(failed)?;
         let mut open = Vec::new();
         for row in rows {
             let id: String = row.get(0);
@@ -212,10 +241,7 @@ impl Store {
             open.push(OpenRun {
                 kind: row.get(1),
                 spec: json(row.get(2))?,
-                questions: questions
-                    .iter()
-                    .map(|q| (CellDigest(q.get(0)), q.get(1), IdentityKey(q.get(2))))
-                    .collect(),
+                questions: questions.iter().map(|q| (CellDigest(q.get(0)), q.get(1), IdentityKey(q.get(2)))).collect(),
                 testimonies: testimonies
                     .iter()
                     .map(|t| {
@@ -234,9 +260,10 @@ impl Store {
         &self,
         application: Option<&str>,
         region: Option<&str>,
-    ) -> Result<Vec<MatrixCell>, StoreError> {
+    ) -> Result<Vec<Measured>, StoreError> {
         let rows = sqlx::query(
-            "SELECT application, region, fleet, dependency, target, state, reason, verdict, release, at FROM latest \
+            "SELECT application, region, fleet, dependency, target, state, reason, verdict, release, at, phases, \
+                    certificate_until FROM latest \
              WHERE (?1 IS NULL OR application = ?1) AND (?2 IS NULL OR region = ?2) \
              ORDER BY application, region, dependency, fleet",
         )
@@ -248,7 +275,7 @@ impl Store {
         rows.iter()
             .map(|row| {
                 let state: String = row.get(5);
-                Ok(MatrixCell {
+                let cell = MatrixCell {
                     application: row.get(0),
                     region: row.get(1),
                     fleet: row.get(2),
@@ -259,7 +286,9 @@ impl Store {
                     verdict: row.get(7),
                     release: row.get(8),
                     at: time(row.get(9))?.to_string(),
-                })
+                };
+                let certificate_until = row.get::<Option<i64>, _>(11).map(time).transpose()?;
+                Ok(Measured { cell, phases: json(row.get(10))?, certificate_until })
             })
             .collect()
     }

@@ -1,1 +1,200 @@
+//! What every adapter of the store must keep.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use preflight_core::identity::{IdentityKey, NetworkIdentity};
+use preflight_core::observation::{Control, Report, Routes};
+use preflight_core::plan::{CellDigest, FleetId, Plan};
+use preflight_core::run::{AgentId, RunSpec, Testimony};
+
+use super::*;
+use crate::secret::{self, NewSecret};
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
+
+/// A data directory of its own, removed at the end.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        let dir = std::env::temp_dir().join(format!("preflight-store-{}", secret::hex(&secret::bytes::<8>().unwrap())));
+        std::fs::create_dir(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn at(s: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + s).unwrap()
+}
+
+fn fleet() -> FleetId {
+    FleetId { region: "eu".into(), fleet: "worker".into() }
+}
+
+async fn join_token(store: &Store, uses: u32, source: Option<&str>) -> NewSecret {
+    let secret = NewSecret::new().unwrap();
+    store.put_join_token(&secret, &fleet(), uses, source, "admin", at(600)).await.unwrap();
+    secret
+}
+
+fn spec(id: &str) -> RunSpec {
+    RunSpec {
+        id: id.into(),
+        release: "r1".into(),
+        plan: Plan {
+            application: "shop".into(),
+            manifest_digest: String::new(),
+            regions: vec!["eu".into()],
+            cells: Vec::new(),
+            excluded: Vec::new(),
+        },
+        started: at(0),
+        deadline: at(30),
+        fail_fast: false,
+        strict: false,
+        unlisted: Vec::new(),
+    }
+}
+
+fn testimony(resolved: u32) -> Testimony {
+    Testimony {
+        identity: NetworkIdentity::default(),
+        report: Report {
+            observations: Vec::new(),
+            resolved,
+            routes: Routes { ipv4: true, ipv6: false },
+            control: Control::Unanswered,
+        },
+        clock_skew_ms: 0,
+    }
+}
+
+#[tokio::test]
+async fn a_join_token_enrols_for_its_fleet_and_no_more_often_than_it_may() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let token = join_token(&store, 2, None).await;
+    // All at once: the count is atomic.
+    let tries =
+        futures_util::future::join_all((0..8).map(|_| store.enrol(&token.id, &token.secret, HERE, at(0)))).await;
+    let enrolled: Vec<AgentId> = tries.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(enrolled.len(), 2);
+    assert!(enrolled.iter().all(|id| id.fleet == fleet()));
+    let again = store.enrol(&token.id, &token.secret, HERE, at(0)).await;
+    assert!(matches!(again, Err(JoinRefused::UsedUp)), "{again:?}");
+    assert_eq!(store.agents().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_expired_altered_or_misplaced_join_token_enrols_nobody() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let token = join_token(&store, 1, Some("192.168.0.0/16")).await;
+    let refused = async |secret: &str, from: IpAddr, s| store.enrol(&token.id, secret, from, at(s)).await.unwrap_err();
+    assert!(matches!(refused(&token.secret, HERE, 0).await, JoinRefused::Source));
+    let there: IpAddr = "::ffff:192.168.1.1".parse().unwrap();
+    assert!(matches!(refused(&token.secret, there, 600).await, JoinRefused::Expired));
+    assert!(matches!(refused(&token.secret.replace('0', "1"), there, 0).await, JoinRefused::Unknown));
+    assert!(store.agents().await.unwrap().is_empty());
+    store.enrol(&token.id, &token.secret, there, at(0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn api_tokens_are_known_by_their_secret_until_they_expire() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let token = NewSecret::new().unwrap();
+    store.put_api_token(&token, "ci", "gate,read", at(0), at(100)).await.unwrap();
+    let known = |secret: String, s| {
+        let (store, id) = (store.clone(), token.id.clone());
+        async move { store.api_token(&id, &secret, at(s)).await.unwrap() }
+    };
+    assert_eq!(known(token.secret.clone(), 99).await, Some(("ci".into(), "gate,read".into())));
+    assert_eq!(known(token.secret.clone(), 100).await, None);
+    assert_eq!(known("0".repeat(64), 0).await, None);
+    assert!(store.delete_token(&token.id).await.unwrap());
+    assert_eq!(known(token.secret.clone(), 0).await, None);
+}
+
+#[tokio::test]
+async fn a_certificate_used_after_its_successor_revokes_the_line() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let token = join_token(&store, 1, None).await;
+    let id = store.enrol(&token.id, &token.secret, HERE, at(0)).await.unwrap();
+    let put = async |serial, predecessor| {
+        let certificate = Certificate { serial, agent: &id.agent, predecessor, not_after_ms: 0 };
+        store.put_certificate(&certificate).await.unwrap();
+    };
+    let usage = async |serial| store.use_certificate(serial, at(1)).await.unwrap();
+    put("01", None).await;
+    assert_eq!(usage("01").await, CertificateCheck::Good);
+    put("02", Some("01")).await;
+    assert_eq!(usage("01").await, CertificateCheck::Good, "the successor has not been used yet");
+    assert_eq!(usage("02").await, CertificateCheck::Good);
+    assert_eq!(usage("01").await, CertificateCheck::Copied);
+    assert!(matches!(usage("02").await, CertificateCheck::Revoked(_)), "the whole line is");
+    assert_eq!(usage("ff").await, CertificateCheck::Unknown);
+}
+
+#[tokio::test]
+async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
+    let dir = Dir::new();
+    {
+        let store = Store::open(&dir.0, false).await.unwrap();
+        let token = join_token(&store, 1, None).await;
+        let from = store.enrol(&token.id, &token.secret, HERE, at(0)).await.unwrap();
+        assert!(store.create_run("gate", "request", &spec("run-1"), "ci").await.unwrap());
+        assert!(!store.create_run("gate", "other", &spec("run-1"), "ci").await.unwrap());
+        let cell = CellDigest("sha256:c".into());
+        store.put_questions("run-1", &[(cell.clone(), from.agent.clone(), IdentityKey::default())]).await.unwrap();
+        for (resolved, late) in [(1, false), (2, false), (3, true)] {
+            let testimony = testimony(resolved);
+            let new = NewTestimony { cell: cell.clone(), from: from.clone(), at: at(1), late, testimony };
+            store.put_testimonies("run-1", &[new]).await.unwrap();
+        }
+    }
+    let store = Store::open(&dir.0, true).await.unwrap();
+    let [open]: [OpenRun; 1] = store.open_runs(None).await.unwrap().try_into().unwrap();
+    assert_eq!((open.spec.clone(), open.questions.len()), (spec("run-1"), 1));
+    let [(_, _, _, first)] = open.testimonies.as_slice() else { panic!("one answer") };
+    assert_eq!(first.report.resolved, 1, "the first answer stays");
+    assert!(store.close_run(&spec("run-1"), "{}", &[], at(2)).await.unwrap());
+    assert!(!store.close_run(&spec("run-1"), "{\"other\":1}", &[], at(3)).await.unwrap());
+    assert_eq!(store.run("run-1").await.unwrap().unwrap().result.as_deref(), Some("{}"));
+    assert!(store.open_runs(None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_damaged_or_missing_store_is_named_and_never_replaced() {
+    let dir = Dir::new();
+    Store::open(&dir.0, false).await.unwrap().write.close().await;
+    let path = dir.0.join("preflight.db");
+    for beside in ["preflight.db-wal", "preflight.db-shm"] {
+        let _ = std::fs::remove_file(dir.0.join(beside));
+    }
+    std::fs::write(&path, b"this is no database, and it is long enough to be looked at as one").unwrap();
+    let error = Store::open(&dir.0, true).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Corrupt { path: named, .. } if *named == path), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(Store::open(&dir.0, true).await, Err(StoreError::Missing(named)) if named == path));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_store_that_another_process_holds_is_busy_for_a_while_and_then_says_so() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let other = Store::open(&dir.0, true).await.unwrap();
+    let held = other.write.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let refused = store.put_inventory("i.yaml", "", at(0), "admin").await.unwrap_err();
+    assert!(matches!(refused, StoreError::Busy) && refused.is_retryable(), "{refused:?}");
+    drop(held);
+    store.put_inventory("i.yaml", "", at(0), "admin").await.unwrap();
+}

@@ -162,11 +162,12 @@ impl Store {
 
     /// Every token that has not expired.
     pub(crate) async fn tokens(&self, now: Timestamp) -> Result<Vec<TokenRow>, StoreError> {
-        let api = sqlx::query("SELECT id, name, scopes, expires_at FROM api_token WHERE expires_at > ? ORDER BY name, id")
-            .bind(now.as_millisecond())
-            .fetch_all(&self.read)
-            .await
-            .map_err(|e| self.failed(e))?;
+        let api =
+            sqlx::query("SELECT id, name, scopes, expires_at FROM api_token WHERE expires_at > ? ORDER BY name, id")
+                .bind(now.as_millisecond())
+                .fetch_all(&self.read)
+                .await
+                .map_err(|e| self.failed(e))?;
         let join = sqlx::query(
             "SELECT id, region || '/' || fleet, expires_at, uses_left, source FROM join_token \
              WHERE expires_at > ? ORDER BY region, fleet, id",

@@ -37,10 +37,8 @@ pub(super) fn manifest(file: &str, digest: String, written: ManifestFile) -> Res
             "split it over several applications",
         ));
     }
-    let dependencies = entries
-        .into_iter()
-        .map(|(name, written)| dependency(source, &name, written))
-        .collect::<Result<_, _>>()?;
+    let dependencies =
+        entries.into_iter().map(|(name, written)| dependency(source, &name, written)).collect::<Result<_, _>>()?;
     Ok(Manifest {
         file: file.to_owned(),
         digest,
@@ -55,11 +53,7 @@ fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Res
     let name = source.name(name)?;
     expectation(source, written.expect.as_ref())?;
     let targets = targets(source, &name, place, &written)?;
-    let require = written
-        .require
-        .as_ref()
-        .map(|require| proof(source, require, &targets))
-        .transpose()?;
+    let require = written.require.as_ref().map(|require| proof(source, require, &targets)).transpose()?;
     if let Some(tls) = &written.tls
         && let Some(plain) = schemes(&targets).find(|scheme| !scheme.is_tls())
     {
@@ -67,16 +61,10 @@ fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Res
             Scheme::Redis => "use rediss://, or leave tls out",
             Scheme::Tcp | Scheme::Tls | Scheme::Rediss => "use tls://, or leave tls out",
         };
-        return Err(source.error(
-            tls.place,
-            format!("tls means nothing to {plain}://, which does not speak TLS"),
-            fix,
-        ));
+        return Err(source.error(tls.place, format!("tls means nothing to {plain}://, which does not speak TLS"), fix));
     }
     Ok(Dependency {
-        fleets: written
-            .fleets
-            .map_or(Ok(Fleets::All), |written| fleets(source, written))?,
+        fleets: written.fleets.map_or(Ok(Fleets::All), |written| fleets(source, written))?,
         connect_timeout: duration_or(
             source,
             "connect_timeout",
@@ -84,21 +72,11 @@ fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Res
             10_000,
             ProbeSpec::DEFAULT_CONNECT_TIMEOUT,
         )?,
-        timeout: duration_or(
-            source,
-            "timeout",
-            written.timeout.as_ref(),
-            60_000,
-            ProbeSpec::DEFAULT_TIMEOUT,
-        )?,
+        timeout: duration_or(source, "timeout", written.timeout.as_ref(), 60_000, ProbeSpec::DEFAULT_TIMEOUT)?,
         families: word(source, "families", written.families.as_ref(), &FAMILIES)?,
         addresses: word(source, "addresses", written.addresses.as_ref(), &ADDRESSES)?,
-        tls: written
-            .tls
-            .map_or(Ok(TlsOptions::default()), |written| tls(source, written.value))?,
-        usage: written
-            .usage
-            .map_or(Ok(Usage::default()), |written| usage(source, &written))?,
+        tls: written.tls.map_or(Ok(TlsOptions::default()), |written| tls(source, written.value))?,
+        usage: written.usage.map_or(Ok(Usage::default()), |written| usage(source, &written))?,
         name,
         place,
         require,
@@ -135,11 +113,7 @@ fn targets(source: Source, name: &Name, place: Place, written: &DependencyFile) 
         )),
         (None, Some(targets)) => {
             let entries = targets.value.0.iter().map(|(region, target)| {
-                Ok(RegionTarget {
-                    region: source.name(region)?,
-                    place: region.place,
-                    target: template(target)?,
-                })
+                Ok(RegionTarget { region: source.name(region)?, place: region.place, target: template(target)? })
             });
             Ok(Targets::PerRegion(entries.collect::<Result<_, _>>()?, targets.place))
         }
@@ -165,11 +139,7 @@ fn schemes(targets: &Targets) -> impl Iterator<Item = Scheme> {
 }
 
 fn proof(source: Source, require: &At<String>, targets: &Targets) -> Result<Proof, Diagnostic> {
-    let known = [
-        ("connected", Proof::Connected),
-        ("encrypted", Proof::Encrypted),
-        ("protocol", Proof::Protocol),
-    ];
+    let known = [("connected", Proof::Connected), ("encrypted", Proof::Encrypted), ("protocol", Proof::Protocol)];
     if require.value == "resolved" {
         return Err(source.error(
             require.place,
@@ -177,23 +147,15 @@ fn proof(source: Source, require: &At<String>, targets: &Targets) -> Result<Proo
             "write connected, encrypted or protocol, or leave require out",
         ));
     }
-    let proof = word(
-        source,
-        "require",
-        Some(require),
-        &known.map(|(text, proof)| (text, Some(proof))),
-    )?;
+    let proof = word(source, "require", Some(require), &known.map(|(text, proof)| (text, Some(proof))))?;
     let Some(proof) = proof else {
         return Err(source.error(require.place, "require is empty", "leave it out"));
     };
     match schemes(targets).find(|scheme| !scheme.can_prove(proof)) {
         None => Ok(proof),
         Some(scheme) => {
-            let can: Vec<&str> = known
-                .iter()
-                .filter(|(_, proof)| scheme.can_prove(*proof))
-                .map(|(text, _)| *text)
-                .collect();
+            let can: Vec<&str> =
+                known.iter().filter(|(_, proof)| scheme.can_prove(*proof)).map(|(text, _)| *text).collect();
             let why = match proof {
                 Proof::Encrypted => "does not speak TLS",
                 Proof::Resolved | Proof::Connected | Proof::Protocol => "knows no protocol that could answer",
@@ -214,10 +176,7 @@ fn fleets(source: Source, At { value, place }: At<FleetsFile>) -> Result<Fleets,
             return Err(source.error(
                 place,
                 format!("fleets is '{}', which means nothing", escape(&word)),
-                format!(
-                    "write all, or name fleets with the reason: {{only: [{}], because: \"…\"}}",
-                    escape(&word)
-                ),
+                format!("write all, or name fleets with the reason: {{only: [{}], because: \"…\"}}", escape(&word)),
             ));
         }
         FleetsFile::List(list) => {
@@ -241,11 +200,7 @@ fn fleets(source: Source, At { value, place }: At<FleetsFile>) -> Result<Fleets,
     for at in &only.only.value {
         let name = source.name(at)?;
         if !seen.insert(name.clone()) {
-            return Err(source.error(
-                at.place,
-                format!("fleet {name} is named twice"),
-                "remove one of the two",
-            ));
+            return Err(source.error(at.place, format!("fleet {name} is named twice"), "remove one of the two"));
         }
         fleets.push((name, at.place));
     }
@@ -268,12 +223,8 @@ fn fleets(source: Source, At { value, place }: At<FleetsFile>) -> Result<Fleets,
     Ok(Fleets::Only { fleets, because })
 }
 
-const FAMILIES: [(&str, Families); 4] = [
-    ("any", Families::Any),
-    ("ipv4", Families::Ipv4),
-    ("ipv6", Families::Ipv6),
-    ("both", Families::Both),
-];
+const FAMILIES: [(&str, Families); 4] =
+    [("any", Families::Any), ("ipv4", Families::Ipv4), ("ipv6", Families::Ipv6), ("both", Families::Both)];
 const ADDRESSES: [(&str, Addresses); 2] = [("all", Addresses::All), ("any", Addresses::Any)];
 
 /// One of a few words, or the default where nothing is written.
@@ -284,17 +235,13 @@ fn word<T: Copy + Default>(
     known: &[(&str, T)],
 ) -> Result<T, Diagnostic> {
     let Some(at) = at else { return Ok(T::default()) };
-    known
-        .iter()
-        .find(|(text, _)| *text == at.value)
-        .map(|(_, value)| *value)
-        .ok_or_else(|| {
-            source.error(
-                at.place,
-                format!("{key} cannot be '{}'", escape(&at.value)),
-                instead(&at.value, known.iter().map(|(text, _)| *text)),
-            )
-        })
+    known.iter().find(|(text, _)| *text == at.value).map(|(_, value)| *value).ok_or_else(|| {
+        source.error(
+            at.place,
+            format!("{key} cannot be '{}'", escape(&at.value)),
+            instead(&at.value, known.iter().map(|(text, _)| *text)),
+        )
+    })
 }
 
 /// A duration from 100 ms to `max` milliseconds, or the default where nothing is written.
@@ -314,11 +261,7 @@ fn duration(source: Source, key: &str, at: &At<String>, min: u32, max: u32) -> R
         Some(digits) => (digits, 1),
         None => (text.strip_suffix('s').unwrap_or(text), 1000),
     };
-    let number = digits
-        .bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| digits.parse::<u32>().ok())
-        .flatten();
+    let number = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u32>().ok()).flatten();
     let Some(number) = number.filter(|_| digits.len() != text.len()) else {
         let fix = match number {
             Some(number) => format!("add the unit: {number}s or {number}ms"),
@@ -347,20 +290,13 @@ fn tls(source: Source, written: TlsFile) -> Result<TlsOptions, Diagnostic> {
             )
         })?;
     }
-    Ok(TlsOptions {
-        server_name,
-        ca_pem: written.ca_pem.map(|at| at.value),
-    })
+    Ok(TlsOptions { server_name, ca_pem: written.ca_pem.map(|at| at.value) })
 }
 
 /// A DNS name or address, by the same rules as a target's host.
 fn server_name(source: Source, at: &At<String>) -> Result<String, Diagnostic> {
     let text = at.value.as_str();
-    let bracketed = if text.contains(':') {
-        format!("tls://[{text}]:1")
-    } else {
-        format!("tls://{text}:1")
-    };
+    let bracketed = if text.contains(':') { format!("tls://[{text}]:1") } else { format!("tls://{text}:1") };
     match bracketed.parse::<Target>() {
         Ok(Target { host: Host::Ip(ip), .. }) => Ok(ip.to_string()),
         Ok(Target { host: Host::Name(name), .. }) => Ok(name),
@@ -381,11 +317,7 @@ fn usage(source: Source, written: &UsageFile) -> Result<Usage, Diagnostic> {
             .map(|at| duration(source, "client_timeout", at, 1, 3_600_000))
             .transpose()?,
         requests_per_second: number(source, "requests_per_second", written.requests_per_second.as_ref())?,
-        workers: written
-            .workers
-            .as_ref()
-            .map(|at| source.whole("workers", at, 1..=1_000_000))
-            .transpose()?,
+        workers: written.workers.as_ref().map(|at| source.whole("workers", at, 1..=1_000_000)).transpose()?,
     })
 }
 
@@ -393,10 +325,7 @@ fn usage(source: Source, written: &UsageFile) -> Result<Usage, Diagnostic> {
 fn number(source: Source, key: &str, at: Option<&At<String>>) -> Result<Option<f64>, Diagnostic> {
     let Some(at) = at else { return Ok(None) };
     let plain = at.value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let number = plain
-        .then(|| at.value.parse::<f64>().ok())
-        .flatten()
-        .filter(|n| *n > 0.0 && *n <= 1_000_000.0);
+    let number = plain.then(|| at.value.parse::<f64>().ok()).flatten().filter(|n| *n > 0.0 && *n <= 1_000_000.0);
     let wrong = || {
         source.error(
             at.place,

@@ -52,10 +52,7 @@ pub struct FieldChange {
 pub fn diff(old: &Manifest, new: &Manifest) -> Vec<Change> {
     let mut changes = Vec::new();
     if old.application != new.application {
-        changes.push(Change::Application {
-            old: old.application.to_string(),
-            new: new.application.to_string(),
-        });
+        changes.push(Change::Application { old: old.application.to_string(), new: new.application.to_string() });
     }
     for after in new.dependencies() {
         let dependency = after.name.to_string();
@@ -69,13 +66,8 @@ pub fn diff(old: &Manifest, new: &Manifest) -> Vec<Change> {
             }
         }
     }
-    let gone = old
-        .dependencies()
-        .iter()
-        .filter(|d| new.dependency(d.name.as_str()).is_none());
-    changes.extend(gone.map(|d| Change::Removed {
-        dependency: d.name.to_string(),
-    }));
+    let gone = old.dependencies().iter().filter(|d| new.dependency(d.name.as_str()).is_none());
+    changes.extend(gone.map(|d| Change::Removed { dependency: d.name.to_string() }));
     changes
 }
 
@@ -88,11 +80,7 @@ fn changed(old: &Fields, new: &Fields) -> Vec<FieldChange> {
     names.retain(|name| seen.insert(*name));
     names
         .into_iter()
-        .map(|field| FieldChange {
-            field: field.clone(),
-            old: value(old, field),
-            new: value(new, field),
-        })
+        .map(|field| FieldChange { field: field.clone(), old: value(old, field), new: value(new, field) })
         .filter(|change| change.old != change.new)
         .collect()
 }
@@ -102,10 +90,9 @@ fn fields(dependency: &Dependency) -> Fields {
     let mut fields: Vec<(&str, String)> = Vec::new();
     let mut targets: Fields = match &dependency.targets {
         Targets::Same(target) => vec![("target".to_owned(), target.text().to_owned())],
-        Targets::PerRegion(targets, _) => targets
-            .iter()
-            .map(|t| (format!("targets.{}", t.region), t.target.text().to_owned()))
-            .collect(),
+        Targets::PerRegion(targets, _) => {
+            targets.iter().map(|t| (format!("targets.{}", t.region), t.target.text().to_owned())).collect()
+        }
     };
     match &dependency.fleets {
         Fleets::All => fields.push(("fleets", "all".to_owned())),
@@ -125,17 +112,9 @@ fn fields(dependency: &Dependency) -> Fields {
     fields.extend(tls.server_name.as_ref().map(|name| ("tls.server_name", name.clone())));
     fields.extend(tls.ca_pem.as_ref().map(|pem| ("tls.ca_pem", sha256(pem.as_bytes()))));
     let usage = dependency.usage;
-    fields.extend(
-        usage
-            .calls_per_request
-            .map(|n| ("usage.calls_per_request", n.to_string())),
-    );
+    fields.extend(usage.calls_per_request.map(|n| ("usage.calls_per_request", n.to_string())));
     fields.extend(usage.client_timeout.map(|t| ("usage.client_timeout", t.to_string())));
-    fields.extend(
-        usage
-            .requests_per_second
-            .map(|n| ("usage.requests_per_second", n.to_string())),
-    );
+    fields.extend(usage.requests_per_second.map(|n| ("usage.requests_per_second", n.to_string())));
     fields.extend(usage.workers.map(|n| ("usage.workers", n.to_string())));
     targets.extend(fields.into_iter().map(|(field, value)| (field.to_owned(), value)));
     targets
@@ -153,10 +132,8 @@ fn require(dependency: &Dependency) -> String {
         Targets::Same(target) => vec![target.scheme],
         Targets::PerRegion(targets, _) => targets.iter().map(|t| t.target.scheme).collect(),
     };
-    let mut proofs: Vec<&str> = schemes
-        .iter()
-        .map(|scheme| of(dependency.require.unwrap_or(scheme.default_proof())))
-        .collect();
+    let mut proofs: Vec<&str> =
+        schemes.iter().map(|scheme| of(dependency.require.unwrap_or(scheme.default_proof()))).collect();
     proofs.sort_unstable();
     proofs.dedup();
     proofs.join(" or ")

@@ -114,14 +114,8 @@ mod tests {
             ("MAYCAQECAQI=", PemError::None),
             ("/etc/ssl/ca.pem", PemError::None),
             (&SMALL.replace("CERTIFICATE", "EC PRIVATE KEY"), PemError::PrivateKey),
-            (
-                &format!("{SMALL}{}", SMALL.replace("CERTIFICATE", "PRIVATE KEY")),
-                PemError::PrivateKey,
-            ),
-            (
-                &SMALL.replace("CERTIFICATE", "CERTIFICATE REQUEST"),
-                PemError::OtherLabel,
-            ),
+            (&format!("{SMALL}{}", SMALL.replace("CERTIFICATE", "PRIVATE KEY")), PemError::PrivateKey),
+            (&SMALL.replace("CERTIFICATE", "CERTIFICATE REQUEST"), PemError::OtherLabel),
             (&SMALL.replace("-----END CERTIFICATE-----", ""), PemError::NoEnd),
             (&format!("-----BEGIN CERTIFICATE-----\n{SMALL}"), PemError::NoEnd),
             (&SMALL.replace("AQI=", "AQI"), PemError::NotBase64),

@@ -30,10 +30,7 @@ pub(crate) struct Wrong {
 }
 
 fn wrong(message: impl Into<String>, fix: impl Into<String>) -> Wrong {
-    Wrong {
-        message: message.into(),
-        fix: fix.into(),
-    }
+    Wrong { message: message.into(), fix: fix.into() }
 }
 
 const FORM: &str =
@@ -53,28 +50,16 @@ impl Template {
             ));
         }
         let scheme = if let (Some(name), Some(number)) = (sample(text, 'x'), sample(text, '1')) {
-            let target = name
-                .parse::<Target>()
-                .or_else(|error| number.parse().map_err(|_| error));
+            let target = name.parse::<Target>().or_else(|error| number.parse().map_err(|_| error));
             target.map(|target| target.scheme).map_err(|error| error.to_string())
         } else {
             // What is in brackets has no likely value; its region will show.
-            let known = Scheme::ALL
-                .into_iter()
-                .find(|s| s.as_str().eq_ignore_ascii_case(scheme));
+            let known = Scheme::ALL.into_iter().find(|s| s.as_str().eq_ignore_ascii_case(scheme));
             known.ok_or_else(|| format!("no probe speaks '{scheme}'"))
         };
         match scheme {
-            Ok(scheme) => Ok(Self {
-                text: text.to_owned(),
-                place,
-                scheme,
-                pieces,
-            }),
-            Err(error) => Err(wrong(
-                format!("target '{}' is not valid: {}", escape(text), escape(&error)),
-                FORM,
-            )),
+            Ok(scheme) => Ok(Self { text: text.to_owned(), place, scheme, pieces }),
+            Err(error) => Err(wrong(format!("target '{}' is not valid: {}", escape(text), escape(&error)), FORM)),
         }
     }
 
@@ -89,10 +74,7 @@ impl Template {
                     let value = vars.get(name).ok_or_else(|| {
                         let known: Vec<&str> = vars.keys().map(Name::as_str).chain(["region"]).collect();
                         wrong(
-                            format!(
-                                "region {region} has no value for {{{name}}} in target '{}'",
-                                escape(&self.text)
-                            ),
+                            format!("region {region} has no value for {{{name}}} in target '{}'", escape(&self.text)),
                             format!(
                                 "add {name} to regions.{region}.vars in the inventory, or use another; {}",
                                 instead(name.as_str(), known)
@@ -195,10 +177,7 @@ mod tests {
     }
 
     fn vars(pairs: &[(&str, &str)]) -> Vars {
-        pairs
-            .iter()
-            .map(|(k, v)| (k.parse().unwrap(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| (k.parse().unwrap(), (*v).to_owned())).collect()
     }
 
     #[test]
@@ -212,43 +191,23 @@ mod tests {
             ("tcp://{region}{region}:1", "tcp://eueu:1"),
         ] {
             let vars = vars(&[("dns", "eu-west-1"), ("port", "7000"), ("net", "3"), ("two", "22")]);
-            assert_eq!(
-                parse(text).unwrap().resolve(&eu, &vars).unwrap().to_string(),
-                want,
-                "{text}"
-            );
+            assert_eq!(parse(text).unwrap().resolve(&eu, &vars).unwrap().to_string(), want, "{text}");
         }
     }
 
     #[test]
     fn a_placeholder_without_a_value_names_region_and_vars() {
         let template = parse("redis://cache.{dsn}.internal").unwrap();
-        let wrong = template
-            .resolve(&"eu".parse().unwrap(), &vars(&[("dns", "x")]))
-            .unwrap_err();
-        assert!(
-            wrong.message.contains("region eu has no value for {dsn}"),
-            "{}",
-            wrong.message
-        );
-        assert!(
-            wrong.fix.contains("did you mean 'dns'? known: dns, region"),
-            "{}",
-            wrong.fix
-        );
+        let wrong = template.resolve(&"eu".parse().unwrap(), &vars(&[("dns", "x")])).unwrap_err();
+        assert!(wrong.message.contains("region eu has no value for {dsn}"), "{}", wrong.message);
+        assert!(wrong.fix.contains("did you mean 'dns'? known: dns, region"), "{}", wrong.fix);
     }
 
     #[test]
     fn what_a_region_makes_of_it_must_be_a_target() {
         let template = parse("tcp://cache:{port}").unwrap();
-        let wrong = template
-            .resolve(&"eu".parse().unwrap(), &vars(&[("port", "http")]))
-            .unwrap_err();
-        assert!(
-            wrong.message.contains("'tcp://cache:http' in region eu"),
-            "{}",
-            wrong.message
-        );
+        let wrong = template.resolve(&"eu".parse().unwrap(), &vars(&[("port", "http")])).unwrap_err();
+        assert!(wrong.message.contains("'tcp://cache:http' in region eu"), "{}", wrong.message);
     }
 
     #[test]

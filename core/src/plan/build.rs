@@ -75,6 +75,9 @@ pub enum PlanError {
     /// No target was named.
     #[error("no target is named")]
     NoTargets,
+    /// More cells than one run may have.
+    #[error("the plan has more than {} cells (one for each dependency and fleet)", Plan::MAX_CELLS)]
+    TooManyCells,
 }
 
 impl PlanError {
@@ -92,17 +95,10 @@ impl PlanError {
         };
         match self {
             Self::Manifest(diagnostic) => diagnostic.fix.clone(),
-            Self::UnknownApplication {
-                application: asked,
-                known,
-            }
+            Self::UnknownApplication { application: asked, known }
             | Self::UnknownRegion { region: asked, known }
             | Self::UnknownFleet { fleet: asked, known } => Some(names(asked, known)),
-            Self::RegionWithoutApplication {
-                application,
-                region,
-                known: regions,
-            } => Some(format!(
+            Self::RegionWithoutApplication { application, region, known: regions } => Some(format!(
                 "leave the region out ({}), or add applications.{application}.fleets.{region} to the inventory",
                 known(regions.iter().map(String::as_str))
             )),
@@ -110,11 +106,12 @@ impl PlanError {
                 "name regions with --region, or use --all-regions; {}",
                 known(regions.iter().map(String::as_str))
             )),
-            Self::NothingToProve { region, .. } => Some(format!(
-                "leave region {region} out, or widen `fleets` of the dependencies that its fleets use"
-            )),
+            Self::NothingToProve { region, .. } => {
+                Some(format!("leave region {region} out, or widen `fleets` of the dependencies that its fleets use"))
+            }
             Self::NoFleets { .. } => Some("leave one of region, fleet and application out".to_owned()),
             Self::NoTargets => Some("name at least one, such as redis://cache.internal:6379".to_owned()),
+            Self::TooManyCells => Some("plan fewer regions, fleets or dependencies at a time".to_owned()),
         }
     }
 }
@@ -124,19 +121,14 @@ fn strings<'a>(names: impl IntoIterator<Item = &'a Name>) -> Vec<String> {
 }
 
 fn unknown_region(inventory: &Inventory, region: &str) -> PlanError {
-    PlanError::UnknownRegion {
-        region: region.to_owned(),
-        known: strings(inventory.regions().iter().map(|r| &r.name)),
-    }
+    PlanError::UnknownRegion { region: region.to_owned(), known: strings(inventory.regions().iter().map(|r| &r.name)) }
 }
 
 fn application<'a>(inventory: &'a Inventory, name: &str) -> Result<&'a Application, PlanError> {
-    inventory
-        .application(name)
-        .ok_or_else(|| PlanError::UnknownApplication {
-            application: name.to_owned(),
-            known: strings(inventory.applications().iter().map(|a| &a.name)),
-        })
+    inventory.application(name).ok_or_else(|| PlanError::UnknownApplication {
+        application: name.to_owned(),
+        known: strings(inventory.applications().iter().map(|a| &a.name)),
+    })
 }
 
 impl Plan {
@@ -173,6 +165,14 @@ impl Plan {
         Ok(plan)
     }
 
+    fn push(&mut self, cell: Cell) -> Result<(), PlanError> {
+        if self.cells.len() == Self::MAX_CELLS {
+            return Err(PlanError::TooManyCells);
+        }
+        self.cells.push(cell);
+        Ok(())
+    }
+
     /// One dependency in one region: a cell or an exclusion for each fleet.
     fn add(
         &mut self,
@@ -196,14 +196,14 @@ impl Plan {
                 Some(spec) => spec,
                 none => none.insert(dependency.spec(&manifest.file, region)?),
             };
-            self.cells.push(Cell {
+            self.push(Cell {
                 application: application.name.to_string(),
                 fleet: region.id(fleet),
                 dependency: dependency.name.to_string(),
                 spec: spec.clone(),
                 min_agents: fleet.min_agents,
                 stated: fleet.identity.clone(),
-            });
+            })?;
         }
         Ok(())
     }
@@ -239,14 +239,14 @@ impl Plan {
             plan.regions.push(region.name.to_string());
             for target in &targets {
                 for (id, stated) in &fleets {
-                    plan.cells.push(Cell {
+                    plan.push(Cell {
                         application: Self::AD_HOC.to_owned(),
                         fleet: id.clone(),
                         dependency: target.to_string(),
                         spec: ProbeSpec::new((*target).clone()),
                         min_agents: 1,
                         stated: stated.clone(),
-                    });
+                    })?;
                 }
             }
         }
@@ -266,12 +266,7 @@ fn check_names(manifest: &Manifest, inventory: &Inventory, application: &Applica
             )));
         }
     }
-    let fleets: BTreeSet<&str> = application
-        .fleets
-        .iter()
-        .flat_map(|(_, fleets)| fleets)
-        .map(Name::as_str)
-        .collect();
+    let fleets: BTreeSet<&str> = application.fleets.iter().flat_map(|(_, fleets)| fleets).map(Name::as_str).collect();
     for dependency in manifest.dependencies() {
         let Fleets::Only { fleets: only, .. } = &dependency.fleets else {
             continue;
@@ -280,10 +275,7 @@ fn check_names(manifest: &Manifest, inventory: &Inventory, application: &Applica
             return Err(PlanError::Manifest(Diagnostic::new(
                 &manifest.file,
                 *place,
-                format!(
-                    "no fleet of application {} is named {fleet} in any region",
-                    application.name
-                ),
+                format!("no fleet of application {} is named {fleet} in any region", application.name),
                 instead(fleet.as_str(), fleets.iter().copied()),
             )));
         }
@@ -298,11 +290,7 @@ fn planned<'a>(
     asked: &[String],
     all: bool,
 ) -> Result<Vec<&'a Region>, PlanError> {
-    let others: Vec<String> = if all {
-        strings(application.regions())
-    } else {
-        Vec::new()
-    };
+    let others: Vec<String> = if all { strings(application.regions()) } else { Vec::new() };
     let mut seen = BTreeSet::new();
     let mut regions = Vec::new();
     for name in asked.iter().chain(&others) {
@@ -319,9 +307,7 @@ fn planned<'a>(
         }
     }
     if regions.is_empty() {
-        return Err(PlanError::NoRegions {
-            known: strings(application.regions()),
-        });
+        return Err(PlanError::NoRegions { known: strings(application.regions()) });
     }
     Ok(regions)
 }
@@ -354,10 +340,8 @@ fn select(
         return Err(unknown_region(inventory, region));
     }
     let of = of.map(|name| application(inventory, name)).transpose()?;
-    let in_region: Vec<(FleetId, &Fleet)> = inventory
-        .fleets()
-        .filter(|(id, _)| region.is_none_or(|region| id.region == region))
-        .collect();
+    let in_region: Vec<(FleetId, &Fleet)> =
+        inventory.fleets().filter(|(id, _)| region.is_none_or(|region| id.region == region)).collect();
     if let Some(fleet) = fleet.filter(|fleet| !in_region.iter().any(|(id, _)| id.fleet == *fleet)) {
         let known: BTreeSet<&str> = in_region.iter().map(|(id, _)| id.fleet.as_str()).collect();
         return Err(PlanError::UnknownFleet {
@@ -366,10 +350,7 @@ fn select(
         });
     }
     let runs = |id: &FleetId| {
-        of.is_none_or(|a| {
-            a.fleets_in(&id.region)
-                .is_some_and(|fleets| fleets.iter().any(|name| *name == *id.fleet))
-        })
+        of.is_none_or(|a| a.fleets_in(&id.region).is_some_and(|fleets| fleets.iter().any(|name| *name == *id.fleet)))
     };
     let selected: Vec<(FleetId, NetworkIdentity)> = in_region
         .into_iter()
@@ -377,24 +358,15 @@ fn select(
         .map(|(id, fleet)| (id, fleet.identity.clone()))
         .collect();
     if selected.is_empty() {
-        let filters = [
-            ("in region", region),
-            ("named", fleet),
-            ("running", of.map(|a| a.name.as_str())),
-        ];
-        let said: Vec<String> = filters
-            .iter()
-            .filter_map(|(what, value)| value.map(|value| format!("{what} {}", escape(value))))
-            .collect();
-        let filter = if said.is_empty() {
-            "there: the inventory is empty".to_owned()
-        } else {
-            said.join(", ")
-        };
+        let filters = [("in region", region), ("named", fleet), ("running", of.map(|a| a.name.as_str()))];
+        let said: Vec<String> =
+            filters.iter().filter_map(|(what, value)| value.map(|value| format!("{what} {}", escape(value)))).collect();
+        let filter = if said.is_empty() { "there: the inventory is empty".to_owned() } else { said.join(", ") };
         return Err(PlanError::NoFleets { filter });
     }
     Ok(selected)
 }
 
 #[cfg(test)]
+#[path = "build_tests.rs"]
 mod tests;

@@ -41,18 +41,9 @@ fn certificate() -> impl Strategy<Value = Certificate> {
 
 fn observation() -> impl Strategy<Value = Observation> {
     let phases = (option::of(ms()), option::of(ms()), option::of(ms()), option::of(ms())).prop_map(
-        |(resolve_ms, connect_ms, tls_ms, protocol_ms)| Phases {
-            resolve_ms,
-            connect_ms,
-            tls_ms,
-            protocol_ms,
-        },
+        |(resolve_ms, connect_ms, tls_ms, protocol_ms)| Phases { resolve_ms, connect_ms, tls_ms, protocol_ms },
     );
-    let tls = (
-        option::of(plain()),
-        option::of(plain()),
-        vec(certificate(), 0..=TlsSeen::MAX_CHAIN),
-    )
+    let tls = (option::of(plain()), option::of(plain()), vec(certificate(), 0..=TlsSeen::MAX_CHAIN))
         .prop_map(|(version, cipher, chain)| TlsSeen { version, cipher, chain });
     let attempt = (ms(), plain(), ms()).prop_map(|(at_ms, result, took_ms)| Attempt { at_ms, result, took_ms });
     let address = any::<(std::net::IpAddr, u16)>().prop_map(SocketAddr::from);
@@ -66,18 +57,16 @@ fn observation() -> impl Strategy<Value = Observation> {
         option::of(tls),
         vec(attempt, 0..=MAX_ATTEMPTS),
     )
-        .prop_map(
-            |(address, outcome, proof, phases, note, detail, tls, attempts)| Observation {
-                address,
-                outcome,
-                proof,
-                phases,
-                note,
-                detail,
-                tls,
-                attempts,
-            },
-        )
+        .prop_map(|(address, outcome, proof, phases, note, detail, tls, attempts)| Observation {
+            address,
+            outcome,
+            proof,
+            phases,
+            note,
+            detail,
+            tls,
+            attempts,
+        })
 }
 
 fn identity() -> impl Strategy<Value = NetworkIdentity> {
@@ -90,11 +79,7 @@ fn agent_report() -> impl Strategy<Value = AgentReport> {
             observations,
             resolved,
             routes: Routes { ipv4, ipv6 },
-            control: if control {
-                Control::Connected
-            } else {
-                Control::Unanswered
-            },
+            control: if control { Control::Connected } else { Control::Unanswered },
         },
     );
     (plain(), plain(), plain(), plain(), identity(), any::<i64>(), report).prop_map(
@@ -111,30 +96,15 @@ fn agent_report() -> impl Strategy<Value = AgentReport> {
 }
 
 fn spec() -> impl Strategy<Value = ProbeSpec> {
-    let host = prop_oneof![
-        "[a-z]{1,9}\\.internal".prop_map(Host::Name),
-        any::<std::net::IpAddr>().prop_map(Host::Ip)
-    ];
+    let host = prop_oneof!["[a-z]{1,9}\\.internal".prop_map(Host::Name), any::<std::net::IpAddr>().prop_map(Host::Ip)];
     let deadlines = (1..=MAX_TIMEOUT_MS, 1..=MAX_TIMEOUT_MS);
     let tls = (option::of(plain()), option::of("[A-Z\n-]{0,80}"))
         .prop_map(|(server_name, ca_pem)| TlsOptions { server_name, ca_pem });
-    (
-        select(&Scheme::ALL[..]),
-        host,
-        1..=u16::MAX,
-        deadlines,
-        select(&FAMILIES[..]),
-        select(&ADDRESSES[..]),
-        tls,
-    )
+    (select(&Scheme::ALL[..]), host, 1..=u16::MAX, deadlines, select(&FAMILIES[..]), select(&ADDRESSES[..]), tls)
         .prop_flat_map(|(scheme, host, port, (connect, rest), families, addresses, tls)| {
             let provable: Vec<Proof> = PROOFS.into_iter().filter(|proof| scheme.can_prove(*proof)).collect();
             select(provable).prop_map(move |require| ProbeSpec {
-                target: Target {
-                    scheme,
-                    host: host.clone(),
-                    port,
-                },
+                target: Target { scheme, host: host.clone(), port },
                 connect_timeout: Millis(connect),
                 timeout: Millis(rest),
                 require,
@@ -195,48 +165,20 @@ fn too_much_is_refused() {
     assert!(AgentReport::try_from(report(vec![ok_observation(); MAX_OBSERVATIONS])).is_ok());
     assert_eq!(
         AgentReport::try_from(report(vec![ok_observation(); MAX_OBSERVATIONS + 1])),
-        Err(ConvertError::TooMany {
-            field: "report.observations",
-            count: 65,
-            max: 64
-        })
+        Err(ConvertError::TooMany { field: "report.observations", count: 65, max: 64 })
     );
     assert_eq!(
-        refused(agent::Observation {
-            attempts: vec![agent::Attempt::default(); 17],
-            ..ok_observation()
-        }),
-        ConvertError::TooMany {
-            field: "observation.attempts",
-            count: 17,
-            max: 16
-        }
+        refused(agent::Observation { attempts: vec![agent::Attempt::default(); 17], ..ok_observation() }),
+        ConvertError::TooMany { field: "observation.attempts", count: 17, max: 16 }
     );
     let chain = vec![agent::Certificate::default(); 9];
     assert_eq!(
-        refused(agent::Observation {
-            tls: Some(agent::TlsSeen {
-                chain,
-                ..Default::default()
-            }),
-            ..ok_observation()
-        }),
-        ConvertError::TooMany {
-            field: "tls.chain",
-            count: 9,
-            max: 8
-        }
+        refused(agent::Observation { tls: Some(agent::TlsSeen { chain, ..Default::default() }), ..ok_observation() }),
+        ConvertError::TooMany { field: "tls.chain", count: 9, max: 8 }
     );
     assert_eq!(
-        refused(agent::Observation {
-            detail: Some("x".repeat(4097)),
-            ..ok_observation()
-        }),
-        ConvertError::TooLong {
-            field: "observation.detail",
-            bytes: 4097,
-            max: 4096
-        }
+        refused(agent::Observation { detail: Some("x".repeat(4097)), ..ok_observation() }),
+        ConvertError::TooLong { field: "observation.detail", bytes: 4097, max: 4096 }
     );
 }
 
@@ -248,98 +190,37 @@ fn an_identity_is_bounded_and_unambiguous() {
     };
     let of = |attributes| NetworkIdentity::try_from(agent::NetworkIdentity { attributes });
     assert!(of((0..64).map(|i| attribute(&i.to_string(), 64)).collect()).is_ok());
-    assert!(matches!(
-        of(vec![attribute("a", 65)]),
-        Err(ConvertError::TooMany { count: 65, .. })
-    ));
+    assert!(matches!(of(vec![attribute("a", 65)]), Err(ConvertError::TooMany { count: 65, .. })));
     assert!(matches!(
         of((0..65).map(|i| attribute(&i.to_string(), 1)).collect()),
-        Err(ConvertError::TooMany {
-            field: "identity.attributes",
-            ..
-        })
+        Err(ConvertError::TooMany { field: "identity.attributes", .. })
     ));
-    assert!(matches!(
-        of(vec![attribute("a", 1), attribute("a", 2)]),
-        Err(ConvertError::Invalid { .. })
-    ));
+    assert!(matches!(of(vec![attribute("a", 1), attribute("a", 2)]), Err(ConvertError::Invalid { .. })));
     assert!(matches!(of(vec![attribute("", 1)]), Err(ConvertError::Invalid { .. })));
 }
 
 #[test]
 fn what_means_nothing_is_refused() {
     let field = |error: ConvertError| {
-        let ConvertError::Invalid { field, .. } = error else {
-            panic!("{error}")
-        };
+        let ConvertError::Invalid { field, .. } = error else { panic!("{error}") };
         field
     };
     let base = ok_observation;
     for (observation, want) in [
-        (
-            agent::Observation {
-                outcome: "fine".into(),
-                ..base()
-            },
-            "observation.outcome",
-        ),
-        (
-            agent::Observation {
-                reason: "connect_timeout".into(),
-                ..base()
-            },
-            "observation.outcome",
-        ),
-        (
-            agent::Observation {
-                outcome: "short".into(),
-                ..base()
-            },
-            "observation.outcome",
-        ),
-        (
-            agent::Observation {
-                address: "example.com:1".into(),
-                ..base()
-            },
-            "observation.address",
-        ),
-        (
-            agent::Observation {
-                proof: "total".into(),
-                ..base()
-            },
-            "observation.proof",
-        ),
-        (
-            agent::Observation {
-                connect_ms: Some(f64::NAN),
-                ..base()
-            },
-            "observation.connect_ms",
-        ),
-        (
-            agent::Observation {
-                tls_ms: Some(-1.0),
-                ..base()
-            },
-            "observation.tls_ms",
-        ),
-        (
-            agent::Observation {
-                protocol_ms: Some(f64::INFINITY),
-                ..base()
-            },
-            "observation.protocol_ms",
-        ),
+        (agent::Observation { outcome: "fine".into(), ..base() }, "observation.outcome"),
+        (agent::Observation { reason: "connect_timeout".into(), ..base() }, "observation.outcome"),
+        (agent::Observation { outcome: "short".into(), ..base() }, "observation.outcome"),
+        (agent::Observation { address: "example.com:1".into(), ..base() }, "observation.address"),
+        (agent::Observation { proof: "total".into(), ..base() }, "observation.proof"),
+        (agent::Observation { connect_ms: Some(f64::NAN), ..base() }, "observation.connect_ms"),
+        (agent::Observation { tls_ms: Some(-1.0), ..base() }, "observation.tls_ms"),
+        (agent::Observation { protocol_ms: Some(f64::INFINITY), ..base() }, "observation.protocol_ms"),
     ] {
         assert_eq!(field(refused(observation)), want);
     }
     assert_eq!(
         AgentReport::try_from(agent::Report::default()),
-        Err(ConvertError::Missing {
-            field: "report.identity"
-        })
+        Err(ConvertError::Missing { field: "report.identity" })
     );
 }
 
@@ -348,34 +229,13 @@ fn a_spec_that_no_probe_can_meet_is_refused() {
     let good = || agent::ProbeSpec::from(&ProbeSpec::new("tcp://db.internal:5432".parse().unwrap()));
     assert!(ProbeSpec::try_from(good()).is_ok());
     for bad in [
-        agent::ProbeSpec {
-            target: "ftp://x:1".into(),
-            ..good()
-        },
-        agent::ProbeSpec {
-            require: "protocol".into(),
-            ..good()
-        },
-        agent::ProbeSpec {
-            connect_timeout_ms: 0,
-            ..good()
-        },
-        agent::ProbeSpec {
-            timeout_ms: u32::MAX,
-            ..good()
-        },
-        agent::ProbeSpec {
-            families: String::new(),
-            ..good()
-        },
-        agent::ProbeSpec {
-            addresses: "some".into(),
-            ..good()
-        },
-        agent::ProbeSpec {
-            ca_pem: Some("x".repeat(MAX_PEM_BYTES + 1)),
-            ..good()
-        },
+        agent::ProbeSpec { target: "ftp://x:1".into(), ..good() },
+        agent::ProbeSpec { require: "protocol".into(), ..good() },
+        agent::ProbeSpec { connect_timeout_ms: 0, ..good() },
+        agent::ProbeSpec { timeout_ms: u32::MAX, ..good() },
+        agent::ProbeSpec { families: String::new(), ..good() },
+        agent::ProbeSpec { addresses: "some".into(), ..good() },
+        agent::ProbeSpec { ca_pem: Some("x".repeat(MAX_PEM_BYTES + 1)), ..good() },
     ] {
         assert!(ProbeSpec::try_from(bad.clone()).is_err(), "{bad:?}");
     }

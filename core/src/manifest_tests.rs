@@ -42,21 +42,14 @@ fn every_key_of_the_contract() {
     let manifest = parse(GOOD).unwrap();
     assert_eq!(manifest.application, "shop");
     assert_eq!(manifest.digest, sha256(GOOD.as_bytes()));
-    let [cache, db] = manifest.dependencies() else {
-        panic!("two dependencies")
-    };
+    let [cache, db] = manifest.dependencies() else { panic!("two dependencies") };
     assert_eq!((cache.timeout, cache.connect_timeout), (Millis(5_000), Millis(250)));
     assert_eq!(
         (cache.require, cache.families, cache.addresses),
         (Some(Proof::Protocol), Families::Both, Addresses::Any)
     );
-    let Fleets::Only { fleets, because } = &cache.fleets else {
-        panic!("only")
-    };
-    assert_eq!(
-        (fleets[0].0.as_str(), because.as_str()),
-        ("worker", "the é in café is fine")
-    );
+    let Fleets::Only { fleets, because } = &cache.fleets else { panic!("only") };
+    assert_eq!((fleets[0].0.as_str(), because.as_str()), ("worker", "the é in café is fine"));
     let usage = Usage {
         calls_per_request: Some(15.0),
         client_timeout: Some(Millis(2_000)),
@@ -66,10 +59,7 @@ fn every_key_of_the_contract() {
     assert_eq!(cache.usage, usage);
     assert_eq!(db.tls.server_name.as_deref(), Some("db.internal"));
     assert!(db.tls.ca_pem.as_deref().unwrap().starts_with("-----BEGIN"));
-    assert_eq!(
-        (db.fleets.clone(), db.require, db.timeout),
-        (Fleets::All, None, ProbeSpec::DEFAULT_TIMEOUT)
-    );
+    assert_eq!((db.fleets.clone(), db.require, db.timeout), (Fleets::All, None, ProbeSpec::DEFAULT_TIMEOUT));
     assert_eq!(manifest.position("db").unwrap().to_string(), "preflight.yaml:14:3");
     assert_eq!(manifest.application_position().place, Place { line: 2, column: 14 });
     assert_eq!(manifest.position("nobody"), None);
@@ -88,10 +78,7 @@ fn text_that_other_yaml_readers_take_for_something_else_is_text() {
 #[test]
 fn a_byte_order_mark_and_crlf_are_fine() {
     let text = format!("\u{feff}{}", GOOD.replace('\n', "\r\n"));
-    assert_eq!(
-        parse(&text).unwrap().position("db").unwrap().place,
-        Place { line: 14, column: 3 }
-    );
+    assert_eq!(parse(&text).unwrap().position("db").unwrap().place, Place { line: 14, column: 3 });
 }
 
 /// Text, line, column, words of the message, words of the fix.
@@ -216,23 +203,15 @@ fn a_dependency_declared_twice() {
 
 #[test]
 fn what_a_reviewer_cannot_see_is_refused_wherever_it_stands() {
-    for hidden in [
-        '\u{202e}', '\u{2066}', '\u{200b}', '\u{00ad}', '\u{feff}', '\u{1b}', '\u{85}', '\u{2028}', '\0',
-    ] {
+    for hidden in ['\u{202e}', '\u{2066}', '\u{200b}', '\u{00ad}', '\u{feff}', '\u{1b}', '\u{85}', '\u{2028}', '\0'] {
         for (text, column) in [
             (format!("application: shop\n# a comment{hidden} here\n"), 12),
             (format!("application: shop\n{hidden}dependencies: {{}}\n"), 1),
-            (
-                format!("application: shop\ndependencies: {{a{hidden}: {{target: redis://a}}}}\n"),
-                17,
-            ),
+            (format!("application: shop\ndependencies: {{a{hidden}: {{target: redis://a}}}}\n"), 17),
         ] {
             let error = parse(&text).unwrap_err();
             assert_eq!((error.line, error.column), (2, column), "{error}");
-            assert!(
-                error.message.contains(&format!("U+{:04X}", u32::from(hidden))),
-                "{error}"
-            );
+            assert!(error.message.contains(&format!("U+{:04X}", u32::from(hidden))), "{error}");
         }
     }
 }
@@ -244,11 +223,7 @@ fn look_alike_letters_are_refused_in_names_and_targets() {
         (with("target: redis://c\u{430}che.internal"), 4, 13),
         (with("target: redis://cache\u{ff0e}internal"), 4, 13),
         (with("targets: {\u{435}u: redis://c}"), 4, 15),
-        (
-            with("target: redis://c\nfleets: {only: [w\u{435}b], because: b}"),
-            5,
-            21,
-        ),
+        (with("target: redis://c\nfleets: {only: [w\u{435}b], because: b}"), 5, 21),
         (with("target: tls://c:1\ntls: {server_name: c\u{3bf}}"), 5, 24),
         ("application: sh\u{3bf}p\ndependencies: {}\n".to_owned(), 1, 14),
     ] {
@@ -276,45 +251,22 @@ fn bombs() {
     let head = "application: shop\ndependencies:\n  x:\n    target: redis://c\n    fleets: ";
     let cases = [
         ("aliases", laughs, 2),
-        (
-            "aliases in a dependency",
-            with("target: &a redis://c\nfleets: {only: [*a, *a], because: b}"),
-            4,
-        ),
+        ("aliases in a dependency", with("target: &a redis://c\nfleets: {only: [*a, *a], because: b}"), 4),
         ("depth, flow", format!("{head}{}", "[".repeat(100_000)), 5),
         ("depth, flow mappings", format!("{head}{}", "{a: ".repeat(50_000)), 5),
         ("depth, block", format!("{head}\n      {}", "- ".repeat(100_000)), 6),
         ("100,000 dependencies", many(100_000), 9_000),
-        ("as many as fit the size", many(9_000), 1_600),
+        ("as many as fit the size", many(9_000), 1_400),
         ("one too many", many(501), 503),
-        (
-            "a list as long as fits",
-            format!("{head}{{because: b, only: [{}", "a,".repeat(130_000)),
-            5,
-        ),
+        ("a list as long as fits", format!("{head}{{because: b, only: [{}", "a,".repeat(130_000)), 5),
         ("keys as many as fit", format!("{head}{{{}", "a: b,".repeat(50_000)), 5),
-        (
-            "1 MiB and more of comments",
-            format!("application: shop\n{}", "# c\n".repeat(300_000)),
-            60_000,
-        ),
+        ("1 MiB and more of comments", format!("application: shop\n{}", "# c\n".repeat(300_000)), 60_000),
         ("one long line", "a".repeat(2 << 20), 1),
         ("as much comment as fits", "# c\n".repeat(65_000), 65_001),
         ("a long name", format!("application: {}", "a".repeat(260_000)), 1),
         ("a long key", with(&format!("{}: b", "a".repeat(200_000))), 4),
-        (
-            "a quoted string without an end",
-            with(&format!("target: \"{}", "a\n".repeat(30_000))),
-            4,
-        ),
-        (
-            "a wrong PEM",
-            with(&format!(
-                "target: tls://c:1\ntls: {{ca_pem: \"{}\"}}",
-                "-----BEGIN ".repeat(20_000)
-            )),
-            5,
-        ),
+        ("a quoted string without an end", with(&format!("target: \"{}", "a\n".repeat(30_000))), 4),
+        ("a wrong PEM", with(&format!("target: tls://c:1\ntls: {{ca_pem: \"{}\"}}", "-----BEGIN ".repeat(20_000))), 5),
         ("many documents", "---\n".repeat(60_000), 1),
         ("many tags", format!("{head}[{}", "!!str a,".repeat(30_000)), 5),
     ];
@@ -323,18 +275,8 @@ fn bombs() {
         let error = parse(&text).expect_err(what);
         let took = start.elapsed();
         assert!(took < Duration::from_secs(1), "{what} took {took:?}");
-        assert!(
-            error.line >= line,
-            "{what}: {}:{} {}",
-            error.line,
-            error.column,
-            error.message
-        );
-        assert!(
-            error.to_string().len() < 1_500,
-            "{what}: {} characters of error",
-            error.to_string().len()
-        );
+        assert!(error.line >= line, "{what}: {}:{} {}", error.line, error.column, error.message);
+        assert!(error.to_string().len() < 1_500, "{what}: {} characters of error", error.to_string().len());
     }
     assert_eq!(parse(&many(500)).unwrap().dependencies().len(), 500);
 }
@@ -356,13 +298,8 @@ fn the_difference_of_two_manifests() {
     assert_eq!(
         diff(&old, &parse(&new).unwrap()),
         [
-            Change::Application {
-                old: "shop".to_owned(),
-                new: "store".to_owned()
-            },
-            Change::Added {
-                dependency: "queue".to_owned()
-            },
+            Change::Application { old: "shop".to_owned(), new: "store".to_owned() },
+            Change::Added { dependency: "queue".to_owned() },
             Change::Changed {
                 dependency: "ai-cache".to_owned(),
                 fields: vec![field("timeout", Some("5s"), Some("2s"))]
@@ -377,12 +314,7 @@ fn the_difference_of_two_manifests() {
         ]
     );
     let back = diff(&parse(&new).unwrap(), &old);
-    assert!(
-        back.contains(&Change::Removed {
-            dependency: "queue".to_owned()
-        }),
-        "{back:?}"
-    );
+    assert!(back.contains(&Change::Removed { dependency: "queue".to_owned() }), "{back:?}");
 }
 
 #[test]
@@ -410,9 +342,7 @@ fn every_field_shows_in_a_difference() {
         ("target: rediss://c\nusage: {workers: 1}", "usage.workers"),
     ] {
         let changes = diff(&base, &parse(&with(lines)).unwrap());
-        let [Change::Changed { fields, .. }] = changes.as_slice() else {
-            panic!("{lines}: {changes:?}")
-        };
+        let [Change::Changed { fields, .. }] = changes.as_slice() else { panic!("{lines}: {changes:?}") };
         assert_eq!(fields[0].field, field, "{lines}");
     }
 }
@@ -434,7 +364,7 @@ fn the_schema_knows_the_keys_that_the_parser_knows() {
 
 #[test]
 fn the_shipped_example() {
-    let manifest = parse(include_str!("../../../examples/preflight.yaml")).unwrap();
+    let manifest = parse(include_str!("../../examples/preflight.yaml")).unwrap();
     assert_eq!(manifest.application, "app");
     assert_eq!(manifest.dependencies().len(), 1);
     assert_eq!(manifest.dependencies()[0].name, "ai-cache");

@@ -32,19 +32,12 @@ fn build(dependencies: &str, regions: &[&str]) -> Result<Plan, PlanError> {
 }
 
 fn shown(plan: &Plan) -> Vec<String> {
-    plan.cells
-        .iter()
-        .map(|c| format!("{} {} {}", c.fleet, c.dependency, c.spec.target))
-        .collect()
+    plan.cells.iter().map(|c| format!("{} {} {}", c.fleet, c.dependency, c.spec.target)).collect()
 }
 
 #[test]
 fn regions_as_asked_dependencies_as_written_fleets_as_the_application_lists_them() {
-    let plan = build(
-        "z: {target: \"redis://z.{region}\"}\na: {target: tcp://a:1}",
-        &["eu", "us", "eu"],
-    )
-    .unwrap();
+    let plan = build("z: {target: \"redis://z.{region}\"}\na: {target: tcp://a:1}", &["eu", "us", "eu"]).unwrap();
     assert_eq!(plan.regions, ["eu", "us"]);
     assert_eq!(
         shown(&plan),
@@ -70,25 +63,16 @@ fn all_regions_are_those_of_the_application() {
     let all = |asked: &[String]| Plan::build(&manifest("a: {target: tcp://a:1}"), &inventory(), asked, true);
     assert_eq!(all(&[]).unwrap().regions, ["us", "eu", "au"]);
     assert_eq!(all(&["au".to_owned()]).unwrap().regions, ["au", "us", "eu"]);
-    assert!(matches!(
-        all(&["mars".to_owned()]),
-        Err(PlanError::UnknownRegion { .. })
-    ));
+    assert!(matches!(all(&["mars".to_owned()]), Err(PlanError::UnknownRegion { .. })));
 }
 
 #[test]
 fn excluded_fleets_are_shown_with_the_reason() {
-    let plan = build(
-        "a: {target: tcp://a:1, fleets: {only: [worker], because: \"batch only\"}}",
-        &["eu", "us"],
-    )
-    .unwrap();
+    let plan =
+        build("a: {target: tcp://a:1, fleets: {only: [worker], because: \"batch only\"}}", &["eu", "us"]).unwrap();
     assert_eq!(shown(&plan), ["eu/worker a tcp://a:1", "us/worker a tcp://a:1"]);
-    let excluded: Vec<String> = plan
-        .excluded
-        .iter()
-        .map(|e| format!("{} {} {}", e.fleet, e.dependency, e.because))
-        .collect();
+    let excluded: Vec<String> =
+        plan.excluded.iter().map(|e| format!("{} {} {}", e.fleet, e.dependency, e.because)).collect();
     assert_eq!(excluded, ["eu/web a batch only", "us/web-app a batch only"]);
 }
 
@@ -104,13 +88,7 @@ fn a_dependency_that_no_fleet_of_a_region_uses_is_shown_and_needs_no_target_ther
 fn a_region_without_a_cell_is_an_error_and_never_a_plan() {
     let only = "a: {target: tcp://a:1, fleets: {only: [worker], because: x}}";
     let error = build(only, &["eu", "au"]).unwrap_err();
-    assert_eq!(
-        error,
-        PlanError::NothingToProve {
-            application: "shop".into(),
-            region: "au".into()
-        }
-    );
+    assert_eq!(error, PlanError::NothingToProve { application: "shop".into(), region: "au".into() });
     assert!(error.fix().unwrap().contains("leave region au out"));
 }
 
@@ -119,23 +97,11 @@ fn what_is_not_known_is_named_with_what_is() {
     let a = "a: {target: tcp://a:1}";
     let named = |error: PlanError, what: &str, fix: &str| {
         assert!(error.to_string().contains(what), "{error}");
-        assert!(
-            error.fix().is_some_and(|f| f.contains(fix)),
-            "{error}: {:?}",
-            error.fix()
-        );
+        assert!(error.fix().is_some_and(|f| f.contains(fix)), "{error}: {:?}", error.fix());
     };
-    named(
-        build(a, &["eu1"]).unwrap_err(),
-        "region 'eu1'",
-        "did you mean 'eu'? known: us, eu, au, cn",
-    );
+    named(build(a, &["eu1"]).unwrap_err(), "region 'eu1'", "did you mean 'eu'? known: us, eu, au, cn");
     named(build(a, &["e\u{202e}"]).unwrap_err(), "'e\\u{202e}'", "known: us");
-    named(
-        build(a, &["cn"]).unwrap_err(),
-        "shop does not run in region cn",
-        "known: us, eu, au",
-    );
+    named(build(a, &["cn"]).unwrap_err(), "shop does not run in region cn", "known: us, eu, au");
     named(build(a, &[]).unwrap_err(), "no region is named", "--all-regions");
     let other = Manifest::parse("f", "application: shoop\ndependencies: {a: {target: tcp://a:1}}").unwrap();
     let of = |inventory: &Inventory| Plan::build(&other, inventory, &["eu".to_owned()], false).unwrap_err();
@@ -152,6 +118,8 @@ fn a_manifest_that_does_not_fit_the_inventory_is_pointed_to() {
         ("a: {targets: {eu: tcp://a:1, mars: tcp://a:1}}", 3, 32, "region mars", "known: us, eu, au, cn"),
         ("a: {target: tcp://a:1, fleets: {only: [wrker], because: x}}", 3, 42, "named wrker", "did you mean 'worker'?"),
         ("a: {target: tcp://a:1, fleets: {only: [batch], because: x}}", 3, 42, "named batch", "known: web, web-app, worker"),
+        ("a: {target: tcp://10.0.0.1:1, families: both}", 3, 15, "10.0.0.1 is an IPv4 address, and families asks for IPv6", "families: any"),
+        ("a: {target: \"tcp://[fd00::1]:1\", families: ipv4}", 3, 15, "is an IPv6 address, and families asks for IPv4", "families: any"),
         ("a: {target: \"tcp://{region}:{dns}\"}", 3, 15, "'tcp://eu:eu-west-1' in region eu", "vars"),
     ] {
         let Err(PlanError::Manifest(error)) = build(text, &["eu"]) else {
@@ -189,30 +157,20 @@ fn ad_hoc_plans_probe_from_every_fleet_that_passes_the_filters() {
     let ids = |region, fleet, application| {
         let plan = Plan::ad_hoc(&a, &inventory(), region, fleet, application).unwrap();
         assert_eq!(plan.cells.len() % 2, 0, "two targets");
-        assert!(
-            plan.cells
-                .iter()
-                .all(|c| c.min_agents == 1 && c.application == Plan::AD_HOC)
-        );
+        assert!(plan.cells.iter().all(|c| c.min_agents == 1 && c.application == Plan::AD_HOC));
         let mut fleets: Vec<String> = plan.cells.iter().map(|c| c.fleet.to_string()).collect();
         fleets.dedup();
         fleets.sort();
         fleets.dedup();
         fleets.join(" ")
     };
-    assert_eq!(
-        ids(None, None, None),
-        "au/web cn/web eu/batch eu/web eu/worker us/web-app us/worker"
-    );
+    assert_eq!(ids(None, None, None), "au/web cn/web eu/batch eu/web eu/worker us/web-app us/worker");
     assert_eq!(ids(Some("eu"), None, None), "eu/batch eu/web eu/worker");
     assert_eq!(ids(None, Some("worker"), None), "eu/worker us/worker");
     assert_eq!(ids(None, None, Some("batch")), "eu/batch");
     assert_eq!(ids(Some("eu"), Some("web"), Some("shop")), "eu/web");
     let plan = Plan::ad_hoc(&a, &inventory(), Some("eu"), Some("web"), None).unwrap();
-    assert_eq!(
-        shown(&plan),
-        ["eu/web tcp://a:1 tcp://a:1", "eu/web redis://b:6379 redis://b:6379"]
-    );
+    assert_eq!(shown(&plan), ["eu/web tcp://a:1 tcp://a:1", "eu/web redis://b:6379 redis://b:6379"]);
     assert_eq!(plan.cells[0].stated.key().0, "security_group=sg-web");
     assert_eq!(plan.regions, ["eu"]);
 }
@@ -223,39 +181,41 @@ fn an_ad_hoc_plan_is_never_empty() {
     let error = |region, fleet, application| Plan::ad_hoc(&a, &inventory(), region, fleet, application).unwrap_err();
     assert!(matches!(error(Some("ue"), None, None), PlanError::UnknownRegion { .. }));
     assert!(matches!(error(None, Some("wbe"), None), PlanError::UnknownFleet { .. }));
-    assert!(matches!(
-        error(None, None, Some("nope")),
-        PlanError::UnknownApplication { .. }
-    ));
-    let PlanError::UnknownFleet { known, .. } = error(Some("us"), Some("web"), None) else {
-        panic!("fleet")
-    };
+    assert!(matches!(error(None, None, Some("nope")), PlanError::UnknownApplication { .. }));
+    let PlanError::UnknownFleet { known, .. } = error(Some("us"), Some("web"), None) else { panic!("fleet") };
     assert_eq!(known, ["web-app", "worker"]);
     assert_eq!(
         error(Some("cn"), None, Some("shop")).to_string(),
         "no fleet of the inventory is in region cn, running shop"
     );
-    assert_eq!(
-        Plan::ad_hoc(&[], &inventory(), None, None, None),
-        Err(PlanError::NoTargets)
+    assert_eq!(Plan::ad_hoc(&[], &inventory(), None, None, None), Err(PlanError::NoTargets));
+    assert!(matches!(Plan::ad_hoc(&a, &Inventory::default(), None, None, None), Err(PlanError::NoFleets { .. })));
+}
+
+#[test]
+fn a_plan_has_a_limit() {
+    let fleets = (0..21).map(|f| format!("f{f}, ")).collect::<Vec<_>>().concat();
+    let inventory = format!(
+        "regions: {{eu: {{fleets: {{{}}}}}}}\napplications: {{shop: {{fleets: {{eu: [{fleets}]}}}}}}",
+        fleets.replace(',', ": ,")
     );
-    assert!(matches!(
-        Plan::ad_hoc(&a, &Inventory::default(), None, None, None),
-        Err(PlanError::NoFleets { .. })
-    ));
+    let inventory = Inventory::parse("i", &inventory).unwrap();
+    let plan = |count: usize| {
+        let text = (0..count).map(|d| format!("d{d}: {{target: tcp://a:1}}\n")).collect::<Vec<_>>().concat();
+        Plan::build(&manifest(&text), &inventory, &[], true).map(|plan| plan.cells.len())
+    };
+    assert_eq!(plan(476), Ok(9_996));
+    assert_eq!(plan(477), Err(PlanError::TooManyCells));
 }
 
 #[test]
 fn the_shipped_examples_make_the_plan_of_the_outage() {
-    let manifest = Manifest::parse("preflight.yaml", include_str!("../../../../examples/preflight.yaml")).unwrap();
-    let inventory = Inventory::parse("inventory.yaml", include_str!("../../../../examples/inventory.yaml")).unwrap();
+    let manifest = Manifest::parse("preflight.yaml", include_str!("../../../examples/preflight.yaml")).unwrap();
+    let inventory = Inventory::parse("inventory.yaml", include_str!("../../../examples/inventory.yaml")).unwrap();
     let plan = Plan::build(&manifest, &inventory, &[], true).unwrap();
     assert_eq!(plan.regions, ["us", "eu", "au"]);
     assert_eq!(plan.cells.len(), 9);
-    assert_eq!(
-        shown(&plan)[5],
-        "eu/web ai-cache redis://ai-cache.eu-west-1.internal:6379"
-    );
+    assert_eq!(shown(&plan)[5], "eu/web ai-cache redis://ai-cache.eu-west-1.internal:6379");
 }
 
 /// Everything that a cell's digest must tell apart, as text of a manifest and inventory.
@@ -284,10 +244,7 @@ impl What {
         let inventory = format!(
             "regions: {{{region}: {{fleets: {{{fleet}: }}}}}}\napplications: {{{application}: {{fleets: {{{region}: [{fleet}]}}}}}}"
         );
-        let name = self
-            .server_name
-            .map(|n| format!(", tls: {{server_name: {}}}", WORDS[n]))
-            .unwrap_or_default();
+        let name = self.server_name.map(|n| format!(", tls: {{server_name: {}}}", WORDS[n])).unwrap_or_default();
         let manifest = format!(
             "application: {application}\ndependencies: {{{}: {{target: {}://{}:{}, timeout: {}ms, connect_timeout: {}ms, families: {}, addresses: {}, require: {}{name}}}}}",
             WORDS[self.dependency],
@@ -308,40 +265,23 @@ impl What {
 }
 
 fn what() -> impl Strategy<Value = What> {
-    let places = (
-        0..3_usize,
-        0..3_usize,
-        0..3_usize,
-        0..3_usize,
-        0..3_usize,
-        1..4_u16,
-        0..2_usize,
-    );
-    let options = (
-        100..103_u32,
-        100..103_u32,
-        0..4_usize,
-        0..2_usize,
-        any::<bool>(),
-        prop::option::of(0..3_usize),
-    );
-    (places, options).prop_map(
-        |((application, region, fleet, dependency, host, port, scheme), o)| What {
-            application,
-            region,
-            fleet,
-            dependency,
-            host,
-            port,
-            scheme,
-            timeout: o.0,
-            connect_timeout: o.1,
-            families: o.2,
-            addresses: o.3,
-            encrypted: o.4,
-            server_name: o.5,
-        },
-    )
+    let places = (0..3_usize, 0..3_usize, 0..3_usize, 0..3_usize, 0..3_usize, 1..4_u16, 0..2_usize);
+    let options = (100..103_u32, 100..103_u32, 0..4_usize, 0..2_usize, any::<bool>(), prop::option::of(0..3_usize));
+    (places, options).prop_map(|((application, region, fleet, dependency, host, port, scheme), o)| What {
+        application,
+        region,
+        fleet,
+        dependency,
+        host,
+        port,
+        scheme,
+        timeout: o.0,
+        connect_timeout: o.1,
+        families: o.2,
+        addresses: o.3,
+        encrypted: o.4,
+        server_name: o.5,
+    })
 }
 
 proptest! {

@@ -30,38 +30,14 @@ fn every_key_of_the_contract() {
         eu.fleet("web").unwrap().identity.key().0,
         "label.app.kubernetes.io/name=shop security_group=sg-all,sg-web"
     );
-    let agents: Vec<(String, u32)> = inventory
-        .fleets()
-        .map(|(id, fleet)| (id.to_string(), fleet.min_agents))
-        .collect();
+    let agents: Vec<(String, u32)> = inventory.fleets().map(|(id, fleet)| (id.to_string(), fleet.min_agents)).collect();
     let want = [("eu/web", 2), ("eu/worker", 1), ("eu/cron", 2), ("no/web", 2)];
     assert_eq!(agents, want.map(|(id, min)| (id.to_owned(), min)));
     let shop = inventory.application("shop").unwrap();
-    assert_eq!(
-        shop.fleets_in("eu")
-            .unwrap()
-            .iter()
-            .map(Name::as_str)
-            .collect::<Vec<_>>(),
-        ["worker", "web"]
-    );
+    assert_eq!(shop.fleets_in("eu").unwrap().iter().map(Name::as_str).collect::<Vec<_>>(), ["worker", "web"]);
     assert_eq!(shop.fleets_in("us"), None);
-    assert!(
-        inventory
-            .fleet(&FleetId {
-                region: "eu".into(),
-                fleet: "cron".into()
-            })
-            .is_some()
-    );
-    assert!(
-        inventory
-            .fleet(&FleetId {
-                region: "no".into(),
-                fleet: "cron".into()
-            })
-            .is_none()
-    );
+    assert!(inventory.fleet(&FleetId { region: "eu".into(), fleet: "cron".into() }).is_some());
+    assert!(inventory.fleet(&FleetId { region: "no".into(), fleet: "cron".into() }).is_none());
 }
 
 #[test]
@@ -134,16 +110,9 @@ fn no_value_of_a_var_can_change_what_a_url_means() {
 #[test]
 fn the_schema_knows_the_keys_that_the_parser_knows() {
     let schema = schema();
-    for (of, keys) in [
-        ("Region", "vars fleets"),
-        ("Fleet", "identity min_agents"),
-        ("Application", "fleets"),
-    ] {
+    for (of, keys) in [("Region", "vars fleets"), ("Fleet", "identity min_agents"), ("Application", "fleets")] {
         for key in keys.split(' ') {
-            assert!(
-                schema["$defs"][of]["properties"][key]["description"].is_string(),
-                "{of} {key}: {schema:#}"
-            );
+            assert!(schema["$defs"][of]["properties"][key]["description"].is_string(), "{of} {key}: {schema:#}");
         }
         assert_eq!(schema["$defs"][of]["additionalProperties"], false, "{of}");
     }
@@ -151,7 +120,7 @@ fn the_schema_knows_the_keys_that_the_parser_knows() {
 
 #[test]
 fn the_shipped_example() {
-    let inventory = parse(include_str!("../../../examples/inventory.yaml")).unwrap();
+    let inventory = parse(include_str!("../../examples/inventory.yaml")).unwrap();
     let fleets: Vec<String> = inventory.fleets().map(|(id, _)| id.to_string()).collect();
     let want = [
         "us/web-rest",

@@ -1,0 +1,367 @@
+//! The local policy file: which addresses and ports this agent may probe, and how fast. It has the last word: nothing
+//! that a controller sends lifts it.
+//!
+//! ```toml
+//! max_concurrent = 64        # probes under way at once; at most 256
+//! max_per_second = 200       # probes begun in a second; at most 500
+//!
+//! [[allow]]                  # with any allow rule, everything else is denied
+//! addresses = ["10.0.0.0/8", "2001:db8:1::/48"]
+//! ports = [443, 6379]        # or "1024-65535"; every port if absent
+//!
+//! [[deny]]                   # deny wins
+//! addresses = ["10.0.9.0/24"]
+//! ```
+//!
+//! Beside what is allowed, `192.0.2.1` and `2001:db8::1` are tried, which nobody answers (RFC 5737, RFC 3849): where they
+//! connect, something on the host accepts every connection, and a pass would mean nothing. A deny rule can forbid that.
+//!
+//! Never probed, whatever the file says: the controller's own ports, link-local addresses (where clouds keep their
+//! credentials), `fd00:ec2::254`, multicast, broadcast and unspecified addresses; each in every spelling.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use preflight_core::diagnostic::Diagnostic;
+use serde::Deserialize;
+
+/// What the agent may probe, and how fast.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    allow: Vec<Rule>,
+    deny: Vec<Rule>,
+    /// Probes under way at once.
+    #[serde(deserialize_with = "concurrent")]
+    pub max_concurrent: u32,
+    /// Probes begun in a second.
+    #[serde(deserialize_with = "per_second")]
+    pub max_per_second: u32,
+}
+
+impl Policy {
+    /// The ceiling of `max_concurrent`, which a file may only lower.
+    pub const MAX_CONCURRENT: u32 = 256;
+    /// The ceiling of `max_per_second`, which a file may only lower.
+    pub const MAX_PER_SECOND: u32 = 500;
+
+    /// Reads a policy file. Its errors name file, line and column.
+    pub fn read(path: &Path) -> Result<Self, Diagnostic> {
+        let file = path.display().to_string();
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&file, &text),
+            Err(error) => {
+                Err(Diagnostic { file, line: 1, column: 1, message: format!("cannot be read: {error}"), fix: None })
+            }
+        }
+    }
+
+    fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let before = text.get(..at).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            Diagnostic {
+                file: file.to_owned(),
+                line: number(line),
+                column: number(column),
+                message: error.message().to_owned(),
+                fix: None,
+            }
+        })
+    }
+
+    /// Whether the agent may dial this address, given where its controller is.
+    pub fn allows(&self, address: SocketAddr, controller: &ControllerPorts) -> bool {
+        let spellings = spellings(address.ip());
+        let denied = spellings.iter().any(|ip| {
+            never(*ip)
+                || controller.contains(*ip, address.port())
+                || self.deny.iter().any(|r| r.covers(*ip, address.port()))
+        });
+        if denied || CONTROLS.contains(&address.ip()) {
+            return !denied;
+        }
+        // An allow rule must name the host that is really reached, not the range that its spelling hides in.
+        let allowed = |ip: &IpAddr| self.allow.iter().any(|rule| rule.covers(*ip, address.port()));
+        self.allow.is_empty() || spellings.iter().all(allowed)
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { allow: vec![], deny: vec![], max_concurrent: Self::MAX_CONCURRENT, max_per_second: Self::MAX_PER_SECOND }
+    }
+}
+
+/// What the probe engine dials to learn whether something accepts every connection.
+const CONTROLS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// The controller's own addresses and ports, which are no target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ControllerPorts {
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+impl ControllerPorts {
+    /// Where the controller serves its HTTP API unless told otherwise.
+    const API_PORT: u16 = 7443;
+
+    /// The agents' port and the API's on each of the controller's addresses. One that is this host's own is denied on
+    /// loopback too.
+    pub fn new(addresses: impl IntoIterator<Item = IpAddr>, port: u16, own: Option<IpAddr>) -> Self {
+        let mut addresses: Vec<IpAddr> = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
+        let own = own.map(|ip| ip.to_canonical());
+        if addresses.iter().any(|ip| ip.is_loopback() || Some(*ip) == own) {
+            addresses.extend([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
+            addresses.extend(own);
+        }
+        Self { addresses, ports: vec![port, Self::API_PORT] }
+    }
+
+    fn contains(&self, ip: IpAddr, port: u16) -> bool {
+        let same = |known: &IpAddr| *known == ip || (known.is_loopback() && ip.is_loopback());
+        self.ports.contains(&port) && self.addresses.iter().any(same)
+    }
+}
+
+/// An address and the IPv4 address that it is another spelling of: mapped (RFC 4291, 2.5.5.2), compatible (2.5.5.1) or
+/// behind the well-known NAT64 prefix (RFC 6052).
+fn spellings(ip: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(v6) = ip.to_canonical() else { return vec![ip.to_canonical()] };
+    let segments = v6.segments();
+    let [.., high, low] = segments;
+    let inner = IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    let compatible = segments[..6] == [0; 6] && !v6.is_loopback() && !v6.is_unspecified();
+    let nat64 = segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+    if compatible {
+        vec![inner]
+    } else if nat64 {
+        vec![IpAddr::V6(v6), inner]
+    } else {
+        vec![IpAddr::V6(v6)]
+    }
+}
+
+/// What no agent probes, whatever its policy file says.
+fn never(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_multicast() || ip.is_broadcast() || ip.octets()[0] == 0,
+        IpAddr::V6(ip) => {
+            ip.is_unicast_link_local()
+                || ip.is_multicast()
+                || ip.is_unspecified()
+                || ip.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
+        }
+    }
+}
+
+/// Address ranges and the ports on them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    addresses: Vec<Range>,
+    #[serde(default)]
+    ports: Ports,
+}
+
+impl Rule {
+    fn covers(&self, ip: IpAddr, port: u16) -> bool {
+        self.ports.0.iter().any(|ports| ports.contains(&port))
+            && self.addresses.iter().any(|range| range.0.contains(&ip))
+    }
+}
+
+/// `10.0.0.0/8`, or an address by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Range(IpNet);
+
+impl TryFrom<String> for Range {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let range = match IpAddr::from_str(&text) {
+            Ok(ip) => IpNet::from(ip.to_canonical()),
+            Err(_) => IpNet::from_str(&text)
+                .map_err(|_| format!("'{text}' is not an address range; write it as 10.0.0.0/8 or 2001:db8::/32"))?,
+        };
+        if range.trunc() != range {
+            return Err(format!("'{text}' has bits set after its prefix; did you mean {}?", range.trunc()));
+        }
+        match range.network() {
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Err(format!("write '{text}' as an IPv4 range")),
+            IpAddr::V4(_) | IpAddr::V6(_) => Ok(Self(range)),
+        }
+    }
+}
+
+/// `"1024-65535"`, `[443, 6379]` or, by default, every port.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PortsText")]
+struct Ports(Vec<RangeInclusive<u16>>);
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self(vec![1..=u16::MAX])
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "ports are \"FROM-TO\" or a list of numbers from 1 to 65535")]
+enum PortsText {
+    List(Vec<u16>),
+    Range(String),
+}
+
+impl TryFrom<PortsText> for Ports {
+    type Error = String;
+
+    fn try_from(text: PortsText) -> Result<Self, String> {
+        let ranges = match text {
+            PortsText::List(ports) => ports.into_iter().map(|port| port..=port).collect(),
+            PortsText::Range(text) => {
+                let (from, to) = text.split_once('-').unwrap_or((&text, &text));
+                match (from.trim().parse(), to.trim().parse()) {
+                    (Ok(from), Ok(to)) if from <= to => vec![from..=to],
+                    _ => return Err(format!("'{text}' is not a range of ports; write it as 1024-65535")),
+                }
+            }
+        };
+        if ranges.is_empty() || ranges.iter().any(|ports| *ports.start() == 0) {
+            return Err("a rule needs at least one port, from 1 to 65535; leave `ports` out for all".to_owned());
+        }
+        Ok(Self(ranges))
+    }
+}
+
+fn concurrent<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    ceiling(from, "max_concurrent", Policy::MAX_CONCURRENT)
+}
+
+fn per_second<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    ceiling(from, "max_per_second", Policy::MAX_PER_SECOND)
+}
+
+fn ceiling<'de, D: serde::Deserializer<'de>>(from: D, name: &str, max: u32) -> Result<u32, D::Error> {
+    let value = i64::deserialize(from)?;
+    u32::try_from(value).ok().filter(|value| (1..=max).contains(value)).ok_or_else(|| {
+        serde::de::Error::custom(format_args!(
+            "{name} is {value}; it can be set from 1 to {max}, the agent's own ceiling"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows(policy: &str, address: &str) -> bool {
+        let controller = ControllerPorts::new(["10.9.9.9".parse().unwrap()], 7444, None);
+        Policy::parse("policy.toml", policy).unwrap().allows(address.parse().unwrap(), &controller)
+    }
+
+    #[test]
+    fn never_in_any_spelling() {
+        for address in [
+            "169.254.169.254:80",
+            "[::ffff:169.254.169.254]:80",
+            "[::169.254.169.254]:80",
+            "[64:ff9b::169.254.169.254]:80",
+            "[fd00:ec2::254]:80",
+            "[fe80::1]:80",
+            "224.0.0.1:80",
+            "[ff02::1]:80",
+            "0.0.0.0:80",
+            "0.1.2.3:80",
+            "[::]:80",
+            "255.255.255.255:80",
+            "10.9.9.9:7444",
+            "10.9.9.9:7443",
+            "[::ffff:10.9.9.9]:7444",
+        ] {
+            assert!(!allows("", address), "{address}");
+            assert!(!allows("[[allow]]\naddresses = ['0.0.0.0/0', '::/0']", address), "{address} with allow");
+        }
+        for address in ["10.9.9.9:6379", "10.9.9.8:7444", "127.0.0.1:7444", "[2001:db8::1]:80", "8.8.8.8:53"] {
+            assert!(allows("", address), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_controller_on_this_host_is_denied_on_loopback() {
+        let own: IpAddr = "10.0.0.5".parse().unwrap();
+        let here = ControllerPorts::new([own], 7444, Some(own));
+        let by_loopback = ControllerPorts::new(["::1".parse().unwrap()], 7444, Some("::1".parse().unwrap()));
+        for address in ["127.0.0.1:7444", "127.8.8.8:7444", "[::1]:7444", "[::ffff:127.0.0.1]:7443"] {
+            assert!(!Policy::default().allows(address.parse().unwrap(), &here), "{address}");
+            assert!(!Policy::default().allows(address.parse().unwrap(), &by_loopback), "{address}");
+        }
+        assert!(Policy::default().allows("127.0.0.1:6379".parse().unwrap(), &here));
+    }
+
+    #[test]
+    fn deny_wins_and_allow_closes_the_rest() {
+        let policy = "
+            [[allow]]
+            addresses = ['10.0.0.0/8', '2001:db8::/32']
+            ports = [443, 6379]
+            [[allow]]
+            addresses = ['192.168.1.7']
+            ports = '1024-2048'
+            [[deny]]
+            addresses = ['10.0.9.0/24']
+        ";
+        for address in ["10.1.2.3:443", "[::ffff:10.1.2.3]:6379", "[2001:db8::1]:443", "192.168.1.7:1024"] {
+            assert!(allows(policy, address), "{address}");
+        }
+        for address in [
+            "10.1.2.3:444",
+            "10.0.9.1:443",
+            "[::ffff:10.0.9.1]:443",
+            "192.168.1.8:1024",
+            "192.168.1.7:2049",
+            "8.8.8.8:443",
+            "[64:ff9b::8.8.8.8]:443",
+        ] {
+            assert!(!allows(policy, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_control_goes_with_what_is_allowed() {
+        let allow = "[[allow]]\naddresses = ['10.0.0.0/8']\n";
+        assert!(allows(allow, "192.0.2.1:6379") && allows(allow, "[2001:db8::1]:6379"));
+        assert!(!allows(allow, "192.0.2.2:6379"));
+        assert!(!allows(&format!("{allow}[[deny]]\naddresses = ['192.0.2.0/24']"), "192.0.2.1:6379"));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        for (text, line, says) in [
+            ("max_concurrent = 64\nmax_per_seconds = 2", 2, "unknown field"),
+            ("[[allow]]\naddresses = ['10.0.0.0/8']\nport = 1", 3, "unknown field"),
+            ("\nmax_concurrent = 1000", 2, "max_concurrent is 1000; it can be set from 1 to 256"),
+            ("max_per_second = 0", 1, "from 1 to 500"),
+            ("[[deny]]\naddresses = ['10.0.0.0/33']", 2, "not an address range"),
+            ("[[deny]]\naddresses = ['10.0.0.1/8']", 2, "did you mean 10.0.0.0/8?"),
+            ("[[deny]]\naddresses = ['::ffff:10.0.0.0/104']", 2, "IPv4"),
+            ("[[deny]]\naddresses = ['::/0']\nports = '9-1'", 3, "not a range of ports"),
+            ("[[deny]]\naddresses = ['::/0']\nports = [70000]", 3, "ports are"),
+            ("[[deny]]\naddresses = ['::/0']\nports = []", 3, "at least one port"),
+            ("[[deny]]\nports = [1]", 1, "missing field"),
+        ] {
+            let error = Policy::parse("p.toml", text).unwrap_err();
+            assert_eq!((error.file.as_str(), error.line), ("p.toml", line), "{text}: {error}");
+            assert!(error.message.contains(says), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `preflight explain`: what a reason means, and how to find its cause.
+
+use preflight_core::reason::{Short, Unknown, Void, lookup};
+use preflight_core::text::escape;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, OutputArgs};
+use crate::render;
+
+/// Say what a reason means and how to find its cause
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  preflight explain connect_timeout
+  preflight explain")]
+pub(crate) struct Args {
+    /// The reason; all of them if absent
+    reason: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// A reason, explained.
+#[derive(Debug, Serialize)]
+pub(crate) struct Explained {
+    /// Its contract name.
+    pub(crate) reason: &'static str,
+    /// Which kind of answer it belongs to.
+    pub(crate) kind: &'static str,
+    /// What it means, as a sentence fragment.
+    pub(crate) meaning: &'static str,
+    /// What to do next, as a sentence.
+    pub(crate) next: &'static str,
+}
+
+/// Runs it.
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    let known = names();
+    let chosen: Vec<&'static str> = match &args.reason {
+        None => known,
+        Some(wanted) => match known.iter().find(|name| *name == wanted) {
+            Some(name) => vec![name],
+            None => return Err(unknown(wanted, &known)),
+        },
+    };
+    let explained: Vec<Explained> = chosen.into_iter().filter_map(explain).collect();
+    match (args.output.is_json(), explained.as_slice()) {
+        (true, [one]) if args.reason.is_some() => output::json(one)?,
+        (true, all) => output::json(&all)?,
+        (false, all) => output::text(&render::explain::render(all, output::width()))?,
+    }
+    Ok(Exit::Proceed)
+}
+
+fn names() -> Vec<&'static str> {
+    let short = Short::ALL.iter().map(|r| r.as_str());
+    let void = Void::ALL.iter().map(|r| r.as_str());
+    short.chain(void).chain(Unknown::ALL.iter().map(|r| r.as_str())).collect()
+}
+
+fn explain(reason: &'static str) -> Option<Explained> {
+    lookup(reason).map(|(kind, meaning, next)| Explained { reason, kind, meaning, next })
+}
+
+fn unknown(wanted: &str, known: &[&'static str]) -> Failure {
+    let failure = Failure::usage(format!("'{}' is not a reason", escape(wanted)));
+    // A name that is far off is no help.
+    match known.iter().map(|name| (distance(wanted, name), name)).min() {
+        Some((distance, name)) if distance <= 4 => {
+            failure.fix(format!("Do you mean {name}? `preflight explain` lists them all."))
+        }
+        Some(_) | None => failure.fix("`preflight explain` lists them all."),
+    }
+}
+
+/// Levenshtein's distance, in characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    // Nobody's reason is longer; more would only cost time.
+    for (i, ca) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let change = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_reason_is_offered() {
+        let fix = |wanted: &str| unknown(wanted, &names()).fix.unwrap();
+        assert!(fix("conect_timout").contains("connect_timeout"));
+        assert!(!fix("banana_split_with_cream").contains("mean"));
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

@@ -1,0 +1,219 @@
+//! `preflight gate`: asks for a verdict, fresh, and exits by it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anstyle::AnsiColor;
+use preflight_core::plan::sha256;
+use preflight_core::text::escape;
+use preflight_proto::api::{Event, Gate, GateRequest, Scope};
+use serde::Serialize;
+use tokio::time::timeout_at;
+
+use crate::client::{CallError, Client};
+use crate::exit::{self, Asked, Exit, Regions};
+use crate::failure::Failure;
+use crate::output::{self, OutputArgs};
+use crate::patience::Patience;
+use crate::progress::Reporter;
+use crate::{duration, input, render};
+
+/// Ask whether a release may ship: every fleet that will run it must reach what it depends on
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage
+
+Examples:
+  preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1
+  preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1 --wait 2m -o json")]
+pub(crate) struct Args {
+    /// The manifest that declares the application's dependencies
+    #[arg(long, value_name = "FILE")]
+    manifest: PathBuf,
+    /// A region that the release would ship to; may be given several times
+    #[arg(
+        long = "region",
+        value_name = "REGION",
+        required_unless_present = "all_regions",
+        conflicts_with = "all_regions",
+        value_delimiter = ','
+    )]
+    regions: Vec<String>,
+    /// Every region that the application runs in
+    #[arg(long)]
+    all_regions: bool,
+    /// What would ship
+    #[arg(long, value_name = "ID")]
+    release: String,
+    /// Which cells are required: those that no deployed release has proven, or all
+    #[arg(long, value_enum, default_value = "new")]
+    scope: ScopeArg,
+    /// The longest to wait for the verdict
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
+    wait: Duration,
+    /// End as soon as a required cell fails
+    #[arg(long)]
+    fail_fast: bool,
+    /// Let one sick host fail its cell
+    #[arg(long)]
+    strict: bool,
+    /// Exit 0 whatever the verdict, and say so; wrong usage still exits 64
+    #[arg(long)]
+    advisory: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ScopeArg {
+    New,
+    All,
+}
+
+/// The gate's JSON.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    gate: &'a Gate,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    advisory: bool,
+}
+
+/// What stands in the place of the gate's JSON where `--advisory` proceeds without a verdict.
+#[derive(Serialize)]
+struct NoVerdict<'a> {
+    advisory: bool,
+    error: NoVerdictError<'a>,
+}
+
+#[derive(Serialize)]
+struct NoVerdictError<'a> {
+    exit: u8,
+    message: &'a str,
+    fix: Option<&'a str>,
+}
+
+/// Runs it.
+pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+    let (advisory, output) = (args.advisory, args.output);
+    let result = verdict(args, connect).await;
+    if !advisory {
+        return result;
+    }
+    let exit = match result {
+        Ok(Exit::Proceed) => return Ok(Exit::Proceed),
+        Ok(exit) => exit,
+        Err(failure) if failure.exit == Exit::Usage => return Err(failure),
+        Err(failure) => {
+            crate::say(&failure);
+            if output.is_json() {
+                let Failure { exit, message, fix } = &failure;
+                let error = NoVerdictError { exit: exit.code(), message, fix: fix.as_deref() };
+                output::json(&NoVerdict { advisory: true, error })?;
+            }
+            failure.exit
+        }
+    };
+    warn(&format!("ADVISORY: without --advisory this is exit {} ({}); it exits 0.", exit.code(), exit.meaning()));
+    Ok(Exit::Proceed)
+}
+
+async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+    let source = input::read("manifest", &args.manifest)?;
+    let application = super::manifest::application(&source)?;
+    let digest = sha256(source.text.as_bytes());
+    let client = connect()?;
+    let id = run_id()?;
+    let request = GateRequest {
+        id: Some(id.clone()),
+        manifest: source.text,
+        manifest_name: source.name,
+        regions: args.regions.clone(),
+        all_regions: args.all_regions,
+        release: args.release.clone(),
+        scope: match args.scope {
+            ScopeArg::New => Scope::New,
+            ScopeArg::All => Scope::All,
+        },
+        wait_ms: duration::millis(args.wait),
+        fail_fast: args.fail_fast,
+        strict: args.strict,
+    };
+    let gate = ask(&client, &request, Patience::new(args.wait)).await?;
+    let asked = Asked {
+        id: &id,
+        application: &application,
+        release: &args.release,
+        regions: if args.all_regions { Regions::All } else { Regions::Exactly(&args.regions) },
+        manifest_digest: Some(&digest),
+        now: None,
+    };
+    let judgement = exit::judge(&gate, &asked);
+    if !judgement.objections.is_empty() {
+        // Such an answer is not shown: whoever reads its `decision` would be misled.
+        return Err(Failure {
+            exit: judgement.exit,
+            message: format!("the controller's answer cannot be relied on: {}", escaped(&judgement.objections)),
+            fix: Some(
+                "Do not ship on it. Check the versions of controller and command, and what stands between them."
+                    .to_owned(),
+            ),
+        });
+    }
+    if args.output.is_json() {
+        output::json(&Shown { gate: &gate, advisory: args.advisory })?;
+    } else {
+        output::text(&render::gate::render(&gate, args.advisory, output::width()))?;
+    }
+    Ok(judgement.exit)
+}
+
+/// Objections as one line.
+pub(super) fn escaped(objections: &[String]) -> String {
+    objections.iter().take(5).map(|text| escape(text)).collect::<Vec<_>>().join("; ")
+}
+
+/// Asks until there is a verdict. The id makes every attempt join the same run.
+async fn ask(client: &Client, request: &GateRequest, mut patience: Patience) -> Result<Gate, Failure> {
+    let mut progress = Reporter::new();
+    loop {
+        let attempt = timeout_at(patience.deadline(), stream(client, request, &patience, &mut progress)).await;
+        match attempt.unwrap_or(Err(CallError::Late)) {
+            Ok(gate) => return Ok(gate),
+            Err(error) => patience.again(error, client, &mut progress).await?,
+        }
+    }
+}
+
+async fn stream(
+    client: &Client,
+    request: &GateRequest,
+    patience: &Patience,
+    progress: &mut Reporter,
+) -> Result<Gate, CallError> {
+    let mut lines = client.lines("/v1/gate", request, patience.connect_by()).await?;
+    while let Some(event) = lines.next::<Event>().await? {
+        match event {
+            Event::Progress(far) => progress.run(&far),
+            Event::Gate(gate) => return Ok(*gate),
+            Event::Error(problem) => return Err(CallError::Problem(problem.error)),
+            Event::Result(_) | Event::Done(_) => {
+                return Err(CallError::Garbage("it answers a probe, and a verdict was asked for".to_owned()));
+            }
+        }
+    }
+    Err(CallError::Broken("the answer ended before the verdict".to_owned()))
+}
+
+/// A new run's id: 16 hex digits.
+fn run_id() -> Result<String, Failure> {
+    let random = getrandom::u64().map_err(|error| Failure::no_verdict(format!("no random numbers: {error}")))?;
+    Ok(format!("{random:016x}"))
+}
+
+fn warn(text: &str) {
+    use std::io::Write as _;
+    let yellow = AnsiColor::Yellow.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{yellow}{text}{yellow:#}");
+}

@@ -1,0 +1,207 @@
+//! `preflight probe`: probes targets that an engineer names, from the fleets or from this host.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use preflight_core::observation::{Outcome, Report};
+use preflight_core::target::{Millis, ProbeSpec, Target};
+use preflight_core::text::escape;
+use preflight_probe::{AllowAll, Engine, EngineOptions};
+use preflight_proto::api::{Event, ProbeRequest, ProbeResult, ProbeResults, State};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+
+use crate::client::{CallError, Client};
+use crate::exit::{self, Exit};
+use crate::failure::Failure;
+use crate::output::{self, OutputArgs};
+use crate::patience::Patience;
+use crate::progress::Reporter;
+use crate::{duration, render};
+
+/// Probe targets now, from the agents of the fleets or from this host
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 all pass · 1 no answer could be had · 2 one fails · 3 unknown · 64 usage
+
+Examples:
+  preflight probe redis://ai-cache.internal:6379
+  preflight probe tcp://10.0.3.7:5432 tls://api.example.com:443 --region eu --fleet web
+  preflight probe --local rediss://cache.internal:6380")]
+pub(crate) struct Args {
+    /// What to probe: scheme://host:port, with one of tcp, tls, redis, rediss
+    #[arg(value_name = "URL", required = true)]
+    targets: Vec<String>,
+    /// Only from this region
+    #[arg(long, conflicts_with = "local")]
+    region: Option<String>,
+    /// Only from fleets of this name
+    #[arg(long, conflicts_with = "local")]
+    fleet: Option<String>,
+    /// Only from fleets that run this application
+    #[arg(long, conflicts_with = "local")]
+    application: Option<String>,
+    /// From this host, without a controller
+    #[arg(long)]
+    local: bool,
+    /// The longest to wait for the answers
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, conflicts_with = "local")]
+    wait: Duration,
+    /// When silence after a connect is called a drop [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "local")]
+    connect_timeout: Option<Duration>,
+    /// The deadline of each phase after the connect [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "local")]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs it.
+pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+    let targets = args.targets.iter().map(|text| target(text)).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    let results = if args.local {
+        local(targets, &args).await?
+    } else {
+        let request = ProbeRequest {
+            targets: names.clone(),
+            region: args.region.clone(),
+            fleet: args.fleet.clone(),
+            application: args.application.clone(),
+            wait_ms: duration::millis(args.wait),
+        };
+        ask(&connect()?, &request, &args).await?
+    };
+    let judgement = exit::judge_probe(&results.results, &names);
+    if args.output.is_json() {
+        output::json(&results)?;
+    } else {
+        output::text(&render::probe::summary(&results.results, &judgement.objections, output::width()))?;
+    }
+    if judgement.exit == Exit::NoVerdict {
+        return Err(Failure::no_verdict(format!(
+            "the answer cannot be relied on: {}",
+            super::gate::escaped(&judgement.objections)
+        )));
+    }
+    Ok(judgement.exit)
+}
+
+fn target(text: &str) -> Result<Target, Failure> {
+    text.parse().map_err(|error| Failure::usage(format!("{}: {error}", escape(text))))
+}
+
+/// Probes from this host, each target by itself and all at the same time.
+async fn local(targets: Vec<Target>, args: &Args) -> Result<ProbeResults, Failure> {
+    let engine = Engine::new(EngineOptions::default()).map_err(|error| Failure::no_verdict(error.to_string()))?;
+    let engine = Arc::new(engine);
+    let mut probes = JoinSet::new();
+    for target in targets {
+        let mut spec = ProbeSpec::new(target);
+        spec.connect_timeout = args.connect_timeout.map_or(spec.connect_timeout, |span| Millis(duration::millis(span)));
+        spec.timeout = args.timeout.map_or(spec.timeout, |span| Millis(duration::millis(span)));
+        let engine = engine.clone();
+        probes.spawn(async move {
+            let report = engine.probe(&spec, &AllowAll).await;
+            local_result(&spec, report)
+        });
+    }
+    let progress = Reporter::new();
+    let mut seen = Seen { results: Vec::new(), show: !args.output.is_json() };
+    while let Some(probe) = probes.join_next().await {
+        let result = probe.map_err(|error| Failure::no_verdict(format!("a probe broke off: {error}")))?;
+        seen.add(result, &progress)?;
+    }
+    Ok(ProbeResults { id: String::new(), results: seen.results })
+}
+
+fn local_result(spec: &ProbeSpec, report: Report) -> ProbeResult {
+    let outcome = report.outcome(spec);
+    let probed = u32::try_from(report.observations.iter().filter(|o| o.address.is_some()).count()).unwrap_or(u32::MAX);
+    ProbeResult {
+        target: spec.target.to_string(),
+        region: None,
+        fleet: None,
+        agent: None,
+        outcome: match outcome {
+            Outcome::Ok => State::Pass,
+            Outcome::Short(_) => State::Fail,
+            Outcome::Void(_) => State::Unknown,
+        },
+        reason: outcome.reason().map(str::to_owned),
+        proof: report.observations.iter().filter_map(|o| o.proof).max(),
+        addresses_in_all: (report.resolved > probed).then_some(report.resolved),
+        addresses: report.observations,
+    }
+}
+
+async fn ask(client: &Client, request: &ProbeRequest, args: &Args) -> Result<ProbeResults, Failure> {
+    let mut progress = Reporter::new();
+    let mut patience = Patience::new(args.wait);
+    let mut seen = Seen { results: Vec::new(), show: !args.output.is_json() };
+    loop {
+        let attempt =
+            timeout_at(patience.deadline(), stream(client, request, &patience, &mut seen, &mut progress)).await;
+        match attempt.unwrap_or(Err(CallError::Late)) {
+            Ok(id) => return Ok(ProbeResults { id, results: seen.results }),
+            // An ad hoc run cannot be joined again: what came so far stands, and asking anew would probe anew.
+            Err(CallError::Broken(text)) if !seen.results.is_empty() => {
+                return Err(CallError::Broken(text).failure(client.url()));
+            }
+            Err(error) => patience.again(error, client, &mut progress).await?,
+        }
+    }
+}
+
+async fn stream(
+    client: &Client,
+    request: &ProbeRequest,
+    patience: &Patience,
+    seen: &mut Seen,
+    progress: &mut Reporter,
+) -> Result<String, CallError> {
+    let mut lines = client.lines("/v1/probe", request, patience.connect_by()).await?;
+    while let Some(event) = lines.next::<Event>().await? {
+        match event {
+            Event::Progress(far) => progress.run(&far),
+            Event::Result(result) => seen.add(result, progress).map_err(unwritten)?,
+            Event::Done(done) => {
+                for result in done.results {
+                    seen.add(result, progress).map_err(unwritten)?;
+                }
+                return Ok(done.id);
+            }
+            Event::Error(problem) => return Err(CallError::Problem(problem.error)),
+            Event::Gate(_) => {
+                return Err(CallError::Garbage("it answers a gate, and a probe was asked for".to_owned()));
+            }
+        }
+    }
+    Err(CallError::Broken("the answer ended before the run did".to_owned()))
+}
+
+/// A result that could not be shown ends the call; asking again would not help.
+fn unwritten(failure: Failure) -> CallError {
+    CallError::Unwritten(failure.message)
+}
+
+/// The results so far, each shown once, as it comes.
+struct Seen {
+    results: Vec<ProbeResult>,
+    show: bool,
+}
+
+impl Seen {
+    fn add(&mut self, result: ProbeResult, progress: &Reporter) -> Result<(), Failure> {
+        if self.results.contains(&result) {
+            return Ok(());
+        }
+        if self.show {
+            let line = render::probe::result(&result, output::width());
+            progress.suspend(|| output::text(&line))?;
+        }
+        self.results.push(result);
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! `preflight verdict`: shows a verdict that was given, or exits by it.
+
+use std::fmt::Write as _;
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use preflight_core::plan::sha256;
+use preflight_core::text::escape;
+use preflight_proto::api::{Decision, Gate, State};
+use serde::Serialize;
+
+use crate::client::{Answer, Client, segment};
+use crate::exit::{self, Asked, Exit, Regions};
+use crate::failure::Failure;
+use crate::output::{self, OutputArgs};
+use crate::{input, render};
+
+/// Show a verdict that was given, or exit by it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  preflight verdict show 4f1c9a7be02d63a8
+  preflight verdict check 4f1c9a7be02d63a8 --application shop --release 2025-03-31.1 --region eu")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show a verdict with its evidence
+    #[command(after_help = "Example:\n  preflight verdict show 4f1c9a7be02d63a8 -o json")]
+    Show {
+        /// The verdict's id, which is its run's
+        id: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Exit by a verdict that was given: only for the release and regions named, and while it is valid
+    #[command(after_help = "\
+Example:
+  preflight verdict check 4f1c9a7be02d63a8 --application shop --release 2025-03-31.1 --region eu")]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// The verdict's id, which is its run's
+    id: String,
+    /// The application that it must be for
+    #[arg(long)]
+    application: String,
+    /// The release that it must be for
+    #[arg(long, value_name = "ID")]
+    release: String,
+    /// A region that it must be for; may be given several times
+    #[arg(long = "region", value_name = "REGION", required = true, value_delimiter = ',')]
+    regions: Vec<String>,
+    /// The manifest that it must be for
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What a check came to.
+#[derive(Serialize)]
+struct Checked<'a> {
+    id: &'a str,
+    application: &'a str,
+    release: &'a str,
+    regions: &'a [String],
+    /// As it was given; `unknown` where it does not hold any more or is for something else.
+    verdict: State,
+    decision: Decision,
+    exit: u8,
+    /// Why it does not count.
+    objections: Vec<String>,
+}
+
+/// Runs it.
+pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
+    match args.command {
+        Command::Show { id, output } => {
+            let gate = fetch(client, &id).await?.body;
+            if output.is_json() {
+                output::json(&gate)?;
+            } else {
+                output::text(&render::gate::render(&gate, false, output::width()))?;
+            }
+            Ok(Exit::Proceed)
+        }
+        Command::Check(args) => check(&args, client).await,
+    }
+}
+
+async fn fetch(client: &Client, id: &str) -> Result<Answer<Gate>, Failure> {
+    client.get(&format!("/v1/verdicts/{}", segment(id))).await
+}
+
+async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
+    let source = args.manifest.as_ref().map(|path| input::read("manifest", path)).transpose()?;
+    let digest = source.map(|source| sha256(source.text.as_bytes()));
+    let answer = fetch(client, &args.id).await?;
+    let asked = Asked {
+        id: &args.id,
+        application: &args.application,
+        release: &args.release,
+        regions: Regions::Among(&args.regions),
+        manifest_digest: digest.as_deref(),
+        // Validity goes by the controller's clock; this host's is second best.
+        now: Some(answer.date.unwrap_or_else(Timestamp::now)),
+    };
+    let judgement = exit::judge(&answer.body, &asked);
+    let exit = judgement.exit;
+    let checked = Checked {
+        id: &args.id,
+        application: &args.application,
+        release: &args.release,
+        regions: &args.regions,
+        verdict: if judgement.objections.is_empty() { answer.body.verdict } else { State::Unknown },
+        decision: if exit == Exit::Proceed { Decision::Proceed } else { Decision::Block },
+        exit: exit.code(),
+        objections: judgement.objections,
+    };
+    if args.output.is_json() {
+        output::json(&checked)?;
+    } else {
+        output::text(&in_words(&checked, exit))?;
+    }
+    Ok(exit)
+}
+
+fn in_words(checked: &Checked<'_>, exit: Exit) -> String {
+    let word = if exit == Exit::Proceed { "PROCEED" } else { "BLOCK" };
+    let regions = checked.regions.iter().map(|region| escape(region)).collect::<Vec<_>>().join(", ");
+    let mut text = format!(
+        "{word}  verdict {} for {} {} in {regions}: {}\n",
+        escape(checked.id),
+        escape(checked.application),
+        escape(checked.release),
+        exit.meaning()
+    );
+    for objection in &checked.objections {
+        let _ = writeln!(text, "  {}", escape(objection));
+    }
+    if !checked.objections.is_empty() {
+        text.push_str("  Run `preflight gate` for this release and these regions.\n");
+    }
+    text
+}

@@ -1,0 +1,252 @@
+//! What a command's exit code is: the one place that decides it, and the last one that can stop a false pass.
+//!
+//! An answer is taken at its word only if it answers what was asked and does not contradict itself.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use preflight_proto::api::{Cell, Decision, Gate, ProbeResult, Region, State};
+
+/// The exit codes, a contract: the same whatever the output format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// 0: proceed, or done.
+    Proceed,
+    /// 1: no verdict could be had: the controller cannot be reached, or there was an internal error.
+    NoVerdict,
+    /// 2: block: a cell fails.
+    Fails,
+    /// 3: block: unknown.
+    Unknown,
+    /// 4: block: locked, quarantined, or not the release that was named.
+    Refused,
+    /// 64: usage: bad flags, bad manifest or inventory, unknown application or region.
+    Usage,
+}
+
+impl Exit {
+    /// The code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Proceed => 0,
+            Self::NoVerdict => 1,
+            Self::Fails => 2,
+            Self::Unknown => 3,
+            Self::Refused => 4,
+            Self::Usage => 64,
+        }
+    }
+
+    /// What the code says, as a fragment.
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Self::Proceed => "proceed",
+            Self::NoVerdict => "no verdict could be had",
+            Self::Fails => "block: a cell fails",
+            Self::Unknown => "block: unknown",
+            Self::Refused => "block: refused",
+            Self::Usage => "usage",
+        }
+    }
+
+    /// Several as one: the first that applies of 64, 1, 4, 2, 3, 0. Nothing at all is unknown.
+    pub(crate) fn over(exits: impl IntoIterator<Item = Self>) -> Self {
+        let present: Vec<Self> = exits.into_iter().collect();
+        [Self::Usage, Self::NoVerdict, Self::Refused, Self::Fails, Self::Unknown, Self::Proceed]
+            .into_iter()
+            .find(|exit| present.contains(exit))
+            .unwrap_or(Self::Unknown)
+    }
+
+    fn of_state(state: State) -> Self {
+        match state {
+            State::Pass => Self::Proceed,
+            State::Fail => Self::Fails,
+            State::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// The regions that an answer must be about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Regions<'a> {
+    /// Whichever the application runs in.
+    All,
+    /// These and no others.
+    Exactly(&'a [String]),
+    /// These, and perhaps others, which do not count.
+    Among(&'a [String]),
+}
+
+impl Regions<'_> {
+    fn count(self, region: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Exactly(named) | Self::Among(named) => named.iter().any(|name| name == region),
+        }
+    }
+}
+
+/// What the caller asked about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    /// The run's id.
+    pub(crate) id: &'a str,
+    /// The application.
+    pub(crate) application: &'a str,
+    /// The release.
+    pub(crate) release: &'a str,
+    /// The regions.
+    pub(crate) regions: Regions<'a>,
+    /// The digest of the manifest's text, where the caller has it.
+    pub(crate) manifest_digest: Option<&'a str>,
+    /// The time by which a stored verdict's age is judged; none for one that was just given.
+    pub(crate) now: Option<Timestamp>,
+}
+
+/// What an answer comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    /// The exit code.
+    pub(crate) exit: Exit,
+    /// Why the answer is not taken at its word.
+    pub(crate) objections: Vec<String>,
+}
+
+/// Judges the gate's answer, or a stored verdict.
+pub(crate) fn judge(gate: &Gate, asked: &Asked<'_>) -> Judgement {
+    let mut objections: Vec<(Exit, String)> = Vec::new();
+    if gate.id != asked.id {
+        objections.push((Exit::NoVerdict, format!("it is of run {}, asked was {}", gate.id, asked.id)));
+    }
+    objections.extend(misnamed(gate, asked).into_iter().map(|text| (Exit::Refused, text)));
+    objections.extend(contradictions(gate).into_iter().map(|text| (Exit::NoVerdict, text)));
+    let counted: Vec<&Region> = gate.regions.iter().filter(|r| asked.regions.count(&r.region)).collect();
+    if let Some(now) = asked.now {
+        objections.extend(counted.iter().filter_map(|region| stale(region, now)));
+    }
+    let exits = counted.iter().map(|region| exit_of(region)).chain(objections.iter().map(|(exit, _)| *exit));
+    Judgement { exit: Exit::over(exits), objections: objections.into_iter().map(|(_, text)| text).collect() }
+}
+
+fn exit_of(region: &Region) -> Exit {
+    match (region.decision, region.verdict) {
+        (Decision::Proceed, State::Pass) => Exit::Proceed,
+        // A pass that does not proceed is held back by something else than cells: a lock, a quarantine.
+        (Decision::Block, State::Pass) => Exit::Refused,
+        (_, state) => Exit::of_state(state),
+    }
+}
+
+/// Where the answer is about something else than what was named.
+fn misnamed(gate: &Gate, asked: &Asked<'_>) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut compare = |what: &str, have: &str, want: &str| {
+        if have != want {
+            texts.push(format!("it is for {what} {have}, not {want}"));
+        }
+    };
+    compare("application", &gate.application, asked.application);
+    compare("release", &gate.release, asked.release);
+    if let Some(digest) = asked.manifest_digest {
+        compare("the manifest", &gate.manifest_digest, digest);
+    }
+    let have: BTreeSet<&str> = gate.regions.iter().map(|r| r.region.as_str()).collect();
+    if let Regions::Exactly(named) | Regions::Among(named) = asked.regions {
+        let missing = named.iter().filter(|name| !have.contains(name.as_str()));
+        texts.extend(missing.map(|name| format!("it says nothing of region {name}")));
+    }
+    if let Regions::Exactly(named) = asked.regions {
+        let extra = have.iter().filter(|region| !named.iter().any(|name| name == *region));
+        texts.extend(extra.map(|region| format!("it is about region {region}, which was not asked for")));
+    }
+    texts
+}
+
+fn stale(region: &Region, now: Timestamp) -> Option<(Exit, String)> {
+    match region.valid_until.parse::<Timestamp>() {
+        Ok(until) if now <= until => None,
+        Ok(_) => Some((Exit::Unknown, format!("region {}: it was valid until {}", region.region, region.valid_until))),
+        Err(_) => Some((Exit::NoVerdict, format!("region {}: '{}' is not a time", region.region, region.valid_until))),
+    }
+}
+
+/// Where the answer contradicts itself.
+fn contradictions(gate: &Gate) -> Vec<String> {
+    let mut texts = Vec::new();
+    if gate.regions.is_empty() {
+        texts.push("it has no region".to_owned());
+    }
+    let mut seen = BTreeSet::new();
+    for region in &gate.regions {
+        if !seen.insert(&region.region) {
+            texts.push(format!("it has region {} twice", region.region));
+        }
+        texts.extend(region_contradictions(region).into_iter().map(|text| format!("region {}: {text}", region.region)));
+    }
+    let verdict = State::all(gate.regions.iter().map(|r| r.verdict));
+    if gate.verdict != verdict {
+        texts.push(format!("the verdict is {}, its regions come to {}", gate.verdict.as_str(), verdict.as_str()));
+    }
+    let all_proceed = gate.regions.iter().all(|r| r.decision == Decision::Proceed);
+    if (gate.decision == Decision::Proceed) != all_proceed {
+        texts.push("the decision is not that of its regions".to_owned());
+    }
+    texts
+}
+
+fn region_contradictions(region: &Region) -> Vec<String> {
+    let mut texts = Vec::new();
+    let required: Vec<&Cell> = region.cells.iter().filter(|c| c.required).collect();
+    let state = State::all(required.iter().map(|c| c.state));
+    if region.verdict == State::Pass && region.cells.is_empty() {
+        texts.push("the verdict is pass without a cell".to_owned());
+    } else if !required.is_empty() && region.verdict != state {
+        texts.push(format!("the verdict is {}, its cells come to {}", region.verdict.as_str(), state.as_str()));
+    }
+    // What passes by what an earlier verdict has proven must say so.
+    let proven = region.reasons.iter().any(|reason| reason.code == "no_change");
+    if region.verdict == State::Pass && required.is_empty() && !proven {
+        texts.push("nothing is required, and no earlier verdict is named".to_owned());
+    }
+    for cell in required.iter().filter(|c| c.state == State::Pass) {
+        if cell.agents.ok == 0 {
+            texts.push(format!("{} passes from {} without an agent that reached it", cell.dependency, cell.fleet));
+        } else if let Some(reason) = &cell.reason {
+            texts.push(format!("{} passes from {} and has the reason {reason}", cell.dependency, cell.fleet));
+        }
+    }
+    // This program knows of no override, so nothing but a pass may proceed.
+    if region.decision == Decision::Proceed && region.verdict != State::Pass {
+        texts.push(format!("the decision is proceed, the verdict is {}", region.verdict.as_str()));
+    }
+    texts
+}
+
+/// Judges an ad hoc run: each of `targets` (in canonical form) must have an answer, and every answer must pass.
+pub(crate) fn judge_probe(results: &[ProbeResult], targets: &[String]) -> Judgement {
+    let mut objections = Vec::new();
+    let mut exits: Vec<Exit> = results.iter().map(|r| Exit::of_state(r.outcome)).collect();
+    for target in targets.iter().filter(|target| !results.iter().any(|r| r.target == **target)) {
+        objections.push(format!("nothing is known of {target}"));
+        exits.push(Exit::Unknown);
+    }
+    for result in results.iter().filter(|r| r.outcome == State::Pass) {
+        if result.reason.is_some() || !result.addresses.iter().any(|o| o.outcome.as_str() == "ok") {
+            objections.push(format!("{} passes without an address that was reached", result.target));
+            exits.push(Exit::NoVerdict);
+        }
+    }
+    Judgement { exit: Exit::over(exits), objections }
+}
+
+#[cfg(test)]
+#[path = "exit_tests.rs"]
+mod tests;

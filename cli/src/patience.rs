@@ -1,0 +1,82 @@
+//! How long a call is made again and again: until the caller's wait is over, and a little longer for a run that has begun.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::client::{CallError, Client};
+use crate::failure::Failure;
+use crate::progress::Reporter;
+
+/// What a run that began may take beyond the wait until its answer is here.
+const GRACE: Duration = Duration::from_secs(5);
+/// The first pause between two attempts; each later one is twice as long, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The time that is left for a call, and what came of the attempts so far.
+pub(crate) struct Patience {
+    wait: Duration,
+    start: Instant,
+    pause: Duration,
+    reached: bool,
+}
+
+impl Patience {
+    /// Starts the clock.
+    pub(crate) fn new(wait: Duration) -> Self {
+        Self { wait, start: Instant::now(), pause: FIRST_PAUSE, reached: false }
+    }
+
+    /// By when an attempt that has got through must be answered.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.start + self.wait + GRACE
+    }
+
+    /// By when there must be a connection: who was never reached is not waited for beyond the wait.
+    pub(crate) fn connect_by(&self) -> Instant {
+        if self.reached { self.deadline() } else { self.start + self.wait }
+    }
+
+    /// Pauses before the next attempt, or gives up.
+    pub(crate) async fn again(
+        &mut self,
+        error: CallError,
+        client: &Client,
+        progress: &mut Reporter,
+    ) -> Result<(), Failure> {
+        self.reached |= error.reached();
+        let end = self.connect_by();
+        let next = Instant::now() + self.pause.mul_f64(jitter());
+        if matches!(error, CallError::Late) || (error.may_pass() && next >= end) {
+            return Err(self.given_up(&error, client));
+        }
+        if !error.may_pass() {
+            return Err(error.failure(client.url()));
+        }
+        progress.note(&format!(
+            "controller {}: {error}; trying again until {} s are over",
+            client.url(),
+            self.wait.as_secs_f32()
+        ));
+        tokio::time::sleep_until(next).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+
+    fn given_up(&self, error: &CallError, client: &Client) -> Failure {
+        let waited = self.start.elapsed().as_secs_f32();
+        let what = if self.reached { "gave no answer that is whole" } else { "could not be reached" };
+        let last = preflight_core::text::escape_to(&error.to_string(), 500);
+        Failure::no_verdict(format!("controller {} {what} within {waited:.1} s: {last}", client.url())).fix(
+            "Nothing is known, so do not ship on this. Check that preflight-controller runs and that this host may reach it, \
+             then run the same command again, with a longer --wait if it needs one.",
+        )
+    }
+}
+
+/// From a half to one, so that pipelines which lost the same controller do not come back at the same moment.
+fn jitter() -> f64 {
+    let random = getrandom::u32().unwrap_or(u32::MAX);
+    0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
+}

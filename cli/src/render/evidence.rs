@@ -1,0 +1,130 @@
+//! What agents saw, for the cells that do not pass.
+
+use std::fmt::Write as _;
+
+use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases};
+use preflight_proto::api::{Cell, Evidence, Gate, State};
+
+use super::{DIM, count, glyph, heading, paragraph, sentence, style_of, styled, word};
+
+/// At most this many cells are shown, and this many lines of one. JSON has all.
+const CELLS: usize = 12;
+const LINES: usize = 6;
+
+/// The evidence of the required cells that do not pass; nothing where all do.
+pub(crate) fn render(gate: &Gate, width: usize) -> String {
+    let cells: Vec<(&str, &Cell)> = gate
+        .regions
+        .iter()
+        .flat_map(|region| region.cells.iter().map(|cell| (region.region.as_str(), cell)))
+        .filter(|(_, cell)| cell.required && cell.state != State::Pass)
+        .collect();
+    if cells.is_empty() {
+        return String::new();
+    }
+    let mut out = heading("Evidence");
+    for (region, cell) in cells.iter().take(CELLS) {
+        out.push_str(&of_cell(region, cell, width));
+    }
+    if cells.len() > CELLS {
+        let _ = writeln!(out, "  and {}: `-o json` shows all", count(cells.len() - CELLS, "more cell"));
+    }
+    out
+}
+
+fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
+    let sign = styled(style_of(cell.state), glyph(cell.state));
+    let (from, to, target) = (word(&cell.fleet), word(&cell.dependency), word(&cell.target));
+    let mut out = format!("  {sign} {}/{from} → {to}  {}\n", word(region), styled(DIM, &target));
+    if let Some(text) = &cell.text {
+        out.push_str(&paragraph("      ", &sentence(text), width));
+    }
+    let rank = |evidence: &&Evidence| match evidence.observation.outcome {
+        Outcome::Short(_) => 0,
+        Outcome::Void(_) => 1,
+        Outcome::Ok => 2,
+    };
+    let mut sorted: Vec<&Evidence> = cell.evidence.iter().collect();
+    sorted.sort_by_key(rank);
+    for evidence in sorted.iter().take(LINES) {
+        out.push_str(&observation(&format!("      {}  ", word(&evidence.agent)), &evidence.observation, width));
+    }
+    if sorted.len() > LINES {
+        let _ = writeln!(out, "      and {}: `-o json` shows all", count(sorted.len() - LINES, "more answer"));
+    }
+    out
+}
+
+/// One address: what came of it, how far it got, how long that took; then what was seen.
+pub(crate) fn observation(first: &str, observation: &Observation, width: usize) -> String {
+    let mut parts = Vec::new();
+    parts.extend(observation.address.map(|address| address.to_string()));
+    match (observation.outcome.reason(), observation.proof.map(proof_name)) {
+        (Some(reason), Some(proof)) => parts.extend([reason.to_owned(), format!("got as far as {proof}")]),
+        (Some(reason), None) => parts.push(reason.to_owned()),
+        (None, proof) => parts.push(format!("ok ({})", proof.unwrap_or("nothing shown"))),
+    }
+    parts.extend(phases(&observation.phases));
+    parts.extend(attempts(&observation.attempts));
+    let mut out = paragraph(first, &parts.join(" · "), width);
+    let indent = " ".repeat(super::columns(first));
+    if let Some(note) = &observation.note {
+        out.push_str(&paragraph(&format!("{indent}note: "), &sentence(note), width));
+    }
+    if let Some(detail) = &observation.detail {
+        out.push_str(&paragraph(&format!("{indent}saw: "), &sentence(detail), width));
+    }
+    let leaf = observation.tls.as_ref().and_then(|tls| tls.chain.first());
+    if let (Some(leaf), true) = (leaf, observation.outcome != Outcome::Ok) {
+        out.push_str(&certificate(leaf, &indent, width));
+    }
+    out
+}
+
+pub(super) fn proof_name(proof: preflight_core::observation::Proof) -> &'static str {
+    use preflight_core::observation::Proof;
+    match proof {
+        Proof::Resolved => "resolved",
+        Proof::Connected => "connected",
+        Proof::Encrypted => "encrypted",
+        Proof::Protocol => "protocol",
+    }
+}
+
+/// The phases that were finished.
+fn phases(phases: &Phases) -> Option<String> {
+    let Phases { resolve_ms, connect_ms, tls_ms, protocol_ms } = *phases;
+    let all = [("resolve", resolve_ms), ("connect", connect_ms), ("tls", tls_ms), ("protocol", protocol_ms)];
+    let done: Vec<String> = all.into_iter().filter_map(|(name, ms)| Some(format!("{name} {:.1} ms", ms?))).collect();
+    (!done.is_empty()).then(|| done.join(", "))
+}
+
+/// Several attempts by how they ended; one alone says nothing that the reason does not.
+fn attempts(attempts: &[Attempt]) -> Option<String> {
+    let mut results: Vec<(String, usize)> = Vec::new();
+    for attempt in attempts {
+        let result = word(&attempt.result);
+        match results.iter_mut().find(|(known, _)| *known == result) {
+            Some((_, times)) => *times += 1,
+            None => results.push((result, 1)),
+        }
+    }
+    let list: Vec<String> = results.iter().map(|(result, times)| format!("{times} {result}")).collect();
+    (attempts.len() > 1).then(|| format!("{} attempts: {}", attempts.len(), list.join(", ")))
+}
+
+fn certificate(leaf: &Certificate, indent: &str, width: usize) -> String {
+    let mut names: Vec<String> = leaf.names.iter().take(5).map(|name| word(name)).collect();
+    if leaf.names.len() > names.len() {
+        names.push(format!("and {} more", leaf.names.len() - names.len()));
+    }
+    let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+    let text = format!(
+        "{}, for {names}, issued by {}, valid {} to {}",
+        word(&leaf.subject),
+        word(&leaf.issuer),
+        leaf.not_before,
+        leaf.not_after
+    );
+    paragraph(&format!("{indent}certificate: "), &text, width)
+}

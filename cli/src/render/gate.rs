@@ -1,0 +1,146 @@
+//! A verdict: what to do, the matrix, what comparing shows, what to do next, and the evidence.
+
+use std::collections::BTreeMap;
+
+use preflight_proto::api::{Cell, Decision, Gate, Region, State};
+
+use super::grid::{Grid, Span};
+use super::{
+    BAD, BOLD, DIM, GOOD, UNSURE, columns, evidence, glyph, heading, paragraph, sentence, style_of, styled, word,
+};
+
+/// The whole answer.
+pub(crate) fn render(gate: &Gate, advisory: bool, width: usize) -> String {
+    let mut out = first_line(gate, advisory, width);
+    for region in &gate.regions {
+        out.push_str(&matrix(region, width));
+    }
+    out.push_str(&findings(gate, width));
+    out.push_str(&next(gate, width));
+    out.push_str(&evidence::render(gate, width));
+    out
+}
+
+fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
+    let (decision, style) = match (gate.decision, gate.verdict) {
+        (Decision::Proceed, _) => ("PROCEED", GOOD),
+        (Decision::Block, State::Unknown) => ("BLOCK", UNSURE),
+        (Decision::Block, State::Pass | State::Fail) => ("BLOCK", BAD),
+    };
+    let regions = gate.regions.iter().map(|r| word(&r.region)).collect::<Vec<_>>().join(", ");
+    let noun = if gate.regions.len() == 1 { "region" } else { "regions" };
+    let mut parts = vec![
+        format!("verdict {}", gate.verdict.as_str()),
+        format!("{} {}", word(&gate.application), word(&gate.release)),
+        format!("{noun} {regions}"),
+        format!("run {}", word(&gate.id)),
+    ];
+    parts.extend(took(gate));
+    // As many on the first line as fit; the verdict always does.
+    let mut text = styled(style.bold(), decision);
+    let mut at = decision.len();
+    for part in parts {
+        if at + 2 + columns(&part) > width {
+            text.push_str("\n ");
+            at = 1;
+        }
+        text.push_str("  ");
+        text.push_str(&part);
+        at += 2 + columns(&part);
+    }
+    text.push('\n');
+    if advisory && gate.decision == Decision::Block {
+        text.push_str(&styled(UNSURE.bold(), "ADVISORY: this blocks nothing; without --advisory it would."));
+        text.push('\n');
+    }
+    text
+}
+
+/// How long the run took, by the controller's clock.
+fn took(gate: &Gate) -> Option<String> {
+    let at = |text: &str| text.parse::<jiff::Timestamp>().ok();
+    let took = at(&gate.ended_at)?.duration_since(at(&gate.started_at)?);
+    Some(format!("{:.1} s", took.as_secs_f64()))
+}
+
+/// A region's part: fleets across, dependencies down.
+fn matrix(region: &Region, width: usize) -> String {
+    let mut fleets: Vec<&str> = Vec::new();
+    let mut dependencies: Vec<&str> = Vec::new();
+    let mut spans: BTreeMap<(&str, &str), Span> = BTreeMap::new();
+    let cells = region.cells.iter().map(|c| (c.fleet.as_str(), c.dependency.as_str(), cell(c, region)));
+    let excluded =
+        region.excluded.iter().map(|e| (e.fleet.as_str(), e.dependency.as_str(), Span::new(DIM, "– excluded")));
+    for (fleet, dependency, span) in cells.chain(excluded) {
+        if !fleets.contains(&fleet) {
+            fleets.push(fleet);
+        }
+        if !dependencies.contains(&dependency) {
+            dependencies.push(dependency);
+        }
+        spans.insert((dependency, fleet), span);
+    }
+    let mut grid = Grid::new(std::iter::once(String::new()).chain(fleets.iter().map(|fleet| word(fleet))));
+    for dependency in dependencies {
+        let cells = fleets.iter().map(|fleet| spans.remove(&(dependency, *fleet)).unwrap_or_default());
+        grid.row(std::iter::once(Span::plain(format!("  {}", word(dependency)))).chain(cells).collect());
+    }
+    let verdict = styled(style_of(region.verdict), &format!("{} {}", glyph(region.verdict), region.verdict.as_str()));
+    format!("\n{}  {verdict}\n{}", styled(BOLD, &word(&region.region)), grid.matrix(width))
+}
+
+/// A cell: its state as a sign and a colour, and its reason or how many agents it rests on.
+fn cell(cell: &Cell, region: &Region) -> Span {
+    let mut text = match (&cell.reason, cell.state) {
+        (Some(reason), State::Fail | State::Unknown) => format!("{} {}", glyph(cell.state), word(reason)),
+        (_, state) => format!("{} {}/{}", glyph(state), cell.agents.ok, cell.agents.asked),
+    };
+    let about = |kind: &str| region.findings.iter().any(|f| f.kind == kind && f.dependency == cell.dependency);
+    if cell.state == State::Pass && cell.agents.short > 0 && about("one_host") {
+        text.push_str(" one_host");
+    }
+    if !cell.required {
+        return Span::new(DIM, text + " (not required)");
+    }
+    Span::new(style_of(cell.state), text)
+}
+
+/// What comparing shows.
+fn findings(gate: &Gate, width: usize) -> String {
+    let all = gate.regions.iter().flat_map(|r| r.findings.iter().map(|f| (&r.region, (&f.kind, &f.text))));
+    let mut out = String::new();
+    for ((kind, text), regions) in by_what_they_say(all) {
+        let lead = format!("  {}: {}: ", regions, word(kind));
+        out.push_str(&paragraph(&lead, &sentence(text), width));
+    }
+    if out.is_empty() { out } else { heading("Findings") + &out }
+}
+
+/// Why, and what to do.
+fn next(gate: &Gate, width: usize) -> String {
+    let all = gate.regions.iter().flat_map(|r| r.reasons.iter().map(|why| (&r.region, (&why.text, &why.fix))));
+    let mut out = String::new();
+    for ((text, fix), regions) in by_what_they_say(all) {
+        out.push_str(&paragraph(&format!("  {regions}: "), &sentence(text), width));
+        if let Some(fix) = fix {
+            out.push_str(&paragraph("    → ", &sentence(fix), width));
+        }
+    }
+    let title = if gate.decision == Decision::Proceed { "Why" } else { "What to do next" };
+    if out.is_empty() { out } else { heading(title) + &out }
+}
+
+/// Regions of which the same is said are named together, in their order.
+fn by_what_they_say<'a, T: PartialEq>(all: impl Iterator<Item = (&'a String, T)>) -> Vec<(T, String)> {
+    let mut said: Vec<(T, String)> = Vec::new();
+    for (region, what) in all {
+        match said.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, regions)) => {
+                regions.push_str(", ");
+                regions.push_str(&word(region));
+            }
+            None => said.push((what, word(region))),
+        }
+    }
+    said
+}

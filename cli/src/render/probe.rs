@@ -1,0 +1,66 @@
+//! Answers to an ad hoc probe: a line for each as it comes, and what they add up to.
+
+use std::collections::BTreeSet;
+
+use preflight_core::observation::Outcome;
+use preflight_core::reason::lookup;
+use preflight_proto::api::{ProbeResult, State};
+
+use super::evidence::{observation, proof_name};
+use super::{DIM, UNSURE, glyph, heading, paragraph, sentence, style_of, styled, word};
+
+/// One answer, with a line for each address where there is more to say than the first line does.
+pub(crate) fn result(result: &ProbeResult, width: usize) -> String {
+    let from: Vec<String> =
+        [&result.region, &result.fleet, &result.agent].into_iter().flatten().map(|part| word(part)).collect();
+    let from = if from.is_empty() { "this host".to_owned() } else { from.join("/") };
+    let style = style_of(result.outcome);
+    let what = match (&result.reason, result.proof) {
+        (Some(reason), _) => word(reason),
+        (None, Some(proof)) => format!("{} ({})", result.outcome.as_str(), proof_name(proof)),
+        (None, None) => result.outcome.as_str().to_owned(),
+    };
+    let mut out = format!(
+        "{}  {}  {}\n",
+        styled(style, &format!("{} {what}", glyph(result.outcome))),
+        from,
+        styled(DIM, &word(&result.target))
+    );
+    for address in &result.addresses {
+        out.push_str(&observation("    ", address, width));
+    }
+    if let Some(all) = result.addresses_in_all {
+        let text = format!("the name has {all} addresses; {} of them were probed", result.addresses.len());
+        out.push_str(&paragraph("    ", &text, width));
+    }
+    out
+}
+
+/// What the answers add up to, and what to do about those that do not pass.
+pub(crate) fn summary(results: &[ProbeResult], objections: &[String], width: usize) -> String {
+    let number = |state: State| results.iter().filter(|r| r.outcome == state).count();
+    let part = |state: State| styled(style_of(state), &format!("{} {}", number(state), state.as_str()));
+    let mut out = format!("\n{}, {}, {}\n", part(State::Pass), part(State::Fail), part(State::Unknown));
+    if results.is_empty() {
+        out.push_str(&paragraph("", &styled(UNSURE, "No agent gave an answer, so nothing is known."), width));
+    }
+    for objection in objections {
+        out.push_str(&paragraph("  ", &sentence(objection), width));
+    }
+    let of_results = results.iter().filter(|r| r.outcome != State::Pass).filter_map(|r| r.reason.as_deref());
+    let of_addresses = results.iter().flat_map(|r| &r.addresses).filter(|o| o.outcome != Outcome::Ok);
+    let reasons: BTreeSet<&str> = of_results.chain(of_addresses.filter_map(|o| o.outcome.reason())).collect();
+    if !reasons.is_empty() {
+        out.push_str(&heading("What to do next"));
+    }
+    for reason in reasons {
+        match lookup(reason) {
+            Some((_, meaning, next)) => {
+                out.push_str(&paragraph("  ", &format!("{reason}: {meaning}"), width));
+                out.push_str(&paragraph("    → ", next, width));
+            }
+            None => out.push_str(&paragraph("  ", &word(reason), width)),
+        }
+    }
+    out
+}

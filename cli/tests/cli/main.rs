@@ -1,0 +1,9 @@
+//! The command through its real binary, against controllers that the tests make.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of a test fail as a test does")]
+
+mod gate;
+mod probe;
+mod shown;
+mod support;
+mod usage;

@@ -1,0 +1,216 @@
+//! Verdicts and findings over small plans: what is required, what blocks, and what comparing cells shows.
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::findings::{self, Kind};
+use crate::identity::NetworkIdentity;
+use crate::matrix::{Candidate, Presence};
+use crate::observation::{Control, Phases, Proof, Report, Routes};
+use crate::reason::Short;
+use crate::run::{AgentId, Label, Run, RunSpec, Testimony};
+use crate::target::ProbeSpec;
+
+type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
+
+fn fleet(name: &str) -> FleetId {
+    let (region, fleet) = name.split_once('/').unwrap();
+    FleetId { region: region.into(), fleet: fleet.into() }
+}
+
+fn plan(fleets: &[&str]) -> Plan {
+    let mut regions: Vec<String> = fleets.iter().map(|f| fleet(f).region).collect();
+    regions.dedup();
+    let cell = |f: &&str| Cell {
+        application: "app".into(),
+        fleet: fleet(f),
+        dependency: "ai-cache".into(),
+        spec: ProbeSpec::new("tcp://10.0.0.1:6379".parse().unwrap()),
+        min_agents: 2,
+        stated: NetworkIdentity::default(),
+    };
+    Plan {
+        application: "app".into(),
+        manifest_digest: "sha256:m".into(),
+        regions,
+        cells: fleets.iter().map(cell).collect(),
+        excluded: Vec::new(),
+    }
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(1_700_000_000_000 + ms).unwrap()
+}
+
+/// What one agent sees: of which fleet it is, with which security groups, and what the probe comes to.
+type Sees<'a> = (&'a str, &'a str, &'a [&'a str], Outcome);
+
+fn testimony(groups: &[&str], outcome: Outcome, clock_skew_ms: i64) -> Testimony {
+    let mut identity = NetworkIdentity::default();
+    for group in groups {
+        identity.insert("security_group", *group);
+    }
+    let observation = Observation {
+        address: Some("10.0.0.1:6379".parse().unwrap()),
+        outcome,
+        proof: Some(if outcome == Outcome::Ok { Proof::Connected } else { Proof::Resolved }),
+        phases: Phases::default(),
+        note: None,
+        detail: None,
+        tls: None,
+        attempts: Vec::new(),
+    };
+    let routes = Routes { ipv4: true, ipv6: false };
+    let report = Report { observations: vec![observation], resolved: 1, routes, control: Control::Unanswered };
+    Testimony { identity, report, clock_skew_ms }
+}
+
+/// A run of the plan in which these agents exist and answer.
+fn run(plan: Plan, agents: &[Sees<'_>], skew_ms: i64) -> (Run, Rosters) {
+    let mut rosters = Rosters::new();
+    for (of, agent, groups, outcome) in agents {
+        let key = testimony(groups, *outcome, 0).identity.key();
+        let candidate = Candidate { agent: (*agent).into(), key, presence: Presence::Connected };
+        rosters.entry(fleet(of)).or_default().push(candidate);
+    }
+    let mut run = Run::new(RunSpec {
+        id: "run".into(),
+        release: "r1".into(),
+        plan,
+        started: at(0),
+        deadline: at(30_000),
+        fail_fast: false,
+        strict: false,
+        unlisted: Vec::new(),
+    });
+    while !run.ended() {
+        let step = run.step(&rosters, at(1));
+        for (agent, cells) in step.ask {
+            let (of, _, groups, outcome) = agents.iter().find(|(_, name, ..)| *name == agent).unwrap();
+            for index in cells {
+                let label = Label {
+                    run: "run".into(),
+                    cell: run.digest(index).unwrap().clone(),
+                    region: fleet(of).region,
+                    release: "r1".into(),
+                };
+                let from = AgentId { fleet: fleet(of), agent: agent.clone() };
+                run.record(&label, &from, testimony(groups, *outcome, skew_ms), at(1)).unwrap();
+            }
+        }
+    }
+    (run, rosters)
+}
+
+fn judge<'a>(run: &'a Run, rosters: &Rosters, proven: &BTreeMap<String, Proven>) -> (Verdict, Vec<JudgedCell<'a>>) {
+    let plan = &run.spec().plan;
+    let required = required(plan, proven);
+    let cells: Vec<JudgedCell<'a>> = plan
+        .cells
+        .iter()
+        .enumerate()
+        .map(|(index, cell)| JudgedCell {
+            cell,
+            required: required.contains(&index),
+            folded: run.fold(index, rosters),
+            witnesses: run.witnesses(index),
+        })
+        .collect();
+    (give(plan, &cells, proven), cells)
+}
+
+const DROP: Outcome = Outcome::Short(Short::ConnectTimeout);
+
+/// The outage: workers reach the cache and web hosts do not.
+const OUTAGE: [Sees<'static>; 4] = [
+    ("us/web", "us-web-1", &["sg-web", "sg-base"], DROP),
+    ("us/web", "us-web-2", &["sg-web", "sg-base"], DROP),
+    ("us/worker", "us-worker-1", &["sg-worker", "sg-base"], Outcome::Ok),
+    ("us/worker", "us-worker-2", &["sg-worker", "sg-base"], Outcome::Ok),
+];
+
+#[test]
+fn the_outage_blocks_and_names_the_group_that_makes_the_difference() {
+    let (run, rosters) = run(plan(&["us/web", "us/worker"]), &OUTAGE, 0);
+    let (verdict, cells) = judge(&run, &rosters, &BTreeMap::new());
+    assert_eq!(verdict.state, State::Fail);
+    let [reason] = verdict.regions[0].reasons.as_slice() else { panic!("{verdict:?}") };
+    assert_eq!(reason.code, "cell_failed");
+    assert!(reason.text.contains("us/web") && reason.text.contains("connect_timeout"), "{}", reason.text);
+    let fix = reason.fix.as_deref().unwrap();
+    assert!(fix.starts_with("Admit the security group sg-web, ") && fix.contains("10.0.0.1:6379"), "{fix}");
+
+    let findings = findings::find(&of_region(&cells, "us"), []);
+    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+    assert_eq!(finding.kind, Kind::Asymmetry);
+    assert_eq!(finding.attributes, [("security_group".to_owned(), "sg-worker".to_owned())]);
+    assert!(finding.text.contains("sg-web"), "what the failing ones carry is told too: {}", finding.text);
+}
+
+#[test]
+fn fail_and_unknown_both_block_and_regions_stand_for_themselves() {
+    let agents: Vec<Sees<'_>> = OUTAGE.into_iter().skip(2).collect();
+    let (run, rosters) = run(plan(&["us/worker", "eu/web"]), &agents, 0);
+    let (verdict, _) = judge(&run, &rosters, &BTreeMap::new());
+    let states: Vec<(&str, State)> = verdict.regions.iter().map(|r| (r.region.as_str(), r.state)).collect();
+    assert_eq!(states, [("us", State::Pass), ("eu", State::Unknown)]);
+    assert_eq!(verdict.state, State::Unknown);
+    let reason = &verdict.regions[1].reasons[0];
+    assert_eq!(reason.code, "cell_unknown");
+    assert!(reason.fix.as_ref().is_some_and(|fix| fix.contains("token join --region eu --fleet web")));
+}
+
+#[test]
+fn a_plan_without_cells_is_never_a_pass() {
+    let mut empty = plan(&["us/web"]);
+    empty.cells.clear();
+    let verdict = give(&empty, &[], &BTreeMap::new());
+    assert_eq!(verdict.state, State::Unknown);
+    let proven = Proven { release: "r0".into(), verdict: "v0".into(), cells: BTreeSet::new() };
+    assert_eq!(give(&empty, &[], &BTreeMap::from([("us".into(), proven)])).state, State::Unknown);
+    empty.regions.clear();
+    assert_eq!(give(&empty, &[], &BTreeMap::new()).state, State::Unknown);
+}
+
+#[test]
+fn what_a_deployed_release_has_proven_is_not_required_and_a_change_is() {
+    let plan = plan(&["us/web", "us/worker"]);
+    let all: BTreeSet<CellDigest> = plan.cells.iter().map(Cell::digest).collect();
+    let proven = |cells| BTreeMap::from([("us".into(), Proven { release: "r0".into(), verdict: "v0".into(), cells })]);
+    let (run, rosters) = run(plan.clone(), &[], 0);
+    let (verdict, _) = judge(&run, &rosters, &proven(all.clone()));
+    let reason = &verdict.regions[0].reasons[0];
+    assert_eq!((verdict.state, reason.code), (State::Pass, "no_change"));
+    assert!(reason.text.contains("r0") && reason.text.contains("v0"));
+
+    let mut changed = plan.clone();
+    changed.cells[0].spec.target.port = 6380;
+    assert_eq!(required(&changed, &proven(all.clone())), BTreeSet::from([0]));
+    let other_region =
+        BTreeMap::from([("eu".into(), Proven { release: "r0".into(), verdict: "v0".into(), cells: all })]);
+    assert_eq!(required(&plan, &other_region).len(), 2);
+}
+
+#[test]
+fn a_lone_expired_certificate_beside_a_clock_that_is_off_is_named_as_a_clock_problem() {
+    let expired = Outcome::Short(Short::TlsExpired);
+    let agents: [Sees<'_>; 4] = [
+        ("us/web", "web-1", &["sg-web"], expired),
+        ("us/web", "web-2", &["sg-web"], Outcome::Ok),
+        ("us/web", "web-3", &["sg-web"], Outcome::Ok),
+        ("us/web", "web-4", &["sg-web"], Outcome::Ok),
+    ];
+    let (run, rosters) = run(plan(&["us/web"]), &agents, 24 * 60 * 60 * 1_000);
+    let (verdict, cells) = judge(&run, &rosters, &BTreeMap::new());
+    assert_eq!(verdict.state, State::Pass);
+    let findings = findings::find(&of_region(&cells, "us"), []);
+    assert_eq!(findings[0].kind, Kind::OneHost);
+    assert!(findings[0].text.contains("1440 minutes ahead") && findings[0].text.contains("clock problem"));
+}
+
+#[test]
+fn a_fleet_that_the_inventory_lacks_is_a_finding() {
+    let findings = findings::find(&[], [&fleet("us/forgotten")]);
+    assert_eq!(findings[0].kind, Kind::UnlistedFleet);
+    assert!(findings[0].text.contains("us/forgotten"));
+}
