@@ -1,5 +1,7 @@
 //! Addresses, policy, the control and how far a probe goes.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::net::SocketAddr;
@@ -102,10 +104,16 @@ async fn a_probe_goes_as_far_as_required() {
         assert_eq!(report.observations[0].proof, Some(proof));
         assert_eq!(report.outcome(&spec), Outcome::Ok, "{report:#?}");
     }
-    // A proof that the scheme cannot give is not had.
-    spec.target = format!("tcp://{address}").parse().unwrap();
-    spec.require = Proof::Protocol;
-    assert_eq!(report(&spec).await.outcome(&spec), Outcome::Short(Short::ProtocolUnexpected));
+    // A proof that the scheme cannot give is not had: Redis in the clear is not encrypted, however well it answers.
+    let server = common::Server::redis(&[]);
+    for (url, require) in [
+        (format!("tcp://{address}"), Proof::Protocol),
+        (format!("redis://127.0.0.1:{}", server.port), Proof::Encrypted),
+    ] {
+        spec.target = url.parse().unwrap();
+        spec.require = require;
+        assert_eq!(report(&spec).await.outcome(&spec), Outcome::Short(Short::ProtocolUnexpected), "{url}");
+    }
 }
 
 #[tokio::test]
