@@ -174,6 +174,17 @@ impl Controller for AgentService {
             .agent_connected(&agent, &identity, &version, clock_skew_ms, now)
             .await
             .map_err(|error| unavailable(&error))?;
+        // The first message, before the roster lets runs send questions.
+        let left_ms = certificate.not_after_ms.saturating_sub(now.as_millisecond());
+        let half_life_ms = i64::try_from(AGENT_LIFE.as_millis() / 2).unwrap_or(i64::MAX);
+        let welcome = Welcome {
+            agent: agent.clone(),
+            clock_ms: now.as_millisecond(),
+            renew_after_s: u64::try_from((left_ms - half_life_ms) / 1_000).unwrap_or(0),
+            controller_ports: self.app.ports.iter().map(|port| u32::from(*port)).collect(),
+        };
+        let welcome = ToAgent { message: Some(to_agent::Message::Welcome(welcome)) };
+        sender.try_send(welcome).map_err(|_| Status::internal("the stream was full before it began"))?;
         let arrival = Arrival {
             id: certificate.id.clone(),
             instance: bounded_instance(hello.instance)?,
@@ -186,26 +197,21 @@ impl Controller for AgentService {
             self.app.audit(&format!("agent {agent}"), "connect", why, &peer.address.to_string(), "").await;
             return Err(Status::failed_precondition(format!("{why}; the agent is now revoked")));
         };
-        // A revocation while the hello was waited for found nothing in the roster to remove.
-        if let Err(refused) = self.admit(&peer).await {
-            self.app.roster.remove(&agent);
-            return Err(refused);
-        }
         tracing::info!(agent, fleet = %certificate.id.fleet, source = %peer.address, clock_skew_ms, "connected");
-        let left_ms = certificate.not_after_ms.saturating_sub(now.as_millisecond());
-        let half_life_ms = i64::try_from(AGENT_LIFE.as_millis() / 2).unwrap_or(i64::MAX);
-        let welcome = Welcome {
-            agent: agent.clone(),
-            clock_ms: now.as_millisecond(),
-            renew_after_s: u64::try_from((left_ms - half_life_ms) / 1_000).unwrap_or(0),
-            controller_ports: self.app.ports.iter().map(|port| u32::from(*port)).collect(),
-        };
-        let welcome = ToAgent { message: Some(to_agent::Message::Welcome(welcome)) };
-        sender.try_send(welcome).map_err(|_| Status::internal("the stream was full before it began"))?;
-
         let (results, stream) = mpsc::channel(1);
+        // From the arrival on nothing may be awaited here: whoever hangs up would leave the roster with a stream that is none.
         let talk = Talk { app: self.app.clone(), certificate, connection, sender };
-        tokio::spawn(talk.hold(incoming, outgoing, results));
+        let service = self.clone();
+        tokio::spawn(async move {
+            // A revocation while the hello was waited for found nothing in the roster to remove. Nothing is read before this.
+            match service.admit(&peer).await {
+                Ok(_) => talk.hold(incoming, outgoing, results).await,
+                Err(refused) => {
+                    talk.ended(false, &refused).await;
+                    let _ = results.try_send(Err(refused));
+                }
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
