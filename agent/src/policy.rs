@@ -17,7 +17,7 @@
 //! connect, something on the host accepts every connection, and a pass would mean nothing. A deny rule can forbid that.
 //!
 //! Never probed, whatever the file says: the controller's own ports, link-local addresses (where clouds keep their
-//! credentials), `fd00:ec2::254`, multicast, broadcast and unspecified addresses; each in every spelling.
+//! credentials), `fd00:ec2::254`, `fd20:ce::254`, multicast, broadcast and unspecified addresses; each in every spelling.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -134,16 +134,19 @@ impl ControllerPorts {
 }
 
 /// An address and the IPv4 address that it is another spelling of: mapped (RFC 4291, 2.5.5.2), compatible (2.5.5.1) or
-/// behind the well-known NAT64 prefix (RFC 6052).
+/// behind the well-known NAT64 prefix (RFC 6052) or the local-use one (RFC 8215), or in 6to4 (RFC 3056).
 fn spellings(ip: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = ip.to_canonical() else { return vec![ip.to_canonical()] };
     let segments = v6.segments();
-    let [.., high, low] = segments;
-    let inner = IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    let v4 = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    let [first, second, third, .., high, low] = segments;
+    let inner = v4(high, low);
     let compatible = segments[..6] == [0; 6] && !v6.is_loopback() && !v6.is_unspecified();
-    let nat64 = segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+    let nat64 = segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || segments[..3] == [0x64, 0xff9b, 1];
     if compatible {
         vec![inner]
+    } else if first == 0x2002 {
+        vec![IpAddr::V6(v6), v4(second, third)]
     } else if nat64 {
         vec![IpAddr::V6(v6), inner]
     } else {
@@ -160,6 +163,7 @@ fn never(ip: IpAddr) -> bool {
                 || ip.is_multicast()
                 || ip.is_unspecified()
                 || ip.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
+                || ip.segments() == [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
         }
     }
 }
@@ -276,6 +280,9 @@ mod tests {
             "[::ffff:169.254.169.254]:80",
             "[::169.254.169.254]:80",
             "[64:ff9b::169.254.169.254]:80",
+            "[64:ff9b:1::169.254.169.254]:80",
+            "[2002:a9fe:a9fe::1]:80",
+            "[fd20:ce::254]:80",
             "[fd00:ec2::254]:80",
             "[fe80::1]:80",
             "224.0.0.1:80",

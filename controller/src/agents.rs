@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
-use crate::authority::{AGENT_LIFE, PeerCertificate};
+use crate::authority::{self, AGENT_LIFE, PeerCertificate};
 use crate::roster::{Arrival, Connection};
 use crate::secret;
 use crate::store::{Certificate, CertificateCheck, JoinRefused};
@@ -63,6 +63,9 @@ impl AgentService {
     /// Checks a certificate as it is used. A line that is revoked, or shows itself copied, is refused for good.
     async fn admit(&self, peer: &Peer) -> Result<PeerCertificate, Status> {
         let certificate = certificate(peer)?;
+        if certificate.not_after_ms <= Timestamp::now().as_millisecond() {
+            return Err(Status::unauthenticated("the certificate has expired"));
+        }
         let agent = &certificate.id.agent;
         let refused = match self.app.store.use_certificate(&certificate.serial, Timestamp::now()).await {
             Ok(CertificateCheck::Good) => return Ok(certificate),
@@ -114,6 +117,8 @@ impl Controller for AgentService {
         let peer = peer(&request)?;
         let source = peer.address.to_string();
         let EnrolRequest { token, public_key } = request.into_inner();
+        // Before the token is spent.
+        authority::public_key(&public_key).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let enrolled = match secret::split_join_token(&token, &self.app.authority.fingerprint()) {
             Some((id, secret)) => self.app.store.enrol(id, secret, peer.address.ip(), Timestamp::now()).await,
             None => Err(JoinRefused::Unknown),
@@ -165,14 +170,23 @@ impl Controller for AgentService {
             .agent_connected(&agent, &identity, &version, clock_skew_ms, now)
             .await
             .map_err(|error| unavailable(&error))?;
-        let arrival =
-            Arrival { id: certificate.id.clone(), instance: hello.instance, identity, sender: sender.clone() };
+        let arrival = Arrival {
+            id: certificate.id.clone(),
+            instance: bounded_instance(hello.instance)?,
+            identity,
+            sender: sender.clone(),
+        };
         let Ok(connection) = self.app.roster.arrive(arrival, now) else {
             let why = "two processes take turns with its certificate: its key has been copied";
             self.app.revoke(&agent, why).await.map_err(|error| unavailable(&error))?;
             self.app.audit(&format!("agent {agent}"), "connect", why, &peer.address.to_string(), "").await;
             return Err(Status::permission_denied(format!("{why}; the agent is now revoked; enrol anew")));
         };
+        // A revocation while the hello was waited for found nothing in the roster to remove.
+        if let Err(refused) = self.admit(&peer).await {
+            self.app.roster.remove(&agent);
+            return Err(refused);
+        }
         tracing::info!(agent, fleet = %certificate.id.fleet, source = %peer.address, clock_skew_ms, "connected");
         let left_ms = certificate.not_after_ms.saturating_sub(now.as_millisecond());
         let half_life_ms = i64::try_from(AGENT_LIFE.as_millis() / 2).unwrap_or(i64::MAX);
@@ -185,9 +199,18 @@ impl Controller for AgentService {
         sender.try_send(welcome).map_err(|_| Status::internal("the stream was full before it began"))?;
 
         let (results, stream) = mpsc::channel(1);
-        let talk = Talk { app: self.app.clone(), certificate, connection, sender, clock_skew_ms };
+        let talk = Talk { app: self.app.clone(), certificate, connection, sender };
         tokio::spawn(talk.hold(incoming, outgoing, results));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+fn bounded_instance(instance: String) -> Result<String, Status> {
+    const MAX: usize = 64;
+    if instance.len() <= MAX {
+        Ok(instance)
+    } else {
+        Err(Status::invalid_argument("the instance has more than 64 bytes"))
     }
 }
 
@@ -201,7 +224,6 @@ struct Talk {
     certificate: PeerCertificate,
     connection: Connection,
     sender: mpsc::Sender<ToAgent>,
-    clock_skew_ms: i64,
 }
 
 impl Talk {
@@ -221,18 +243,22 @@ impl Talk {
         let mut goodbye = false;
         let end = loop {
             tokio::select! {
-                () = talk.connection.kick.notified() => break Status::aborted("the controller ended this stream"),
-                () = &mut expiry => break Status::unauthenticated("the certificate has expired"),
+                biased;
+                status = talk.told_to_end(expiry.as_mut()) => break status,
                 Some(status) = failures.recv() => break status,
                 () = results.closed() => break Status::cancelled("the agent is gone"),
-                Some(message) = outgoing.recv() => {
-                    if results.send(Ok(message)).await.is_err() {
+                Some(message) = outgoing.recv() => tokio::select! {
+                    status = talk.told_to_end(expiry.as_mut()) => break status,
+                    sent = results.send(Ok(message)) => if sent.is_err() {
                         break Status::cancelled("the agent is gone");
                     }
-                }
+                },
                 message = incoming.message() => match message {
                     Ok(Some(FromAgent { message: Some(from_agent::Message::Report(report)) })) => {
-                        let Ok(slot) = slots.clone().acquire_owned().await else { break Status::internal("closed") };
+                        let slot = tokio::select! {
+                            status = talk.told_to_end(expiry.as_mut()) => break status,
+                            slot = slots.clone().acquire_owned() => slot,
+                        };
                         let (talk, failed) = (talk.clone(), failed.clone());
                         // Reports of several runs are on their way to the disk at the same time.
                         tokio::spawn(async move {
@@ -270,6 +296,14 @@ impl Talk {
         }
     }
 
+    /// Waits until the stream must end, whatever the agent does or does not read.
+    async fn told_to_end(&self, expiry: Pin<&mut tokio::time::Sleep>) -> Status {
+        tokio::select! {
+            () = self.connection.kick.notified() => Status::aborted("the controller ended this stream"),
+            () = expiry => Status::unauthenticated("the certificate has expired"),
+        }
+    }
+
     async fn ended(&self, goodbye: bool, end: &Status) {
         let agent = &self.certificate.id.agent;
         let now = Timestamp::now();
@@ -293,12 +327,13 @@ impl Talk {
     /// Takes in a report and acknowledges it once it is on disk.
     async fn report(&self, report: preflight_proto::agent::Report) -> Result<(), Status> {
         let at = Timestamp::now();
-        let AgentReport { run, cell, region, release, identity, report, .. } =
+        let AgentReport { run, cell, region, release, identity, report, clock_ms } =
             report.try_into().map_err(|error| invalid(&error))?;
         let agent = &self.certificate.id.agent;
         self.told(&identity).await?;
         let label = Label { run: run.clone(), cell: cell.clone(), region, release };
-        let testimony = Testimony { identity, report, clock_skew_ms: self.clock_skew_ms };
+        let clock_skew_ms = clock_ms.saturating_sub(at.as_millisecond());
+        let testimony = Testimony { identity, report, clock_skew_ms };
         match self.app.runs.report(label, self.certificate.id.clone(), testimony, at).await {
             Ok(None) => {}
             Ok(Some(refused)) => tracing::info!(agent, run = escape(&run), %refused, "a report does not count"),

@@ -121,10 +121,7 @@ impl Authority {
 
     /// Issues an agent's certificate: from the request it takes the public key and nothing else.
     pub(crate) fn issue_agent(&self, id: &AgentId, public_key: &[u8]) -> Result<Issued, AuthorityError> {
-        let key = SubjectPublicKeyInfo::from_der(public_key).map_err(|_| AuthorityError::PublicKey)?;
-        if *key.algorithm() != rcgen::PKCS_ECDSA_P256_SHA256 {
-            return Err(AuthorityError::PublicKey);
-        }
+        let key = self::public_key(public_key)?;
         let name = format!("preflight://{}/{}/{}", id.fleet.region, id.fleet.fleet, id.agent);
         let (mut params, serial, not_after_ms) = leaf(AGENT_LIFE)?;
         params.subject_alt_names = vec![SanType::URI(name.try_into()?)];
@@ -144,6 +141,12 @@ impl Authority {
         CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
             .map_err(|error| AuthorityError::Tls(error.to_string()))
     }
+}
+
+/// Reads an agent's public key; only P-256 is taken.
+pub(crate) fn public_key(der: &[u8]) -> Result<SubjectPublicKeyInfo, AuthorityError> {
+    let key = SubjectPublicKeyInfo::from_der(der).map_err(|_| AuthorityError::PublicKey)?;
+    if *key.algorithm() == rcgen::PKCS_ECDSA_P256_SHA256 { Ok(key) } else { Err(AuthorityError::PublicKey) }
 }
 
 fn san(name: &str) -> Result<SanType, rcgen::Error> {

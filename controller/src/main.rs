@@ -12,6 +12,8 @@ mod runs;
 mod secret;
 mod serve;
 mod store;
+#[cfg(test)]
+mod stream_tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

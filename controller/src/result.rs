@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use preflight_core::findings::{self, Finding};
 use preflight_core::matrix::{Answer, Candidate, State};
-use preflight_core::observation::{Observation, Outcome, Phases};
+use preflight_core::observation::{Observation, Outcome, Phases, Report};
 use preflight_core::plan::{Excluded, FleetId};
 use preflight_core::reason::Void;
 use preflight_core::run::{Run, Witness};
@@ -39,7 +39,8 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, 
     let spec = run.spec();
     let judged = judged(run, rosters);
     let verdict = verdict::give(&spec.plan, &judged, &BTreeMap::new());
-    let valid_until = now.checked_add(VALID_FOR).unwrap_or(Timestamp::MAX).to_string();
+    // A run that was taken up again long after its time rests on evidence from before its deadline.
+    let valid_until = now.min(spec.deadline).checked_add(VALID_FOR).unwrap_or(Timestamp::MAX).to_string();
     let regions = verdict.regions.into_iter().map(|given| {
         let cells = verdict::of_region(&judged, &given.region);
         let unlisted = spec.unlisted.iter().filter(|fleet| fleet.region == given.region);
@@ -151,11 +152,7 @@ fn cell(judged: &JudgedCell<'_>) -> api::Cell {
 /// Says where not every address of a name was probed.
 fn cut(judged: &JudgedCell<'_>) -> Option<String> {
     let mut reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
-    let cut = |report: &preflight_core::observation::Report| {
-        let probed = report.observations.len();
-        (usize::try_from(report.resolved).is_ok_and(|all| all > probed)).then_some((probed, report.resolved))
-    };
-    let (probed, all) = reports.find_map(cut)?;
+    let (probed, all) = reports.find_map(Report::cut)?;
     Some(format!("{probed} of the name's {all} addresses were probed"))
 }
 
@@ -203,7 +200,7 @@ pub(crate) fn probe_result(run: &Run, index: usize, agent: &str) -> Option<api::
         reason: reason.map(str::to_owned),
         proof: report.and_then(|r| r.observations.iter().filter_map(|o| o.proof).max()),
         addresses: evidence(&witness).into_iter().map(|e| e.observation).collect(),
-        addresses_in_all: report.filter(|r| r.resolved as usize > r.observations.len()).map(|r| r.resolved),
+        addresses_in_all: report.and_then(Report::cut).map(|(_, all)| all),
     })
 }
 

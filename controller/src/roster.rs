@@ -20,6 +20,8 @@ use crate::store::AgentRow;
 const AWAY: SignedDuration = SignedDuration::from_secs(40);
 /// A lost agent's identity is one of its fleet's for this long.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
+/// An agent that said goodbye is not asked, but its identity is still one of its fleet's for this long: it may only be restarted.
+const LEAVING: SignedDuration = SignedDuration::from_mins(2);
 /// This many losses of the stream within [`UNSTEADY_WITHIN`] make an agent unsteady, until it has stayed for [`STEADY_AFTER`].
 const UNSTEADY_LOSSES: usize = 3;
 const UNSTEADY_WITHIN: SignedDuration = SignedDuration::from_mins(5);
@@ -49,6 +51,7 @@ struct Entry {
 enum Link {
     Up { connection: u64, since: Timestamp, sender: mpsc::Sender<ToAgent>, kick: Arc<Notify> },
     Down { since: Timestamp },
+    Left { since: Timestamp },
 }
 
 /// What an agent says of itself when it connects.
@@ -143,7 +146,8 @@ impl Roster {
         Ok(Connection { number, kick })
     }
 
-    /// Notes that a connection has ended; true if it was the agent's present one. An agent that said goodbye leaves its fleet.
+    /// Notes that a connection has ended; true if it was the agent's present one. An agent that said goodbye leaves its fleet,
+    /// in a while.
     pub(crate) fn depart(&self, agent: &str, connection: u64, goodbye: bool, now: Timestamp) -> bool {
         let mut state = self.lock();
         let Some(entry) = state.agents.get_mut(agent) else { return false };
@@ -151,7 +155,7 @@ impl Roster {
             return false;
         }
         if goodbye {
-            state.agents.remove(agent);
+            entry.link = Link::Left { since: now };
         } else {
             entry.link = Link::Down { since: now };
             entry.losses.push_back(now);
@@ -182,15 +186,17 @@ impl Roster {
         true
     }
 
-    /// How an agent stands, and what it last told of its identity; none if it is no part of its fleet.
+    /// How an agent stands, and what it last told of its identity; none if it has left, or is not known.
     pub(crate) fn standing(&self, agent: &str, now: Timestamp) -> Option<(Standing, NetworkIdentity)> {
-        self.lock().agents.get(agent).map(|entry| (entry.standing(now), entry.identity.clone()))
+        let state = self.lock();
+        let entry = state.agents.get(agent).filter(|entry| !matches!(entry.link, Link::Left { .. }))?;
+        Some((entry.standing(now), entry.identity.clone()))
     }
 
     /// How many agents of each fleet stand how.
     pub(crate) fn counts(&self, now: Timestamp) -> BTreeMap<(FleetId, &'static str), i64> {
         let mut counts = BTreeMap::new();
-        for entry in self.lock().agents.values() {
+        for entry in self.lock().agents.values().filter(|entry| !matches!(entry.link, Link::Left { .. })) {
             *counts.entry((entry.id.fleet.clone(), entry.standing(now).as_str())).or_default() += 1;
         }
         counts
@@ -220,7 +226,7 @@ impl Standing {
 impl Entry {
     fn standing(&self, now: Timestamp) -> Standing {
         match self.link {
-            Link::Down { .. } => Standing::Lost,
+            Link::Down { .. } | Link::Left { .. } => Standing::Lost,
             Link::Up { since, .. } => {
                 let recent = |lost: &&Timestamp| now.duration_since(**lost) < UNSTEADY_WITHIN;
                 let losses = self.losses.iter().filter(recent).count();
@@ -244,6 +250,7 @@ impl Entry {
                     Some(Presence::Away)
                 }
             }
+            (Standing::Lost, Link::Left { since }) => (now.duration_since(*since) < LEAVING).then_some(Presence::Lost),
             // Left out until it is steady.
             (Standing::Unsteady | Standing::Lost, _) => Some(Presence::Lost),
         }
@@ -270,7 +277,7 @@ impl Dispatch for Roster {
     fn connection(&self, agent: &str) -> Option<u64> {
         match self.lock().agents.get(agent)?.link {
             Link::Up { connection, .. } => Some(connection),
-            Link::Down { .. } => None,
+            Link::Down { .. } | Link::Left { .. } => None,
         }
     }
 
@@ -344,7 +351,9 @@ mod tests {
         assert!(!roster.depart("web-1", old.number, false, at(2)));
         assert_eq!(presence(&roster, at(2)), Some(Presence::Connected));
         assert!(roster.depart("web-1", new.number, true, at(3)));
-        assert_eq!(presence(&roster, at(3)), None);
+        assert_eq!(presence(&roster, at(4)), Some(Presence::Lost), "it may only be restarted");
+        assert_eq!(presence(&roster, at(3 + 120)), None);
+        assert!(roster.standing("web-1", at(4)).is_none());
     }
 
     #[test]

@@ -59,6 +59,17 @@ impl RunResult {
         }
     }
 
+    /// Whether it is a verdict whose time is up.
+    fn is_stale(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Gate(gate) => gate.regions.iter().any(|region| {
+                let until: Result<Timestamp, _> = region.valid_until.parse();
+                until.is_ok_and(|until| until < now)
+            }),
+            Self::Probe(_) => false,
+        }
+    }
+
     fn to_json(&self) -> Result<String, StoreError> {
         let text = match self {
             Self::Gate(gate) => serde_json::to_string(gate),
@@ -75,6 +86,8 @@ pub(crate) enum RunError {
     Store(Arc<StoreError>),
     #[error("the run {0} was started by another request; use another id")]
     OtherRequest(String),
+    #[error("the verdict {0} is no longer valid; ask again with another id")]
+    Stale(String),
     #[error("the controller is stopping; ask again with the same id")]
     Stopping,
 }
@@ -156,7 +169,14 @@ impl Runs {
         // It may have ended between the two looks.
         let stored = self.store.run(id).await?.unwrap_or(stored);
         match stored.result {
-            Some(text) => Ok(Some(Handle::Ended(RunResult::parse(&stored.kind, &text)?))),
+            Some(text) => {
+                let result = RunResult::parse(&stored.kind, &text)?;
+                // An old pass must not be served as if it were fresh.
+                if result.is_stale(Timestamp::now()) {
+                    return Err(RunError::Stale(id.to_owned()));
+                }
+                Ok(Some(Handle::Ended(result)))
+            }
             // The store failed it before it could end.
             None => Ok(self.resume(Some(id), Timestamp::now()).await?.pop().map(Handle::Active)),
         }
@@ -297,7 +317,9 @@ impl Task {
                 return self.close(&rosters).await;
             }
             self.send_questions();
-            let _ = self.events.send(Event::Progress(self.progress(&rosters)));
+            if self.events.receiver_count() > 0 {
+                let _ = self.events.send(Event::Progress(self.progress(&rosters)));
+            }
             let wake = step.wake.map_or(Duration::ZERO, |wake| until(now, wake));
             let mut inputs = Vec::new();
             tokio::select! {
@@ -435,7 +457,7 @@ impl Task {
             }
             Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Vec::new()),
         };
-        let written = self.store.close_run(spec, &outcome.to_json()?, &latest, now).await?;
+        let written = self.store.close_run(spec, &outcome.to_json()?, &latest, now.min(spec.deadline)).await?;
         for agent in self.sent.keys() {
             self.dispatch.cancel(agent, &spec.id);
         }

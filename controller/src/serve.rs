@@ -76,6 +76,13 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 
     let known = Authority::exists(&dir);
     let store = Store::open(&dir, known).await?;
+    if !known && !store.agents().await?.is_empty() {
+        bail!(
+            "{} has agents, but the authority that they trust (authority.key, authority.pem) is missing beside it: \
+             put both files back from a backup, or start with an empty data directory (every agent must then enrol again)",
+            dir.join("preflight.db").display()
+        );
+    }
     let authority = Authority::open(&dir)?;
     let certificate = ServerCertificate::new(&authority, names(&options.advertise, api_address, agent_address))?;
     let api_tls = authority::api_tls(certificate.clone())?;

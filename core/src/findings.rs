@@ -174,8 +174,12 @@ fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
     let ok = |w: &&crate::run::Witness<'_>| w.answer == Answer::Given(Outcome::Ok);
     let observations =
         judged.witnesses.iter().filter(ok).filter_map(|w| w.testimony).flat_map(|t| t.report.short_addresses());
-    let short: BTreeSet<String> =
-        observations.filter_map(|o| Some(format!("{} ({})", o.address?, o.outcome.reason()?))).collect();
+    let short: BTreeSet<String> = observations
+        .filter_map(|o| {
+            let at = o.address.map_or_else(|| "a lookup".to_owned(), |address| address.to_string());
+            Some(format!("{at} ({})", o.outcome.reason()?))
+        })
+        .collect();
     if short.is_empty() {
         return None;
     }

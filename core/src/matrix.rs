@@ -181,8 +181,7 @@ pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMa
     let counts = count(asked);
     let identities = identities(roster, asked);
     let lone = lone_short(asked);
-    let refuted =
-        lone.filter(|(_, short)| !strict && oks(asked, &short.key) >= REFUTERS_NEEDED).map(|(agent, _)| agent);
+    let refuted = lone.filter(|(_, short)| !strict && refutes(roster, asked, &short.key)).map(|(agent, _)| agent);
 
     let mut folded = Folded {
         state: State::Pass,
@@ -238,6 +237,15 @@ fn oks(asked: &BTreeMap<String, Asked>, key: &IdentityKey) -> usize {
 fn lone_short(asked: &BTreeMap<String, Asked>) -> Option<(&String, &Asked)> {
     let mut shorts = asked.iter().filter(|(_, one)| matches!(one.answer, Answer::Given(Outcome::Short(_))));
     shorts.next().filter(|_| shorts.next().is_none())
+}
+
+/// Whether others of a lone short one's identity refute it: three that are ok, or all of at least two where there are no more
+/// to ask. Silence refutes nothing: a run that is cut short must not make a pass of a failure.
+fn refutes(roster: &[Candidate], asked: &BTreeMap<String, Asked>, key: &IdentityKey) -> bool {
+    let ok = oks(asked, key);
+    let unanswered = |one: &Asked| one.key == *key && matches!(one.answer, Answer::Pending | Answer::Silent);
+    let askable = |c: &Candidate| c.key == *key && c.presence != Presence::Lost && !asked.contains_key(&c.agent);
+    ok >= REFUTERS_ASKED || (ok >= REFUTERS_NEEDED && !asked.values().any(unanswered) && !roster.iter().any(askable))
 }
 
 fn next<'a>(

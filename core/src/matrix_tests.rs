@@ -124,6 +124,15 @@ fn a_lone_short_is_not_refuted_by_one_nor_by_another_identity() {
 }
 
 #[test]
+fn refuters_that_were_cut_off_refute_nothing() {
+    let names = ["a", "b", "c", "d"];
+    let cut = web(&[("a", SHORT), ("b", OK), ("c", OK), ("d", Answer::Silent)]);
+    assert_eq!(fold(2, false, &fleet(&names), &cut).state, State::Fail);
+    let unasked = web(&[("a", SHORT), ("b", OK), ("c", OK)]);
+    assert_eq!(fold(2, false, &fleet(&names), &unasked).state, State::Fail);
+}
+
+#[test]
 fn two_short_fail_with_the_commonest_reason() {
     let refused = Answer::Given(Outcome::Short(Short::ConnectRefused));
     let folded = fold(2, false, &[], &web(&[("a", SHORT), ("b", OK), ("c", OK), ("d", refused), ("e", refused)]));
@@ -147,10 +156,18 @@ fn model(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMap<S
     if short.len() >= 2 {
         return State::Fail;
     }
-    if let [lone] = short.as_slice()
-        && (strict || same(&lone.key) < 2)
-    {
-        return State::Fail;
+    if let [lone] = short.as_slice() {
+        let waited = asked.values().any(|a| a.key == lone.key && matches!(a.answer, Answer::Pending | Answer::Silent));
+        let more =
+            roster.iter().any(|c| c.key == lone.key && c.presence != Presence::Lost && !asked.contains_key(&c.agent));
+        let refuted = match same(&lone.key) {
+            0 | 1 => false,
+            2 => !waited && !more,
+            _ => true,
+        };
+        if strict || !refuted {
+            return State::Fail;
+        }
     }
     let mut keys: Vec<&IdentityKey> = asked.values().map(|a| &a.key).collect();
     keys.extend(roster.iter().filter(|c| !asked.contains_key(&c.agent)).map(|c| &c.key));

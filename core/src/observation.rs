@@ -283,7 +283,14 @@ impl Report {
         said || self.observations.iter().filter(of_family).any(|o| o.proof >= Some(Proof::Connected))
     }
 
-    /// Addresses that fell short beside an answer that is ok.
+    /// How many addresses were probed of how many that the name has, where not all were.
+    pub fn cut(&self) -> Option<(u32, u32)> {
+        let probed = self.observations.iter().filter(|o| o.address.is_some()).count();
+        let probed = u32::try_from(probed).unwrap_or(u32::MAX);
+        (probed < self.resolved).then_some((probed, self.resolved))
+    }
+
+    /// Addresses that fell short beside an answer that is ok, and lookups.
     pub fn short_addresses(&self) -> impl Iterator<Item = &Observation> {
         self.observations.iter().filter(|o| matches!(o.outcome, Outcome::Short(_)))
     }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use preflight_core::observation::Attempt;
-use preflight_core::reason::Short;
+use preflight_core::reason::{Short, Void};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use crate::deadline::{LATE, noticed};
 use crate::failure::Failure;
 use crate::socket::{self, Refusal};
 
@@ -73,8 +74,8 @@ fn starts(timeout: Duration) -> [Duration; ATTEMPTS] {
 /// Dials until one attempt connects, one is answered otherwise, or `timeout` has passed.
 ///
 /// The first answer decides, also a refusal while earlier attempts are silent: it shows what that address does now, and
-/// another answer hoped for would hide it. An error of this host decides too, so a ladder that could not be climbed
-/// whole is never called a drop.
+/// another answer hoped for would hide it. An error of this host decides too, and a ladder that was not climbed whole and
+/// in time is never called a drop.
 pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
     let begin = Instant::now();
     let starts = starts(timeout);
@@ -94,7 +95,7 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
             Some(answer) = pending.next() => answer,
             () = sleep_until(next.unwrap_or(deadline).min(deadline)) => {
                 if Instant::now() < deadline { continue }
-                break Err(silence(tries.len(), timeout));
+                break Err(silence(&tries, begin, timeout));
             }
         };
         let (result, end) = match answer {
@@ -124,9 +125,20 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
     Dial { result, attempts, took: end - begin }
 }
 
-fn silence(attempts: usize, timeout: Duration) -> Failure {
-    let text = format!("{attempts} attempts from different source ports in {} ms, all silent", timeout.as_millis());
-    Failure::short(Short::ConnectTimeout, text)
+/// What silence until the deadline means: a drop, if every attempt was made and had its time; else this host was too busy
+/// to tell. One attempt would do for 19 % of the innocent at 10 % loss each way.
+fn silence(tries: &[Try], begin: Instant, timeout: Duration) -> Failure {
+    if let Err(stalled) = noticed(begin + timeout) {
+        return stalled;
+    }
+    let last_due = begin + starts(timeout)[ATTEMPTS - 1];
+    if tries.len() < ATTEMPTS || tries.last().is_none_or(|last| last.at > last_due + LATE) {
+        let detail =
+            format!("this process was stopped or starved: {} of {ATTEMPTS} attempts were made in time", tries.len());
+        return Failure::void(Void::LocalResources, detail);
+    }
+    let detail = format!("{ATTEMPTS} attempts from different source ports in {} ms, all silent", timeout.as_millis());
+    Failure::short(Short::ConnectTimeout, detail)
 }
 
 /// Milliseconds, as evidence has them.
@@ -150,5 +162,21 @@ mod tests {
     fn loss_alone_is_called_a_drop_in_fewer_than_one_of_ten_thousand() {
         let one: f64 = 1.0 - 0.9 * 0.9;
         assert!(one.powi(i32::try_from(ATTEMPTS).unwrap()) < 1e-4);
+    }
+
+    #[tokio::test]
+    async fn only_a_ladder_climbed_in_time_is_a_drop() {
+        let timeout = Duration::from_secs(1);
+        let begin = Instant::now().checked_sub(timeout).unwrap();
+        let tries = |late: u64| -> Vec<Try> {
+            let late = Duration::from_millis(late);
+            starts(timeout).map(|after| Try { at: begin + after + late, end: None }).into()
+        };
+        let reason = |tries: &[Try], begin| silence(tries, begin, timeout).outcome.reason();
+        assert_eq!(reason(&tries(5), begin), Some("connect_timeout"));
+        assert_eq!(reason(&tries(5)[..5], begin), Some("local_resources"));
+        assert_eq!(reason(&tries(100), begin), Some("local_resources"));
+        let long_ago = begin.checked_sub(Duration::from_millis(100)).unwrap();
+        assert_eq!(reason(&tries(0), long_ago), Some("local_resources"));
     }
 }

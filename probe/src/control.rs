@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use preflight_core::observation::Outcome;
-use preflight_core::reason::Short;
+use preflight_core::reason::{Short, Void};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -24,9 +24,9 @@ pub(crate) enum Seen {
     Unanswered,
     /// It connected.
     Connected,
-    /// It could not be tried, so that interception would go unseen: the local policy denies it, or it has no route.
+    /// It could not be tried for want of a route, so that interception would go unseen.
     Untried(&'static str),
-    /// It could not be tried for want of something on this host.
+    /// It could not be tried: the local policy denies it, or for want of something on this host.
     Failed(Failure),
 }
 
@@ -69,7 +69,10 @@ impl Controls {
             return None;
         }
         if !guard.allows(control) {
-            let (_, seen) = watch::channel(Seen::Untried("the local policy denies the control address"));
+            // Without it, who accepts every connection would go unseen.
+            let words = "the local policy denies the control address, without which a connect proves nothing";
+            let denied = Failure::void(Void::PolicyDenied, format!("{words}: {control}"));
+            let (_, seen) = watch::channel(Seen::Failed(denied));
             return Some(Running { at: Instant::now(), seen });
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,10 +12,11 @@ use preflight_core::target::ProbeSpec;
 use rustls::crypto::{CryptoProvider, ring};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use crate::connect::{self, ms};
 use crate::control::{Controls, Running, Seen};
+use crate::deadline;
 use crate::failure::Failure;
 use crate::names::{self, Resolved};
 use crate::protocol::{self, Duplex, Wire};
@@ -98,14 +99,25 @@ impl Engine {
         let begin = Instant::now();
         let resolved = names::resolve(&spec.target.host, spec.families).await;
         let resolve_ms = Some(ms(begin.elapsed()));
-        let Resolved { addresses, total, failed } = match resolved {
-            Ok(resolved) => resolved,
+        match resolved {
+            Ok(resolved) => self.addresses(spec, guard, resolved, resolve_ms).await,
             Err(failure) => {
                 let observations = vec![without_address(failure)];
                 let routes = self.routes.routes(&[]);
-                return Report { observations, resolved: 0, routes, control: Control::Unanswered };
+                Report { observations, resolved: 0, routes, control: Control::Unanswered }
             }
-        };
+        }
+    }
+
+    /// All addresses of a name at the same time.
+    async fn addresses(
+        &self,
+        spec: &ProbeSpec,
+        guard: &dyn Guard,
+        resolved: Resolved,
+        resolve_ms: Option<f64>,
+    ) -> Report {
+        let Resolved { addresses, total, failed } = resolved;
         let dials = addresses.iter().map(|ip| {
             let address = SocketAddr::new(*ip, spec.target.port);
             let phases = Phases { resolve_ms, ..Phases::default() };
@@ -176,7 +188,8 @@ impl Engine {
         let stream = dial.result?;
         seen.phases.connect_ms = Some(ms(dial.took));
         seen.proof = Some(Proof::Connected);
-        if spec.require == Proof::Connected {
+        // What this scheme cannot prove is not tried: the report is judged short for the proof that is missing.
+        if spec.require == Proof::Connected || !spec.target.scheme.can_prove(spec.require) {
             return Ok(());
         }
         if spec.target.scheme.is_tls() {
@@ -228,13 +241,12 @@ async fn in_the_clear(spec: &ProbeSpec, mut stream: TcpStream, seen: &mut Observ
 
 /// The protocol's opening exchange, within its deadline.
 async fn converse(spec: &ProbeSpec, wire: &mut Wire<'_>, seen: &mut Observation) -> Result<(), Failure> {
-    // A scheme without a protocol cannot prove one; the report is judged short for the proof that is missing.
     let Some(protocol) = protocol::of(spec.target.scheme) else {
         return Ok(());
     };
     let begin = Instant::now();
-    let end = timeout_at(begin + spec.timeout.duration(), protocol.open(wire)).await;
-    let note = end.unwrap_or_else(|_| Err(wire.timed_out()))?;
+    let end = deadline::until(begin + spec.timeout.duration(), protocol.open(wire)).await?;
+    let note = end.unwrap_or_else(|| Err(wire.timed_out()))?;
     seen.phases.protocol_ms = Some(ms(begin.elapsed()));
     seen.proof = Some(Proof::Protocol);
     add_note(seen, note);
@@ -351,6 +363,9 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use preflight_core::reason::Short;
+    use preflight_core::target::Families;
+
     use super::*;
 
     #[tokio::test]
@@ -375,5 +390,24 @@ mod tests {
         assert_eq!(of("0.0.0.0:80"), ["0.0.0.0:80", "127.0.0.1:80"]);
         assert_eq!(of("[::]:80"), ["[::]:80", "[::1]:80"]);
         assert_eq!(of("10.0.0.1:80"), ["10.0.0.1:80"]);
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_failed_for_one_family_passes_for_no_other() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut spec = ProbeSpec::new(format!("tcp://half.test:{}", address.port()).parse().unwrap());
+        let engine = Engine::new(EngineOptions::default()).unwrap();
+        for (families, want) in [(Families::Any, None), (Families::Both, Some("dns_servfail"))] {
+            spec.families = families;
+            let failed = Some(Failure::short(Short::DnsServfail, "asked for AAAA"));
+            let resolved = Resolved { addresses: vec![address.ip()], total: 1, failed };
+            let report = engine.addresses(&spec, &AllowAll, resolved, None).await;
+            assert_eq!(report.outcome(&spec).reason(), want, "{report:#?}");
+            assert_eq!(
+                report.short_addresses().filter_map(|o| o.outcome.reason()).collect::<Vec<_>>(),
+                ["dns_servfail"]
+            );
+        }
     }
 }

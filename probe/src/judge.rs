@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::trust::Anchors;
 
 /// At most this many names of a certificate are kept.
-const MAX_NAMES: usize = 64;
+const MAX_NAMES: usize = 16;
 
 /// Judges the chain by the time, the name and the authorities.
 ///

@@ -5,6 +5,7 @@
 //! | `engine.rs` | one probe from start to end, and the permits it waits for |
 //! | `names.rs` | a name to addresses, as the host's own configuration says |
 //! | `connect.rs`, `socket.rs` | the ladder of connect attempts; sockets with their error queue |
+//! | `deadline.rs`, `failure.rs` | deadlines that blame nobody for this process's stalls; why a phase ended a probe |
 //! | `control.rs`, `routes.rs` | what the host itself does: accepts everything, has no route |
 //! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities |
 //! | `protocol.rs`, `redis.rs` | what a protocol's opening exchange is given; one file for each protocol |
@@ -13,6 +14,7 @@
 
 mod connect;
 mod control;
+mod deadline;
 mod engine;
 mod failure;
 mod judge;

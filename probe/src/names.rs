@@ -18,8 +18,9 @@ use preflight_core::observation::Outcome;
 use preflight_core::reason::{Short, Void};
 use preflight_core::target::{Families, Host, ProbeSpec};
 use preflight_core::text;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use crate::deadline::until;
 use crate::failure::Failure;
 
 /// What a name came to.
@@ -233,17 +234,18 @@ impl Clients {
         let mut worst: Option<Failure> = None;
         for (index, (ip, client)) in self.0.iter().enumerate() {
             let share = share(deadline.saturating_duration_since(Instant::now()), self.0.len() - index);
-            let failure = match timeout_at(Instant::now() + share, client.lookup(name.clone(), kind)).await {
-                Ok(Ok(lookup)) => {
+            let failure = match until(Instant::now() + share, client.lookup(name.clone(), kind)).await {
+                Ok(Some(Ok(lookup))) => {
                     let found: Vec<IpAddr> =
                         lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
                     return Some(Ok(if found.is_empty() { Answer::NoData } else { Answer::Addresses(found) }));
                 }
-                Ok(Err(error)) => match negative(&error) {
+                Ok(Some(Err(error))) => match negative(&error) {
                     Some(answer) => return Some(Ok(answer)),
                     None => failure(*ip, name, kind, &error),
                 },
-                Err(_) => failure(*ip, name, kind, &NetError::Timeout),
+                Ok(None) => failure(*ip, name, kind, &NetError::Timeout),
+                Err(stalled) => stalled,
             };
             worst = Some(worst.map_or(failure.clone(), |known| worse(known, failure)));
         }

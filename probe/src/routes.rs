@@ -5,13 +5,20 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use preflight_core::observation::Routes;
 
-/// Whether the routing table has a way to `address`, and this host an address to send from.
+/// Whether the routing table has a way to `address`, and this host an address to send from. Where that cannot be asked for
+/// want of a descriptor or a port it is taken to be so: a route that is missing would be held against the target.
 pub(crate) fn reaches(address: SocketAddr) -> bool {
     let any: SocketAddr =
         if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    UdpSocket::bind(any).and_then(|socket| socket.connect(address)).is_ok()
+    let asked = UdpSocket::bind(any).and_then(|socket| socket.connect(address));
+    let unable = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EADDRINUSE, Errno::EAGAIN];
+    asked.map_or_else(
+        |error| error.raw_os_error().is_some_and(|code| unable.contains(&Errno::from_raw(code))),
+        |()| true,
+    )
 }
 
 /// The host's routes, asked at most once a second however many probes run.

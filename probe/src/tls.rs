@@ -19,10 +19,11 @@ use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::deadline::until;
 use crate::failure::Failure;
 use crate::judge;
 use crate::trust::Anchors;
@@ -62,7 +63,7 @@ pub(crate) async fn handshake(
 
     let deadline = Instant::now() + spec.timeout.duration();
     let mut connect = TlsConnector::from(Arc::new(config)).connect(name.clone(), Metered::new(tcp)).into_fallible();
-    let end = timeout_at(deadline, &mut connect).await;
+    let end = until(deadline, &mut connect).await?;
     let record = recorder.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if !record.chain.is_empty() {
         let version = record.version.map(version_name);
@@ -71,7 +72,7 @@ pub(crate) async fn handshake(
     let judge = || judge::judge(&record.chain, &name, anchors, provider, UnixTime::now());
     let asked_for_certificate = asked.0.load(Ordering::Relaxed);
     match end {
-        Ok(Ok(stream)) => {
+        Some(Ok(stream)) => {
             if let Some(seen) = seen {
                 let (_, session) = stream.get_ref();
                 seen.version = session.protocol_version().map(version_name);
@@ -84,7 +85,7 @@ pub(crate) async fn handshake(
             }
             Ok(Secured::Open { stream: Box::new(stream), asked_for_certificate })
         }
-        Ok(Err((error, metered))) => {
+        Some(Err((error, metered))) => {
             // The record is signed once the server has proven its key over this handshake.
             if record.version.is_some() && asked_for_certificate && alert_of(&error).is_some_and(demands_certificate) {
                 judge()?;
@@ -93,7 +94,7 @@ pub(crate) async fn handshake(
             Err(broken(&error, &metered.head))
         }
         // The stream is inside of the handshake that did not end, so what came of it cannot be shown.
-        Err(_) => Err(Failure::short(Short::TlsTimeout, format!("no end of the handshake in {}", spec.timeout))),
+        None => Err(Failure::short(Short::TlsTimeout, format!("no end of the handshake in {}", spec.timeout))),
     }
 }
 

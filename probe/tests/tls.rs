@@ -1,5 +1,7 @@
 //! A zoo of certificates and of servers that misbehave in the handshake.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::net::SocketAddr;

@@ -18,11 +18,15 @@ use preflight_core::text;
 use crate::agent;
 
 /// At most this many observations are accepted in one report.
-pub const MAX_OBSERVATIONS: usize = 64;
+pub const MAX_OBSERVATIONS: usize = ProbeSpec::MAX_ADDRESSES + 2;
 /// At most this many connect attempts are accepted in one observation.
 pub const MAX_ATTEMPTS: usize = 16;
 /// At most this many names are accepted in one certificate.
 pub const MAX_NAMES: usize = 64;
+/// The longest name and the longest value, in bytes, of an attribute of a network identity.
+pub const MAX_ATTRIBUTE_BYTES: usize = 256;
+/// The longest network identity, in bytes: it stands beside each observation in the evidence.
+pub const MAX_IDENTITY_BYTES: usize = 8 * 1024;
 /// The longest text, in bytes, that is accepted in any field but `ca_pem`.
 pub const MAX_TEXT_BYTES: usize = 4 * 1024;
 /// The longest `ca_pem`, in bytes.
@@ -153,12 +157,19 @@ impl TryFrom<agent::NetworkIdentity> for NetworkIdentity {
     /// Escapes without cutting: two identities that differ must not become alike.
     fn try_from(from: agent::NetworkIdentity) -> Result<Self, ConvertError> {
         at_most("identity.attributes", from.attributes.len(), Self::MAX_ENTRIES)?;
-        let whole = |text: &str| text::escape_to(text, usize::MAX);
+        let mut bytes = 0;
+        let mut whole = |field, text: &str| {
+            no_longer(field, text, MAX_ATTRIBUTE_BYTES)?;
+            let text = text::escape_to(text, usize::MAX);
+            bytes += text.len();
+            let too_long = ConvertError::TooLong { field: "identity", bytes, max: MAX_IDENTITY_BYTES };
+            if bytes > MAX_IDENTITY_BYTES { Err(too_long) } else { Ok(text) }
+        };
         let mut identity = Self::default();
         for attribute in from.attributes {
             at_most("identity.attributes.values", attribute.values.len(), Self::MAX_ENTRIES)?;
-            let key = whole(&bounded("identity.attributes.key", attribute.key)?);
-            let values = attribute.values.into_iter().map(|v| Ok(whole(&bounded("identity.attributes.values", v)?)));
+            let key = whole("identity.attributes.key", &attribute.key)?;
+            let values = attribute.values.iter().map(|value| whole("identity.attributes.values", value));
             let values: BTreeSet<String> = values.collect::<Result<_, ConvertError>>()?;
             if key.is_empty() || identity.0.contains_key(&key) {
                 return Err(invalid("identity.attributes.key", &key));

@@ -21,6 +21,7 @@ use super::stream;
 use crate::app::App;
 use crate::runs::{Handle, Kind, RunResult};
 use crate::secret;
+use crate::store::AgentRow;
 
 /// The longest that a run may take.
 const MAX_WAIT_MS: u32 = 10 * 60 * 1_000;
@@ -103,7 +104,9 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
 
 /// Fleets of the plan's regions that have agents and are not in the inventory: hosts that nobody gates.
 async fn unlisted(app: &App, inventory: &Inventory, plan: &Plan) -> Result<Vec<FleetId>, Failure> {
-    let agents = app.store.agents().await?.into_iter().filter(|row| !row.revoked && !row.left).map(|row| row.id.fleet);
+    let now = Timestamp::now();
+    let live = |row: &AgentRow| !row.revoked && !row.left && row.certificate_until.is_some_and(|until| until > now);
+    let agents = app.store.agents().await?.into_iter().filter(live).map(|row| row.id.fleet);
     let odd = |fleet: &FleetId| plan.regions.contains(&fleet.region) && inventory.fleet(fleet).is_none();
     let fleets: BTreeSet<FleetId> = agents.filter(odd).collect();
     Ok(fleets.into_iter().collect())

@@ -87,7 +87,9 @@ impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match &error {
             RunError::Store(store) => Self::from(Arc::as_ref(store)),
-            RunError::OtherRequest(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string(), None),
+            RunError::OtherRequest(_) | RunError::Stale(_) => {
+                Self::new(StatusCode::CONFLICT, "conflict", error.to_string(), None)
+            }
             RunError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None),
         }
     }

@@ -65,6 +65,9 @@ pub(super) async fn create_join(
 
 fn source_range(text: &str) -> Result<String, Failure> {
     let range: Result<IpNet, _> = text.parse();
+    if range.as_ref().is_ok_and(|range| range.prefix_len() == 0) {
+        return Err(Failure::usage(format!("{} is every address there is, and binds to nothing", escape(text)), None));
+    }
     range.map(|range| range.to_string()).map_err(|_| {
         let fix = "Write it as CIDR, for example 10.0.0.0/8.";
         Failure::usage(format!("'{}' is not a source range", escape(text)), fix.to_owned())

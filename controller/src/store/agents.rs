@@ -45,7 +45,7 @@ pub(crate) enum CertificateCheck {
     Unknown,
     /// Its line is revoked.
     Revoked(String),
-    /// Its successor has been used: somebody holds a copy. The line has been revoked by this call.
+    /// Its successor, or another successor of its predecessor, has been used: somebody holds a copy. The line has been revoked by this call.
     Copied,
 }
 
@@ -69,7 +69,8 @@ impl Store {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let row = sqlx::query(
             "SELECT c.agent, a.revoked_at, a.remark, \
-                    EXISTS (SELECT 1 FROM certificate s WHERE s.predecessor = c.serial AND s.used_at IS NOT NULL) \
+                    EXISTS (SELECT 1 FROM certificate s WHERE s.used_at IS NOT NULL \
+                            AND (s.predecessor = c.serial OR (s.predecessor = c.predecessor AND s.serial <> c.serial))) \
              FROM certificate c JOIN agent a ON a.agent = c.agent WHERE c.serial = ?",
         )
         .bind(serial)

@@ -125,6 +125,14 @@ impl Store {
             .execute(&self.write)
             .await
             .map_err(|e| self.failed(e))?;
+        // Agents whose last certificate ended as long ago. Their certificates go first: they refer to the agent.
+        for sql in [
+            "DELETE FROM certificate WHERE agent IN \
+             (SELECT agent FROM certificate GROUP BY agent HAVING max(not_after) < ?)",
+            "DELETE FROM agent WHERE enrolled_at < ? AND agent NOT IN (SELECT agent FROM certificate)",
+        ] {
+            sqlx::query(sql).bind(oldest).execute(&self.write).await.map_err(|e| self.failed(e))?;
+        }
         for sql in ["DELETE FROM join_token WHERE expires_at < ?", "DELETE FROM api_token WHERE expires_at < ?"] {
             sqlx::query(sql).bind(oldest).execute(&self.write).await.map_err(|e| self.failed(e))?;
         }

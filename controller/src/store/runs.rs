@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use preflight_core::identity::IdentityKey;
 use preflight_core::matrix::State;
 use preflight_core::observation::Phases;
-use preflight_core::plan::CellDigest;
+use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::run::{AgentId, RunSpec, Testimony};
 use preflight_proto::api::MatrixCell;
 use sqlx::Row as _;
@@ -153,6 +153,16 @@ impl Store {
             .map_err(|e| self.failed(e))
     }
 
+    /// How many answers to a run came too late.
+    #[cfg(test)]
+    pub(crate) async fn late_answers(&self, run: &str) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT count(*) FROM testimony WHERE run = ? AND late")
+            .bind(run)
+            .fetch_one(&self.read)
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
     /// Ends a run with its result, once: true if this call did it.
     pub(crate) async fn close_run(
         &self,
@@ -180,7 +190,7 @@ impl Store {
                  ON CONFLICT (application, region, fleet, dependency) DO UPDATE SET target = excluded.target, \
                  state = excluded.state, reason = excluded.reason, phases = excluded.phases, \
                  certificate_until = excluded.certificate_until, verdict = excluded.verdict, \
-                 release = excluded.release, at = excluded.at",
+                 release = excluded.release, at = excluded.at WHERE excluded.at >= latest.at",
             )
             .bind(&spec.plan.application)
             .bind(&cell.region)
@@ -197,6 +207,17 @@ impl Store {
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
+        }
+        // Cells that the plan has no more must not stay as they were last seen.
+        for region in if latest.is_empty() { &[][..] } else { &spec.plan.regions } {
+            sqlx::query("DELETE FROM latest WHERE application = ? AND region = ? AND verdict <> ? AND at <= ?")
+                .bind(&spec.plan.application)
+                .bind(region)
+                .bind(&spec.id)
+                .bind(now.as_millisecond())
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
         }
         tx.commit().await.map_err(failed)?;
         Ok(true)
@@ -228,18 +249,28 @@ impl Store {
             .fetch_all(&self.read)
             .await
             .map_err(failed)?;
+            let spec = match json(row.get(2)) {
+                Ok(spec) => spec,
+                // Of another version: it must not keep the others from being taken up, nor ever pass.
+                Err(error) => {
+                    tracing::error!(run = id, %error, "an open run cannot be read; it stays without a verdict");
+                    continue;
+                }
+            };
             open.push(OpenRun {
                 kind: row.get(1),
-                spec: json(row.get(2))?,
+                spec,
                 questions: questions.iter().map(|q| (CellDigest(q.get(0)), q.get(1), IdentityKey(q.get(2)))).collect(),
                 testimonies: testimonies
                     .iter()
-                    .map(|t| {
-                        let fleet = preflight_core::plan::FleetId { region: t.get(4), fleet: t.get(5) };
+                    .filter_map(|t| {
+                        let fleet = FleetId { region: t.get(4), fleet: t.get(5) };
                         let from = AgentId { fleet, agent: t.get(3) };
-                        Ok((CellDigest(t.get(0)), from, time(t.get(1))?, json(t.get(2))?))
+                        // One that cannot be read is as good as not given.
+                        let (at, testimony) = (time(t.get(1)).ok()?, json(t.get(2)).ok()?);
+                        Some((CellDigest(t.get(0)), from, at, testimony))
                     })
-                    .collect::<Result<_, StoreError>>()?,
+                    .collect(),
             });
         }
         Ok(open)

@@ -144,6 +144,22 @@ async fn a_certificate_used_after_its_successor_revokes_the_line() {
 }
 
 #[tokio::test]
+async fn two_successors_of_one_certificate_that_are_both_used_revoke_the_line() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let token = join_token(&store, 1, None).await;
+    let id = store.enrol(&token.id, &token.secret, HERE, at(0)).await.unwrap();
+    for (serial, predecessor) in [("01", None), ("0a", Some("01")), ("0b", Some("01"))] {
+        let certificate = Certificate { serial, agent: &id.agent, predecessor, not_after_ms: 0 };
+        store.put_certificate(&certificate).await.unwrap();
+    }
+    // An answer to a renewal that was lost does no harm: that certificate is never used.
+    assert_eq!(store.use_certificate("0a", at(1)).await.unwrap(), CertificateCheck::Good);
+    assert_eq!(store.use_certificate("0b", at(2)).await.unwrap(), CertificateCheck::Copied);
+    assert!(matches!(store.use_certificate("0a", at(3)).await.unwrap(), CertificateCheck::Revoked(_)));
+}
+
+#[tokio::test]
 async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
     let dir = Dir::new();
     {
@@ -174,7 +190,9 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
 #[tokio::test]
 async fn a_damaged_or_missing_store_is_named_and_never_replaced() {
     let dir = Dir::new();
-    Store::open(&dir.0, false).await.unwrap().write.close().await;
+    let store = Store::open(&dir.0, false).await.unwrap();
+    store.read.close().await;
+    store.write.close().await;
     let path = dir.0.join("preflight.db");
     for beside in ["preflight.db-wal", "preflight.db-shm"] {
         let _ = std::fs::remove_file(dir.0.join(beside));
@@ -185,4 +203,16 @@ async fn a_damaged_or_missing_store_is_named_and_never_replaced() {
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(Store::open(&dir.0, true).await, Err(StoreError::Missing(named)) if named == path));
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_store_that_another_process_holds_is_busy_for_a_while_and_then_says_so() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let other = Store::open(&dir.0, true).await.unwrap();
+    let held = other.write.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let refused = store.put_inventory("i.yaml", "", at(0), "admin").await.unwrap_err();
+    assert!(matches!(refused, StoreError::Busy) && refused.is_retryable(), "{refused:?}");
+    drop(held);
+    store.put_inventory("i.yaml", "", at(0), "admin").await.unwrap();
 }
