@@ -170,6 +170,16 @@ impl Controller for AgentService {
             .agent_connected(&agent, &identity, &version, clock_skew_ms, now)
             .await
             .map_err(|error| unavailable(&error))?;
+        // Before it arrives: a run that waits for it asks at once, and the welcome comes first.
+        let left_ms = certificate.not_after_ms.saturating_sub(now.as_millisecond());
+        let half_life_ms = i64::try_from(AGENT_LIFE.as_millis() / 2).unwrap_or(i64::MAX);
+        let welcome = Welcome {
+            agent: agent.clone(),
+            clock_ms: now.as_millisecond(),
+            renew_after_s: u64::try_from((left_ms - half_life_ms) / 1_000).unwrap_or(0),
+        };
+        let welcome = ToAgent { message: Some(to_agent::Message::Welcome(welcome)) };
+        sender.try_send(welcome).map_err(|_| Status::internal("the stream was full before it began"))?;
         let arrival = Arrival {
             id: certificate.id.clone(),
             instance: bounded_instance(hello.instance)?,
@@ -188,16 +198,6 @@ impl Controller for AgentService {
             return Err(refused);
         }
         tracing::info!(agent, fleet = %certificate.id.fleet, source = %peer.address, clock_skew_ms, "connected");
-        let left_ms = certificate.not_after_ms.saturating_sub(now.as_millisecond());
-        let half_life_ms = i64::try_from(AGENT_LIFE.as_millis() / 2).unwrap_or(i64::MAX);
-        let welcome = Welcome {
-            agent: agent.clone(),
-            clock_ms: now.as_millisecond(),
-            renew_after_s: u64::try_from((left_ms - half_life_ms) / 1_000).unwrap_or(0),
-        };
-        let welcome = ToAgent { message: Some(to_agent::Message::Welcome(welcome)) };
-        sender.try_send(welcome).map_err(|_| Status::internal("the stream was full before it began"))?;
-
         let (results, stream) = mpsc::channel(1);
         let talk = Talk { app: self.app.clone(), certificate, connection, sender };
         tokio::spawn(talk.hold(incoming, outgoing, results));
