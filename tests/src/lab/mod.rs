@@ -35,7 +35,8 @@ pub const NAME_SERVER: &str = "10.255.255.53";
 /// Made by `scripts/in-lab` inside the namespaces, on a file system that exists only there.
 const GROUND: &str = "/run/preflight-lab";
 
-/// One network of hosts. Dropping it removes the namespaces; the processes end with their own handles.
+/// One network of hosts, of at most some hundred that talk to few others each: the kernel keeps 1,024 neighbours for all
+/// namespaces together. Dropping it removes the namespaces; the processes end with their own handles.
 #[derive(Debug)]
 pub struct Lab {
     inner: Arc<Inner>,
