@@ -1,10 +1,11 @@
 //! Agents that freeze, die, are revoked, or run on hosts that are not well: never a pass that is not known to be true.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use preflight_tests::lab::{Agent, AgentOptions, Host, Lab, Metadata, Server, clock_off_by, wait_for};
-use preflight_tests::small::{CELL, Small};
+use preflight_tests::small::{CELL, INVENTORY, MANIFEST, Small};
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -165,7 +166,7 @@ fn sixty_four_descriptors_are_enough_for_an_agent_with_many_targets() {
         );
     }
     small.controller.await_agents(2);
-    small.controller.file("preflight.yaml", preflight_tests::small::MANIFEST);
+    small.controller.file("preflight.yaml", MANIFEST);
     small.assert_passes();
 }
 
@@ -217,6 +218,49 @@ fn an_agent_finds_its_security_group_by_itself_and_notices_when_it_changes() {
     });
     assert_eq!(answer.state(CELL), "unknown wrong_vantage");
     assert!(answer.text().contains("sg-admin"), "{}", answer.text());
+}
+
+#[test]
+fn a_host_that_changes_its_group_between_runs_is_asked_by_the_next() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 0);
+    let hosts: Vec<Host> = (1..=6).map(|n| lab.host(&format!("us-web-{n}"), &[&format!("10.1.1.{n}")])).collect();
+    let mut services: Vec<Server> = hosts.iter().map(|host| host.metadata(&instance(host, "sg-web"))).collect();
+    let _agents: Vec<Agent> =
+        hosts.iter().map(|host| small.controller.agent(host, "us", "web", &AgentOptions::default())).collect();
+    small.controller.await_agents(6);
+    assert_eq!(small.gate(&[]).expect_code(0).cell(CELL)["agents"]["asked"], 3, "six hosts alike, three are asked");
+    // No run asks this one meanwhile: it tells by itself.
+    drop(services.pop());
+    let _service = hosts[5].metadata(&instance(&hosts[5], "sg-odd"));
+    let odd = small.agent_name(6);
+    wait_for("the change to be told", SOON, || {
+        (small.agent(&odd)["identity"]["security_group"] == serde_json::json!(["sg-odd"])).then_some(())
+    });
+    let answer = small.gate(&[]).expect_code(0);
+    assert!(answer.cell(CELL)["evidence"].to_string().contains(&odd), "an identity of its own must be covered");
+}
+
+#[test]
+fn the_address_that_was_checked_is_the_one_that_is_dialled() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 0);
+    small.controller.inventory(&INVENTORY.replace("web: {}", "web: {min_agents: 1}"));
+    small.controller.file("preflight.yaml", &MANIFEST.replace("10.9.0.1", "cache.rebinding"));
+    let names = lab.host("names", &["10.9.0.53"]);
+    names.dns_rebinding(Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2));
+    let denied = lab.host("denied", &["10.9.0.2"]);
+    let _redis = denied.redis(6379, &[]);
+    let host = lab.host("us-web-1", &["10.1.1.1"]);
+    host.resolv_conf("nameserver 10.9.0.53\n");
+    let policy = Some("[[deny]]\naddresses = [\"10.9.0.2\"]\n");
+    let _agent = small.controller.agent(&host, "us", "web", &AgentOptions { policy, ..AgentOptions::default() });
+    small.controller.await_agents(1);
+    let answer = small.gate(&[]).expect_code(0);
+    assert_eq!(answer.cell(CELL)["evidence"][0]["address"], "10.9.0.1:6379");
+    // From now on the name is another host's, which the policy denies.
+    let answer = small.gate(&[]).expect_code(3);
+    assert_eq!(answer.state(CELL), "unknown policy_denied");
 }
 
 /// What the metadata service says of a host with one interface.

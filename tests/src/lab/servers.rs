@@ -170,6 +170,34 @@ impl Host {
         server
     }
 
+    /// A name server of which every name has the address `first` for the first question after it, and `then` ever after.
+    pub fn dns_rebinding(&self, first: Ipv4Addr, then: Ipv4Addr) {
+        let socket = self.within(|| UdpSocket::bind(("0.0.0.0", 53))).expect("bind port 53");
+        std::thread::spawn(move || {
+            let mut packet = [0; 512];
+            let mut asked = 0;
+            while let Ok((length, from)) = socket.recv_from(&mut packet) {
+                // RFC 1035, 4.1: a header of 12 bytes, the name up to its empty label, type and class.
+                let Some(end) = packet.get(12..length).and_then(|name| name.iter().position(|b| *b == 0)) else {
+                    continue;
+                };
+                let question = 12 + end + 5;
+                let Some(kind) = packet.get(question - 4..question - 2).map(|k| [k[0], k[1]]) else { continue };
+                let mut answer = packet[..question].to_vec();
+                answer[2..12].copy_from_slice(&[0x85, 0x80, 0, 1, 0, 0, 0, 0, 0, 0]);
+                if kind == [0, 1] {
+                    let address = if asked == 0 { first } else { then };
+                    asked += 1;
+                    answer[7] = 1;
+                    // The name by a pointer to the question's, type A, class IN, no life, four bytes.
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                    answer.extend(address.octets());
+                }
+                let _ = socket.send_to(&answer, from);
+            }
+        });
+    }
+
     /// A name server that answers every question with SERVFAIL.
     pub fn dns_servfail(&self) {
         let socket = self.within(|| UdpSocket::bind(("0.0.0.0", 53))).expect("bind port 53");
