@@ -12,6 +12,8 @@ pub enum Setback {
     },
     /// A refusal that only a person can change, such as a revoked certificate or a used-up token.
     Refusal,
+    /// The agent is revoked: it stays out until a person lets it in again.
+    Revoked,
 }
 
 /// Full-jitter back-off: uniform in 0 … min(cap, 0.5 s · 2ⁿ) (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>),
@@ -45,7 +47,7 @@ impl Backoff {
         }
         let (cap, least) = match setback {
             Setback::Passing { retry_after } => (Self::CAP, retry_after.unwrap_or_default().min(Self::MAX_RETRY_AFTER)),
-            Setback::Refusal => (Self::REFUSAL_CAP, Duration::ZERO),
+            Setback::Refusal | Setback::Revoked => (Self::REFUSAL_CAP, Duration::ZERO),
         };
         // 2²⁰ half seconds are past every cap.
         let window = (Self::BASE * 2u32.pow(self.setbacks.min(20))).min(cap);

@@ -1,8 +1,8 @@
 //! An agent's life: enrol, connect, answer, renew, until it is told to stop.
 //!
 //! Nothing but being told to stop ends it: whatever the controller or the network does, it backs off and tries again, for
-//! an agent that exits is one that somebody has to miss first. A certificate that is refused (revoked, superseded, expired)
-//! or that belongs to another authority is replaced with the join token if there is one to use, and tried again if not,
+//! an agent that exits is one that somebody has to miss first. A revoked agent stays out until a person empties its state
+//! directory. A certificate that is refused otherwise (unknown, expired) or that belongs to another authority is replaced with the join token if there is one to use, and tried again if not,
 //! in windows of up to five minutes.
 
 use std::path::PathBuf;
@@ -162,6 +162,7 @@ impl<P: Prober> Agent<P> {
             instance,
             state: &self.state,
             identity: &self.identity,
+            guard: &self.guard,
             runs: &mut self.runs,
             stop: stop.clone(),
             backoff,
@@ -184,6 +185,14 @@ impl<P: Prober> Agent<P> {
     fn after(&self, credentials: Credentials, setback: Setback) -> Turn {
         match setback {
             Setback::Passing { .. } => Turn::Wait(Step::Connect(credentials), setback),
+            // Enrolling anew would undo what somebody decided.
+            Setback::Revoked => {
+                error!(
+                    "this agent is revoked and stays out; to let it in again, empty {} and start it with a fresh join token",
+                    self.state.path().display()
+                );
+                Turn::Wait(Step::Connect(credentials), setback)
+            }
             Setback::Refusal => {
                 error!(
                     "certificate and controller do not accept each other; to enrol this agent anew, make a join token \

@@ -127,6 +127,13 @@ impl ControllerPorts {
         Self { addresses, ports: vec![port, Self::API_PORT] }
     }
 
+    /// Adds ports that the controller says it listens on.
+    pub fn add(&mut self, ports: impl IntoIterator<Item = u16>) {
+        self.ports.extend(ports);
+        self.ports.sort_unstable();
+        self.ports.dedup();
+    }
+
     fn contains(&self, ip: IpAddr, port: u16) -> bool {
         let same = |known: &IpAddr| *known == ip || (known.is_loopback() && ip.is_loopback());
         self.ports.contains(&port) && self.addresses.iter().any(same)

@@ -34,6 +34,11 @@ impl HostGuard {
     pub fn controller_is_at(&self, ports: ControllerPorts) {
         *self.controller.write().unwrap_or_else(PoisonError::into_inner) = ports;
     }
+
+    /// Notes the ports that the controller says it listens on.
+    pub fn controller_listens_on(&self, ports: impl IntoIterator<Item = u16>) {
+        self.controller.write().unwrap_or_else(PoisonError::into_inner).add(ports);
+    }
 }
 
 impl Guard for HostGuard {

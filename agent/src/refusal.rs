@@ -11,6 +11,9 @@ use crate::enrol::EnrolError;
 
 /// When to try again after `status`: a certificate or token that is refused stays refused until a person acts.
 pub fn of_status(status: &Status) -> Setback {
+    if status.code() == Code::FailedPrecondition {
+        return Setback::Revoked;
+    }
     if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) || alert(&chain(status)) {
         return Setback::Refusal;
     }
@@ -84,6 +87,7 @@ mod tests {
         }
         let alert = Status::unknown("transport error: received fatal alert: CertificateExpired");
         assert_eq!(of_status(&alert), Setback::Refusal);
+        assert_eq!(of_status(&Status::failed_precondition("revoked")), Setback::Revoked);
         let busy = Status::unavailable("starting");
         assert_eq!(of_status(&busy), Setback::Passing { retry_after: None });
     }

@@ -94,6 +94,11 @@ impl StateDir {
         }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
     /// Reads what is there. What is broken or another machine's is put aside.
     pub fn load(&self) -> Result<Found, StateError> {
         let path = self.dir.join(Self::FILE);

@@ -19,7 +19,7 @@ use crate::dial::Link;
 use crate::enrol::{EnrolError, renew};
 use crate::identity::Identity;
 use crate::life::{random, told_to_stop};
-use crate::prober::Prober;
+use crate::prober::{HostGuard, Prober};
 use crate::refusal;
 use crate::runs::{Runs, clock_ms};
 use crate::state::{Credentials, StateDir};
@@ -61,6 +61,8 @@ pub struct Context<'a, P> {
     pub state: &'a StateDir,
     /// What this host is to network policy.
     pub identity: &'a Identity,
+    /// The host's say on what is dialled.
+    pub guard: &'a HostGuard,
     /// What is asked, under way and answered.
     pub runs: &'a mut Runs<P>,
     /// Turns true when the process is to stop.
@@ -126,8 +128,9 @@ impl Stream {
         welcome: &agent::Welcome,
         mut told: NetworkIdentity,
     ) -> End {
-        let Context { link, credentials, state, identity, runs, mut stop, backoff, .. } = context;
+        let Context { link, credentials, state, identity, guard, runs, mut stop, backoff, .. } = context;
         greet(welcome);
+        guard.controller_listens_on(welcome.controller_ports.iter().filter_map(|port| u16::try_from(*port).ok()));
         backoff.up(Instant::now());
         self.outbox.extend(runs.unacknowledged());
         if !self.outbox.is_empty() {

@@ -17,7 +17,7 @@ use preflight_proto::convert::{AgentReport, ConvertError, MAX_MESSAGE_BYTES};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::app::App;
 use crate::authority::{self, AGENT_LIFE, PeerCertificate};
@@ -67,19 +67,23 @@ impl AgentService {
             return Err(Status::unauthenticated("the certificate has expired"));
         }
         let agent = &certificate.id.agent;
-        let refused = match self.app.store.use_certificate(&certificate.serial, Timestamp::now()).await {
+        let (code, refused) = match self.app.store.use_certificate(&certificate.serial, Timestamp::now()).await {
             Ok(CertificateCheck::Good) => return Ok(certificate),
-            Ok(CertificateCheck::Unknown) => "this controller did not issue that certificate".to_owned(),
-            Ok(CertificateCheck::Revoked(why)) => format!("the agent is revoked: {why}"),
+            Ok(CertificateCheck::Unknown) => {
+                (Code::PermissionDenied, "this controller did not issue that certificate; enrol anew".to_owned())
+            }
+            // Enrolling anew by itself would undo a revocation: that takes a person.
+            Ok(CertificateCheck::Revoked(why)) => (Code::FailedPrecondition, format!("the agent is revoked: {why}")),
             Ok(CertificateCheck::Copied) => {
                 self.app.expel(agent).await;
-                "the certificate's successor has been used: the key has been copied, and the agent is now revoked"
-                    .into()
+                let why =
+                    "the certificate's successor has been used: its key has been copied, and the agent is now revoked";
+                (Code::FailedPrecondition, why.to_owned())
             }
             Err(error) => return Err(unavailable(&error)),
         };
         self.app.audit(&format!("agent {agent}"), "connect", &refused, &peer.address.to_string(), "").await;
-        Err(Status::permission_denied(format!("{refused}; enrol anew with a join token")))
+        Err(Status::new(code, refused))
     }
 
     async fn issue(
@@ -170,13 +174,14 @@ impl Controller for AgentService {
             .agent_connected(&agent, &identity, &version, clock_skew_ms, now)
             .await
             .map_err(|error| unavailable(&error))?;
-        // Before it arrives: a run that waits for it asks at once, and the welcome comes first.
+        // The first message, before the roster lets runs send questions.
         let left_ms = certificate.not_after_ms.saturating_sub(now.as_millisecond());
         let half_life_ms = i64::try_from(AGENT_LIFE.as_millis() / 2).unwrap_or(i64::MAX);
         let welcome = Welcome {
             agent: agent.clone(),
             clock_ms: now.as_millisecond(),
             renew_after_s: u64::try_from((left_ms - half_life_ms) / 1_000).unwrap_or(0),
+            controller_ports: self.app.ports.iter().map(|port| u32::from(*port)).collect(),
         };
         let welcome = ToAgent { message: Some(to_agent::Message::Welcome(welcome)) };
         sender.try_send(welcome).map_err(|_| Status::internal("the stream was full before it began"))?;
@@ -190,17 +195,23 @@ impl Controller for AgentService {
             let why = "two processes take turns with its certificate: its key has been copied";
             self.app.revoke(&agent, why).await.map_err(|error| unavailable(&error))?;
             self.app.audit(&format!("agent {agent}"), "connect", why, &peer.address.to_string(), "").await;
-            return Err(Status::permission_denied(format!("{why}; the agent is now revoked; enrol anew")));
+            return Err(Status::failed_precondition(format!("{why}; the agent is now revoked")));
         };
-        // A revocation while the hello was waited for found nothing in the roster to remove.
-        if let Err(refused) = self.admit(&peer).await {
-            self.app.roster.remove(&agent);
-            return Err(refused);
-        }
         tracing::info!(agent, fleet = %certificate.id.fleet, source = %peer.address, clock_skew_ms, "connected");
         let (results, stream) = mpsc::channel(1);
+        // From the arrival on nothing may be awaited here: whoever hangs up would leave the roster with a stream that is none.
         let talk = Talk { app: self.app.clone(), certificate, connection, sender };
-        tokio::spawn(talk.hold(incoming, outgoing, results));
+        let service = self.clone();
+        tokio::spawn(async move {
+            // A revocation while the hello was waited for found nothing in the roster to remove. Nothing is read before this.
+            match service.admit(&peer).await {
+                Ok(_) => talk.hold(incoming, outgoing, results).await,
+                Err(refused) => {
+                    talk.ended(false, &refused).await;
+                    let _ = results.try_send(Err(refused));
+                }
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
@@ -291,7 +302,7 @@ impl Talk {
             }
         };
         talk.ended(goodbye, &end).await;
-        if end.code() != tonic::Code::Ok {
+        if end.code() != Code::Ok {
             let _ = results.try_send(Err(end));
         }
     }

@@ -17,6 +17,8 @@ pub(crate) struct App {
     pub(crate) authority: Authority,
     pub(crate) roster: Arc<Roster>,
     pub(crate) runs: Arc<Runs>,
+    /// The ports that this controller listens on, which no agent probes on its addresses.
+    pub(crate) ports: Vec<u16>,
 }
 
 impl App {

@@ -92,10 +92,10 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     store.all_agents_gone(now).await?;
     let roster = Arc::new(Roster::new(&store.agents().await?, now));
     let runs = Runs::new(store.clone(), roster.clone());
-    let app = Arc::new(App { store, authority, roster, runs });
-
     let api_listener = bind(api_address, "--api-listen").await?;
     let agent_listener = bind(agent_address, "--agent-listen").await?;
+    let ports = vec![api_listener.local_addr()?.port(), agent_listener.local_addr()?.port()];
+    let app = Arc::new(App { store, authority, roster, runs, ports });
     let url = url(&options.advertise, api_listener.local_addr()?);
     let client = write_client_file(&app, &dir, &url).await?;
     let resumed = app.runs.resume(None, now).await?.len();

@@ -36,6 +36,10 @@ pub enum Kind {
     OneHost,
     /// An address fell short beside a pass.
     AddressShort,
+    /// Agents did not answer beside a pass.
+    SilentAgent,
+    /// What to know beside a pass, such as that the server asks for a login.
+    Note,
     /// A fleet that has agents and that the inventory lacks: nobody gates it.
     UnlistedFleet,
 }
@@ -47,6 +51,8 @@ impl Kind {
             Self::Asymmetry => "asymmetry",
             Self::OneHost => "one_host",
             Self::AddressShort => "address_short",
+            Self::SilentAgent => "silent_agent",
+            Self::Note => "note",
             Self::UnlistedFleet => "unlisted_fleet",
         }
     }
@@ -57,6 +63,8 @@ pub fn find<'a>(cells: &[&JudgedCell<'_>], unlisted: impl IntoIterator<Item = &'
     let mut findings = asymmetries(cells);
     findings.extend(cells.iter().filter_map(|cell| one_host(cell)));
     findings.extend(cells.iter().filter_map(|cell| address_short(cell)));
+    findings.extend(silent_agents(cells));
+    findings.extend(notes(cells));
     findings.extend(unlisted.into_iter().map(unlisted_fleet));
     findings
 }
@@ -146,6 +154,54 @@ fn one_host(judged: &JudgedCell<'_>) -> Option<Finding> {
         let _ = write!(text, " Its clock is {minutes} minutes {way} the controller's: a clock problem.");
     }
     Some(Finding { kind: Kind::OneHost, dependency: judged.cell.dependency.clone(), text, attributes: Vec::new() })
+}
+
+/// For each fleet whose cells pass, who did not answer: one finding, however many cells.
+fn silent_agents(cells: &[&JudgedCell<'_>]) -> Vec<Finding> {
+    let mut silent: BTreeMap<&FleetId, BTreeSet<&str>> = BTreeMap::new();
+    for judged in cells.iter().filter(|c| c.folded.state == State::Pass) {
+        let unanswered = judged.witnesses.iter().filter(|w| matches!(w.answer, Answer::Silent | Answer::Pending));
+        for witness in unanswered {
+            silent.entry(&judged.cell.fleet).or_default().insert(witness.agent);
+        }
+    }
+    let finding = |(fleet, agents): (&FleetId, BTreeSet<&str>)| {
+        let names: Vec<String> = agents.into_iter().map(escape).collect();
+        Finding {
+            kind: Kind::SilentAgent,
+            dependency: String::new(),
+            text: format!(
+                "{fleet} passes without an answer from {}: others of the same network identity stand for it. Look at it with \
+                 `preflight agents`.",
+                names.join(", ")
+            ),
+            attributes: Vec::new(),
+        }
+    };
+    silent.into_iter().map(finding).collect()
+}
+
+/// The notes beside what passes, each said once for a dependency.
+fn notes(cells: &[&JudgedCell<'_>]) -> Vec<Finding> {
+    let mut notes: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for judged in cells.iter().filter(|c| c.folded.state == State::Pass) {
+        let observations = judged.witnesses.iter().filter_map(|w| w.testimony).flat_map(|t| &t.report.observations);
+        for note in observations.filter(|o| o.outcome == Outcome::Ok).filter_map(|o| o.note.as_deref()) {
+            notes.entry((&judged.cell.dependency, note)).or_default().insert(&judged.cell.fleet.fleet);
+        }
+    }
+    let finding = |((dependency, note), fleets): ((&str, &str), BTreeSet<&str>)| Finding {
+        kind: Kind::Note,
+        dependency: dependency.to_owned(),
+        text: format!(
+            "{} passes from {}: {}.",
+            escape(dependency),
+            fleets.into_iter().collect::<Vec<_>>().join(", "),
+            escape(note)
+        ),
+        attributes: Vec::new(),
+    };
+    notes.into_iter().map(finding).collect()
 }
 
 fn unlisted_fleet(fleet: &FleetId) -> Finding {

@@ -153,6 +153,8 @@ pub struct Folded {
     pub why: Option<Why>,
     /// The identity that `why` is about, where it is about one of several.
     pub identity: Option<IdentityKey>,
+    /// Agents that are lost: nobody asks them, but the cell is not known because of them.
+    pub lost: Vec<String>,
     /// The agent that others of its identity refuted: finding `one_host`.
     pub refuted: Option<String>,
     /// How many agents.
@@ -187,6 +189,7 @@ pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMa
         state: State::Pass,
         why: None,
         identity: None,
+        lost: Vec::new(),
         refuted: refuted.cloned(),
         counts,
         ask: next(min_agents, strict, roster, asked, &identities, lone),
@@ -203,6 +206,10 @@ pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMa
         let of = uncovered.filter(|_| counts.ok > 0);
         folded.why = Some(unknown(roster, asked, of));
         folded.identity = of.map(|key| (*key).clone());
+        let lost = |c: &&Candidate| {
+            c.presence == Presence::Lost && !asked.contains_key(&c.agent) && of.is_none_or(|of| **of == c.key)
+        };
+        folded.lost = roster.iter().filter(lost).map(|c| c.agent.clone()).collect();
         folded.refuted = None;
     }
     folded

@@ -73,7 +73,7 @@ reasons! {
         PartialLoss = "partial_loss", "some attempts got through and others were dropped, more than loss explains",
             "Look for one bad path among several equal ones (ECMP), or one bad node behind a load balancer.";
         TlsTimeout = "tls_timeout", "connected, but the TLS handshake did not finish in time",
-            "Check the server's load, and the path MTU: large certificates are the first packets that a wrong MTU loses.";
+            "Check that the port speaks TLS at all: a service in the clear (plain Redis, say) often just stays silent, and wants the scheme without TLS. Then the server's load, and the path MTU: large certificates are the first packets that a wrong MTU loses.";
         TlsNotSpoken = "tls_not_spoken", "the port answers, but not in TLS",
             "Use the scheme without TLS, or the port that speaks it.";
         TlsClosed = "tls_closed", "the peer closed or reset the connection during the TLS handshake",
@@ -117,9 +117,9 @@ reasons! {
         LocalResources = "local_resources", "the agent's host ran out of something (ports, descriptors, memory), so the probe says nothing of the target",
             "Look at the agent's log on that host.";
         PolicyDenied = "policy_denied", "the agent's local policy does not let it probe that address and port",
-            "Allow the address range and port in the policy file of that fleet's agents.";
+            "Allow the address range and port in the policy file (--policy) of that fleet's agents. Link-local and multicast addresses and the controller's own ports are never probed.";
         WrongVantage = "wrong_vantage", "the agent has another network identity than the inventory states for its fleet",
-            "Correct the host's security groups or subnet, or the fleet's `identity` in the inventory.";
+            "Correct the host's security groups or subnet, or the fleet's `identity` in the inventory. An agent that finds out nothing by itself is told: preflight-agent run --identity security_group=…";
         Intercepted = "intercepted", "something on the host accepts every connection, so a connect proves nothing",
             "Use a scheme that proves the protocol (redis:, tls:) instead of tcp:, or exempt the agent from the mesh.";
         ControlFailed = "control_failed", "targets that are known to be good failed too: the agent's own network is broken",
@@ -137,7 +137,7 @@ reasons! {
         TooFewAgents = "too_few_agents", "fewer agents answered than the fleet's `min_agents` asks for",
             "Start more agents on this fleet, or lower its `min_agents` in the inventory.";
         Silent = "silent", "agents that were asked did not answer in time",
-            "Look at those agents: `preflight agents` shows when each was last heard of.";
+            "Look at those agents: `preflight agents` shows on which host each is and since when it is lost.";
     }
 }
 

@@ -149,6 +149,8 @@ struct CellRun {
 pub struct Witness<'a> {
     /// The agent's name.
     pub agent: &'a str,
+    /// Its identity's key: as told with the answer, or as last known.
+    pub key: &'a IdentityKey,
     /// Its answer.
     pub answer: Answer,
     /// What it reported; none if it did not.
@@ -356,7 +358,7 @@ impl Run {
                     QuestionState::Answered { testimony, mismatch, .. } => (Some(&**testimony), mismatch.as_ref()),
                     QuestionState::Waiting | QuestionState::Silent | QuestionState::Cancelled => (None, None),
                 };
-                Witness { agent, answer: question.answer(), testimony, mismatch }
+                Witness { agent, key: &question.key, answer: question.answer(), testimony, mismatch }
             })
             .collect()
     }

@@ -152,6 +152,14 @@ fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
             cell.cell.fleet.region,
             cell.cell.fleet.fleet,
         ),
+        (Why::Unknown(Unknown::Silent), Some(_)) => {
+            let who: BTreeSet<&String> = cells.iter().flat_map(|c| &c.folded.lost).collect();
+            let gone = match who.first() {
+                Some(agent) => format!("preflight agents forget {}", escape(agent)),
+                None => "preflight agents forget NAME".to_owned(),
+            };
+            format!("{} If its host is gone for good: `{gone}`; without that it is missed for 24 hours.", why.next())
+        }
         (Why::Short(Short::ConnectTimeout), _) => admit(cells, all).unwrap_or_else(|| why.next().to_owned()),
         (why, _) => why.next().to_owned(),
     }
@@ -192,7 +200,8 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
     let identity = judged.folded.identity.as_ref();
     let text = match why {
         Why::Short(_) => {
-            format!("{} of {} agents fell short{}", counts.short, counts.asked, at(&short_addresses(&[judged])))
+            let agents = if counts.asked == 1 { "agent" } else { "agents" };
+            format!("{} of {} {agents} fell short{}", counts.short, counts.asked, at(&short_addresses(&[judged])))
         }
         Why::Void(Void::WrongVantage) => {
             let odd = judged.witnesses.iter().find_map(|w| w.mismatch.map(|m| (w.agent, m)));
@@ -201,25 +210,34 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
         Why::Void(reason) => format!("{}{}", reason.meaning(), of_identity(identity)),
         Why::Unknown(Unknown::NoAgent) => Unknown::NoAgent.meaning().to_owned(),
         Why::Unknown(Unknown::TooFewAgents) => {
-            format!("{} agents are ok, {} are needed{}", counts.ok, judged.cell.min_agents, of_identity(identity))
+            let (ok, needed) = (counted(counts.ok as usize, "agent"), judged.cell.min_agents);
+            format!("{ok} reached it, {needed} are needed{}", of_identity(identity))
         }
         Why::Unknown(Unknown::Silent) => {
-            let unanswered = |w: &&Witness<'_>| matches!(w.answer, Answer::Silent | Answer::Pending);
-            let silent: BTreeSet<String> =
-                judged.witnesses.iter().filter(unanswered).map(|w| w.agent.to_owned()).collect();
-            let who = if silent.is_empty() {
-                "its agents are lost".to_owned()
-            } else {
-                format!("no answer from {}", list(&silent))
-            };
-            format!("{who}{}", of_identity(identity))
+            let silent = silent(judged);
+            let lost: BTreeSet<String> = judged.folded.lost.iter().map(|agent| escape(agent)).collect();
+            let parts = [("no answer from", &silent), ("lost:", &lost)];
+            let said = parts.iter().filter(|(_, who)| !who.is_empty());
+            let said: Vec<String> = said.map(|(what, who)| format!("{what} {}", list(who))).collect();
+            format!("{}{}", said.join("; "), of_identity(identity))
         }
     };
     Some(text)
 }
 
+/// Agents of the identity concerned that were asked and did not answer.
+fn silent(judged: &JudgedCell<'_>) -> BTreeSet<String> {
+    let concerned = |w: &&Witness<'_>| judged.folded.identity.as_ref().is_none_or(|key| key == w.key);
+    let unanswered = |w: &&Witness<'_>| matches!(w.answer, Answer::Silent | Answer::Pending);
+    judged.witnesses.iter().filter(concerned).filter(unanswered).map(|w| escape(w.agent)).collect()
+}
+
 fn of_identity(key: Option<&IdentityKey>) -> String {
-    key.map_or_else(String::new, |key| format!(", on hosts with {key}"))
+    match key {
+        None => String::new(),
+        Some(key) if key.0.is_empty() => ", on hosts that tell no network identity".to_owned(),
+        Some(key) => format!(", on hosts with {key}"),
+    }
 }
 
 fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {

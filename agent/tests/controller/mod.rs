@@ -188,7 +188,7 @@ impl Running {
         let Some(from_agent::Message::Hello(hello)) = stream.next().await else { panic!("hello comes first") };
         let renew_after_s = self.script.lock().unwrap().renew_after_s.unwrap_or(86_400);
         let clock_ms = hello.clock_ms;
-        let welcome = Welcome { agent: "eu/web/a1".into(), clock_ms, renew_after_s };
+        let welcome = Welcome { agent: "eu/web/a1".into(), clock_ms, renew_after_s, controller_ports: vec![17_443] };
         stream.send(to_agent::Message::Welcome(welcome)).await;
         (stream, hello)
     }

@@ -18,7 +18,7 @@ use crate::render;
     after_help = "\
 Examples:
   preflight agents
-  preflight agents revoke eu-web-3f9a --reason stolen"
+  preflight agents revoke web-3f9a0c12 --reason stolen"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Refuse an agent's certificate from now on
-    #[command(after_help = "Example:\n  preflight agents revoke eu-web-3f9a --reason stolen")]
+    #[command(after_help = "Example:\n  preflight agents revoke web-3f9a0c12 --reason stolen")]
     Revoke {
         /// The agent's name
         name: String,
@@ -39,7 +39,7 @@ enum Command {
         reason: String,
     },
     /// Take an agent that is gone for good out of its fleet's identities
-    #[command(after_help = "Example:\n  preflight agents forget eu-web-3f9a")]
+    #[command(after_help = "Example:\n  preflight agents forget web-3f9a0c12")]
     Forget {
         /// The agent's name
         name: String,
@@ -60,7 +60,11 @@ pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
         Some(Command::Revoke { name, reason }) => {
             let path = format!("/v1/agents/{}/revoke", segment(&name));
             client.call::<IgnoredAny>(Method::POST, &path, Some(&RevokeRequest { reason })).await?;
-            output::text(&format!("{} is revoked: its certificate is refused from now on.\n", escape(&name)))?;
+            output::text(&format!(
+                "{} is revoked: its certificate is refused from now on, and it does not enrol again by itself.\n\
+                 Whoever holds a join token that is still valid can enrol another agent: see `preflight token list`.\n",
+                escape(&name)
+            ))?;
         }
         Some(Command::Forget { name }) => {
             let path = format!("/v1/agents/{}/forget", segment(&name));

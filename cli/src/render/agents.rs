@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use preflight_proto::api::{Agent, Agents};
 
 use super::grid::{Grid, Span};
-use super::{BAD, DIM, GOOD, PLAIN, UNSURE, heading, paragraph, sentence, word};
+use super::{BAD, DIM, GOOD, PLAIN, UNSURE, heading, host, paragraph, sentence, word};
 
 /// A clock that is further off is shown, in milliseconds.
 const SKEW_MS: u64 = 2_000;
@@ -16,15 +16,16 @@ pub(crate) fn render(agents: &Agents, now: Timestamp, width: usize) -> String {
     if agents.agents.is_empty() {
         out.push_str("No agent has enrolled. `preflight token join --region R --fleet F` prints a token for one.\n");
     } else {
-        let header = ["REGION", "FLEET", "AGENT", "STATE", "LAST SEEN", "IDENTITY AND REMARKS"];
+        let header = ["REGION", "FLEET", "AGENT", "HOST", "STATE", "SINCE", "IDENTITY AND REMARKS"];
         let mut grid = Grid::new(header.map(str::to_owned));
         for agent in &agents.agents {
             grid.row(vec![
                 Span::plain(word(&agent.region)),
                 Span::plain(word(&agent.fleet)),
                 Span::plain(word(&agent.agent)),
+                Span::plain(host(&agent.identity).unwrap_or_default()),
                 Span::new(style_of(&agent.state), word(&agent.state)),
-                Span::plain(agent.last_seen.as_deref().map_or_else(|| "never".to_owned(), |at| ago(at, now))),
+                Span::plain(since(agent, now)),
                 Span::plain(remarks(agent, now)),
             ]);
         }
@@ -51,7 +52,8 @@ fn style_of(state: &str) -> Style {
 
 /// The identity's key, and whatever is out of the ordinary.
 fn remarks(agent: &Agent, now: Timestamp) -> String {
-    let mut parts = vec![agent.identity.key().to_string()];
+    let key = agent.identity.key();
+    let mut parts = vec![if key.0.is_empty() { "no network identity".to_owned() } else { key.to_string() }];
     if let Some(skew) = agent.clock_skew_ms.filter(|skew| skew.unsigned_abs() > SKEW_MS) {
         let way = if skew > 0 { "ahead" } else { "behind" };
         parts.push(format!("clock {} {way}", span(skew.unsigned_abs() / 1_000)));
@@ -62,6 +64,15 @@ fn remarks(agent: &Agent, now: Timestamp) -> String {
     parts.extend(agent.version.as_deref().map(|version| format!("v{}", word(version))));
     parts.extend(agent.remark.as_deref().map(sentence));
     parts.join(" · ")
+}
+
+/// When an agent that is not there was; nothing for one that is.
+fn since(agent: &Agent, now: Timestamp) -> String {
+    match (agent.state.as_str(), agent.last_seen.as_deref()) {
+        ("connected" | "unsteady", _) => String::new(),
+        (_, Some(at)) => ago(at, now),
+        (_, None) => "never".to_owned(),
+    }
 }
 
 fn ago(at: &str, now: Timestamp) -> String {

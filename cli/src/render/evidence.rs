@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases};
 use preflight_proto::api::{Cell, Evidence, Gate, State};
 
-use super::{DIM, count, glyph, heading, paragraph, sentence, style_of, styled, word};
+use super::{DIM, count, glyph, heading, host, paragraph, sentence, style_of, styled, word};
 
 /// At most this many cells are shown, and this many lines of one. JSON has all.
 const CELLS: usize = 12;
@@ -47,7 +47,8 @@ fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
     let mut sorted: Vec<&Evidence> = cell.evidence.iter().collect();
     sorted.sort_by_key(rank);
     for evidence in sorted.iter().take(LINES) {
-        out.push_str(&observation(&format!("      {}  ", word(&evidence.agent)), &evidence.observation, width));
+        let on = host(&evidence.identity).map_or_else(String::new, |host| format!(" on {host}"));
+        out.push_str(&observation(&format!("      {}{on}  ", word(&evidence.agent)), &evidence.observation, width));
     }
     if sorted.len() > LINES {
         let _ = writeln!(out, "      and {}: `-o json` shows all", count(sorted.len() - LINES, "more answer"));

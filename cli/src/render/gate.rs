@@ -36,6 +36,7 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
         format!("run {}", word(&gate.id)),
     ];
     parts.extend(took(gate));
+    parts.extend(valid(gate));
     // As many on the first line as fit; the verdict always does.
     let mut text = styled(style.bold(), decision);
     let mut at = decision.len();
@@ -63,6 +64,12 @@ fn took(gate: &Gate) -> Option<String> {
     Some(format!("{:.1} s", took.as_secs_f64()))
 }
 
+/// Until when it may be used, to the minute, by the controller's clock.
+fn valid(gate: &Gate) -> Option<String> {
+    let until = gate.regions.iter().filter_map(|r| r.valid_until.parse::<jiff::Timestamp>().ok()).min()?;
+    Some(format!("valid until {}", until.strftime("%H:%MZ")))
+}
+
 /// A region's part: fleets across, dependencies down.
 fn matrix(region: &Region, width: usize) -> String {
     let mut fleets: Vec<&str> = Vec::new();
@@ -86,7 +93,12 @@ fn matrix(region: &Region, width: usize) -> String {
         grid.row(std::iter::once(Span::plain(format!("  {}", word(dependency)))).chain(cells).collect());
     }
     let verdict = styled(style_of(region.verdict), &format!("{} {}", glyph(region.verdict), region.verdict.as_str()));
-    format!("\n{}  {verdict}\n{}", styled(BOLD, &word(&region.region)), grid.matrix(width))
+    let mut out = format!("\n{}  {verdict}\n{}", styled(BOLD, &word(&region.region)), grid.matrix(width));
+    for excluded in &region.excluded {
+        let lead = format!("  – {} does not use {}: ", word(&excluded.fleet), word(&excluded.dependency));
+        out.push_str(&paragraph(&lead, &sentence(&excluded.because), width));
+    }
+    out
 }
 
 /// A cell: its state as a sign and a colour, and its reason or how many agents it rests on.

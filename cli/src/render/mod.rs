@@ -105,6 +105,12 @@ fn heading(text: &str) -> String {
     format!("\n{}\n", styled(BOLD, text))
 }
 
+/// Which machine to look at: the host's name, or its address.
+fn host(identity: &preflight_core::identity::NetworkIdentity) -> Option<String> {
+    let first = |attribute: &str| identity.0.get(attribute).and_then(|values| values.first());
+    first("host").or_else(|| first("address")).map(|host| word(host))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,8 +34,10 @@ impl Failure {
     }
 
     pub(crate) fn unauthorized() -> Self {
-        let fix = "Send `Authorization: Bearer TOKEN` with a token of this controller that has not expired.";
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "a valid token is required", Some(fix.to_owned()))
+        let fix = "Look where the token came from (PREFLIGHT_TOKEN, or the context file) and whether it is this controller's; \
+                   `preflight token create` makes a new one.";
+        let message = "the token is missing, unknown, expired or revoked";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message, Some(fix.to_owned()))
     }
 
     pub(crate) fn forbidden(scope: &str) -> Self {

@@ -165,7 +165,7 @@ fn too_much_is_refused() {
     assert!(AgentReport::try_from(report(vec![ok_observation(); MAX_OBSERVATIONS])).is_ok());
     assert_eq!(
         AgentReport::try_from(report(vec![ok_observation(); MAX_OBSERVATIONS + 1])),
-        Err(ConvertError::TooMany { field: "report.observations", count: 65, max: 64 })
+        Err(ConvertError::TooMany { field: "report.observations", count: MAX_OBSERVATIONS + 1, max: MAX_OBSERVATIONS })
     );
     assert_eq!(
         refused(agent::Observation { attempts: vec![agent::Attempt::default(); 17], ..ok_observation() }),
