@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{Firewall, GATEWAY, Inner, NAME_SERVER, Process, add_address, lock, tool};
+use super::{Firewall, GATEWAY, Inner, NAME_SERVER, Process, add_address, lock, tool, wait_for};
 
 /// One host of a lab. Clones are the same host.
 #[derive(Debug, Clone)]
@@ -59,6 +60,12 @@ impl Host {
             let _ = writeln!(lines, "route add default via {gateway}");
         }
         tool("ip", &["-n", &netns, "-batch", "-"], &lines);
+        // The kernel takes a link into use some time after it is up, and drops what is sent until then.
+        for (side, interface) in [(&netns, "eth0"), (&lab.netns("fabric"), port.as_str())] {
+            wait_for(&format!("{name}'s link"), Duration::from_secs(20), || {
+                tool("ip", &["-n", side, "-oneline", "link", "show", interface], "").contains("state UP").then_some(())
+            });
+        }
 
         let shared = Shared { lab: lab.clone(), name: name.to_owned(), addresses: parsed, netns, dir };
         let host = Self { shared: Arc::new(shared) };
