@@ -307,26 +307,36 @@ impl Task {
     async fn finish(mut self) -> Result<RunResult, RunError> {
         let fleets: BTreeSet<FleetId> = self.run.spec().plan.cells.iter().map(|cell| cell.fleet.clone()).collect();
         let mut changes = self.dispatch.changes();
+        let mut rosters = BTreeMap::new();
+        // Answers alone change nobody's presence: the rosters are looked at again when agents come or go, and in time.
+        let mut look = true;
         loop {
-            changes.mark_unchanged();
             let now = Timestamp::now();
-            let rosters = self.dispatch.roster(&fleets, &self.run.spec().id, now);
+            if look {
+                changes.mark_unchanged();
+                rosters = self.dispatch.roster(&fleets, &self.run.spec().id, now);
+            }
             let step = self.run.step(&rosters, now);
             self.note_questions(&step.ask, &rosters).await?;
             if step.ended {
                 return self.close(&rosters).await;
             }
-            self.send_questions();
+            if look || !step.ask.is_empty() {
+                self.send_questions();
+            }
             if self.events.receiver_count() > 0 {
-                let _ = self.events.send(Event::Progress(self.progress(&rosters)));
+                let _ = self.events.send(Event::Progress(self.progress()));
             }
             let wake = step.wake.map_or(Duration::ZERO, |wake| until(now, wake));
             let mut inputs = Vec::new();
-            tokio::select! {
-                _ = self.inputs.recv_many(&mut inputs, 1_024) => self.take_in(inputs).await,
-                _ = changes.changed() => {}
-                () = tokio::time::sleep(wake) => {}
-            }
+            look = tokio::select! {
+                _ = self.inputs.recv_many(&mut inputs, 1_024) => {
+                    self.take_in(inputs).await;
+                    false
+                }
+                _ = changes.changed() => true,
+                () = tokio::time::sleep(wake) => true,
+            };
         }
     }
 
@@ -426,22 +436,17 @@ impl Task {
         }
     }
 
-    fn progress(&self, rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>) -> Progress {
-        let count = self.run.spec().plan.cells.len();
-        let folded = (0..count).map(|index| self.run.fold(index, rosters));
-        let mut progress = Progress { id: self.run.spec().id.clone(), cells: as_u32(count), ..Progress::default() };
-        for folded in folded {
-            if folded.settled() {
-                progress.settled += 1;
-            }
-            if folded.state == preflight_core::matrix::State::Fail {
-                progress.failing += 1;
-            }
-        }
+    fn progress(&self) -> Progress {
         let waiting: BTreeSet<String> =
             self.run.waiting_agents().map(|(fleet, agent)| format!("{}/{agent}", fleet.region)).collect();
-        progress.waiting_for = waiting.into_iter().take(10).collect();
-        progress
+        let progress = self.run.progress();
+        Progress {
+            id: self.run.spec().id.clone(),
+            settled: as_u32(progress.settled),
+            cells: as_u32(self.run.spec().plan.cells.len()),
+            failing: as_u32(progress.failing),
+            waiting_for: waiting.into_iter().take(10).collect(),
+        }
     }
 
     async fn close(

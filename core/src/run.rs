@@ -1,6 +1,6 @@
 //! One execution of a plan: who was asked, who answered, whom to ask next and when it ends. Time in, actions out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -142,6 +142,9 @@ impl Question {
 struct CellRun {
     digest: CellDigest,
     questions: BTreeMap<String, Question>,
+    /// As of the last step.
+    settled: bool,
+    failing: bool,
 }
 
 /// What one agent contributed to a cell.
@@ -164,15 +167,39 @@ pub struct Witness<'a> {
 pub struct Run {
     spec: RunSpec,
     cells: Vec<CellRun>,
+    by_digest: HashMap<CellDigest, usize>,
     ended: bool,
+    /// Cells of which something is new since the last step: the others stand as they did.
+    news: BTreeSet<usize>,
+    /// What the last step went by.
+    rosters: BTreeMap<FleetId, Vec<Candidate>>,
+    /// When the next question's time is up.
+    wake: Option<Timestamp>,
+}
+
+/// How far a run is, as of its last step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Cells whose state is settled.
+    pub settled: usize,
+    /// Cells that fail so far.
+    pub failing: usize,
 }
 
 impl Run {
     /// A run of which nobody has been asked yet.
     pub fn new(spec: RunSpec) -> Self {
-        let cells =
-            spec.plan.cells.iter().map(|cell| CellRun { digest: cell.digest(), questions: BTreeMap::new() }).collect();
-        Self { spec, cells, ended: false }
+        let new = |digest| CellRun { digest, questions: BTreeMap::new(), settled: false, failing: false };
+        let cells: Vec<CellRun> = spec.plan.cells.iter().map(|cell| new(cell.digest())).collect();
+        Self {
+            by_digest: cells.iter().enumerate().map(|(index, cell)| (cell.digest.clone(), index)).collect(),
+            news: (0..cells.len()).collect(),
+            cells,
+            spec,
+            ended: false,
+            rosters: BTreeMap::new(),
+            wake: None,
+        }
     }
 
     /// What it is.
@@ -192,7 +219,7 @@ impl Run {
 
     /// Notes that an agent was asked, as the store recalls it after a restart; its time starts anew.
     pub fn recall_asked(&mut self, digest: &CellDigest, agent: &str, key: IdentityKey, now: Timestamp) {
-        if let Some(index) = self.cells.iter().position(|c| c.digest == *digest) {
+        if let Some(index) = self.by_digest.get(digest).copied() {
             self.put_question(index, agent, key, now);
         }
     }
@@ -208,7 +235,7 @@ impl Run {
         if label.run != self.spec.id {
             return Err(Refused::OtherRun);
         }
-        let index = self.cells.iter().position(|c| c.digest == label.cell).ok_or(Refused::UnknownCell)?;
+        let index = self.by_digest.get(&label.cell).copied().ok_or(Refused::UnknownCell)?;
         let (Some(cell), Some(run)) = (self.spec.plan.cells.get(index), self.cells.get(index)) else {
             return Err(Refused::UnknownCell);
         };
@@ -247,6 +274,7 @@ impl Run {
         };
         let question = run.questions.get_mut(&from.agent).ok_or(Refused::NotAsked)?;
         let (outcome, mismatch) = matrix::judge(cell, &testimony.identity, &testimony.report);
+        self.news.insert(index);
         question.key = testimony.identity.key();
         question.state = QuestionState::Answered { testimony: Box::new(testimony), outcome, mismatch };
         Ok(())
@@ -262,6 +290,7 @@ impl Run {
                 question.state = QuestionState::Silent;
             }
         }
+        self.news = (0..self.cells.len()).collect();
     }
 
     /// The cells for which `agent` is still waited for: what it is to be sent when it comes back.
@@ -286,30 +315,41 @@ impl Run {
             return Step { ask, wake: None, ended: true };
         }
         let over = now >= self.spec.deadline;
-        let mut settled = true;
-        let mut failing = false;
-        for index in 0..self.cells.len() {
+        if self.rosters != *rosters || self.wake.is_some_and(|wake| now >= wake) {
+            self.rosters.clone_from(rosters);
+            self.news = (0..self.cells.len()).collect();
+        }
+        for index in std::mem::take(&mut self.news) {
             self.expire(index, rosters, now);
             let folded = self.fold(index, rosters);
-            settled &= folded.settled();
-            failing |= folded.state == State::Fail && (folded.counts.short > 1 || folded.settled());
-            if over {
-                continue;
+            if let Some(cell) = self.cells.get_mut(index) {
+                cell.settled = folded.settled();
+                cell.failing = folded.state == State::Fail && (folded.counts.short > 1 || cell.settled);
             }
-            for agent in folded.ask {
+            for agent in if over { Vec::new() } else { folded.ask } {
                 let key = self.roster(index, rosters).iter().find(|c| c.agent == agent).map(|c| c.key.clone());
                 self.put_question(index, &agent, key.unwrap_or_default(), now);
                 ask.entry(agent).or_default().push(index);
             }
         }
+        let settled = self.cells.iter().all(|cell| cell.settled);
+        let failing = self.cells.iter().any(|cell| cell.failing);
         if over || settled || (self.spec.fail_fast && failing) {
             self.end(over);
             return Step { ask: BTreeMap::new(), wake: None, ended: true };
         }
         let questions = self.cells.iter().flat_map(|c| c.questions.values());
         let waiting = questions.filter(|q| q.state == QuestionState::Waiting).map(|q| q.deadline);
-        let wake = waiting.chain([self.spec.deadline]).min();
-        Step { ask, wake, ended: false }
+        self.wake = waiting.chain([self.spec.deadline]).min();
+        Step { ask, wake: self.wake, ended: false }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            settled: self.cells.iter().filter(|cell| cell.settled).count(),
+            failing: self.cells.iter().filter(|cell| cell.failing).count(),
+        }
     }
 
     /// Who has no time left, is lost or gone, counts as silent.
