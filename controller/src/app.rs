@@ -1,6 +1,6 @@
 //! What the controller's parts share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use preflight_core::text::escape;
@@ -11,12 +11,46 @@ use crate::roster::Roster;
 use crate::runs::Runs;
 use crate::store::{Store, StoreError};
 
+/// Who was not recognised, in the audit log.
+const STRANGER: &str = "-";
+
+/// Anybody can be refused, as often as they like. Each second has room for some entries; the others are counted.
+#[derive(Debug, Default)]
+pub(crate) struct Strangers(Mutex<Tally>);
+
+#[derive(Debug, Default)]
+struct Tally {
+    second: i64,
+    told: u32,
+    unsaid: u64,
+}
+
+impl Strangers {
+    const PER_SECOND: u32 = 10;
+
+    /// Whether an entry has room now, with how many had none since the last one.
+    fn admit(&self, now: Timestamp) -> Option<u64> {
+        let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tally.second != now.as_second() {
+            (tally.second, tally.told) = (now.as_second(), 0);
+        }
+        if tally.told >= Self::PER_SECOND {
+            tally.unsaid += 1;
+            return None;
+        }
+        tally.told += 1;
+        Some(std::mem::take(&mut tally.unsaid))
+    }
+}
+
 /// The controller's parts.
 pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) authority: Authority,
     pub(crate) roster: Arc<Roster>,
     pub(crate) runs: Arc<Runs>,
+    /// Keeps strangers from filling the audit log.
+    pub(crate) strangers: Strangers,
     /// The ports that this controller listens on, which no agent probes on its addresses.
     pub(crate) ports: Vec<u16>,
 }
@@ -25,13 +59,21 @@ impl App {
     /// Adds to the audit log. What cannot be logged there is logged as an error: the call itself goes on.
     pub(crate) async fn audit(&self, principal: &str, action: &str, outcome: &str, source: &str, detail: &str) {
         let now = Timestamp::now();
+        let mut detail = detail.to_owned();
+        if principal == STRANGER {
+            match self.strangers.admit(now) {
+                Some(0) => {}
+                Some(unsaid) => detail = format!("{detail} (and {unsaid} more refusals before it)"),
+                None => return,
+            }
+        }
         let entry = AuditEntry {
             at: now.to_string(),
             principal: escape(principal),
             action: escape(action),
             outcome: escape(outcome),
             source: source.to_owned(),
-            detail: escape(detail),
+            detail: escape(&detail),
         };
         if let Err(error) = self.store.audit(&entry, now).await {
             tracing::error!(%error, ?entry, "failed to write to the audit log");
@@ -57,5 +99,20 @@ impl App {
         let known = self.store.forget_agent(agent, Timestamp::now()).await?;
         self.roster.remove(agent);
         Ok(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_counted_and_not_written() {
+        let strangers = Strangers::default();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let told = (0..1_000).filter(|_| strangers.admit(at(1)).is_some()).count();
+        assert_eq!(told, 10);
+        assert_eq!(strangers.admit(at(2)), Some(990));
+        assert_eq!(strangers.admit(at(2)), Some(0));
     }
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::app::App;
+use crate::app::{App, Strangers};
 use crate::authority::{self, Authority, CONTROLLER_RENEWAL, ServerCertificate};
 use crate::listen::{self, Protocol};
 use crate::roster::Roster;
@@ -95,7 +95,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let api_listener = bind(api_address, "--api-listen").await?;
     let agent_listener = bind(agent_address, "--agent-listen").await?;
     let ports = vec![api_listener.local_addr()?.port(), agent_listener.local_addr()?.port()];
-    let app = Arc::new(App { store, authority, roster, runs, ports });
+    let app = Arc::new(App { store, authority, roster, runs, strangers: Strangers::default(), ports });
     let url = url(&options.advertise, api_listener.local_addr()?);
     let client = write_client_file(&app, &dir, &url).await?;
     let resumed = app.runs.resume(None, now).await?.len();

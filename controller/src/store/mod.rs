@@ -21,7 +21,7 @@ pub(crate) use tokens::JoinRefused;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Runs, their evidence and verdicts are kept this long.
 const KEEP_RUNS: Duration = Duration::from_hours(30 * 24);
-/// Entries of the audit log kept.
+/// Entries of the audit log kept, of known principals and of strangers each.
 const KEEP_AUDIT: i64 = 100_000;
 
 /// Why the store did not do what it was asked. Nothing of a failed call is on disk.
@@ -120,11 +120,15 @@ impl Store {
             .execute(&self.write)
             .await
             .map_err(|e| self.failed(e))?;
-        sqlx::query("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?")
-            .bind(KEEP_AUDIT)
-            .execute(&self.write)
-            .await
-            .map_err(|e| self.failed(e))?;
+        // Refusals of strangers have a share of their own, so that they push out nothing else.
+        for sql in [
+            "DELETE FROM audit WHERE principal = '-' AND id NOT IN \
+             (SELECT id FROM audit WHERE principal = '-' ORDER BY id DESC LIMIT ?)",
+            "DELETE FROM audit WHERE principal <> '-' AND id NOT IN \
+             (SELECT id FROM audit WHERE principal <> '-' ORDER BY id DESC LIMIT ?)",
+        ] {
+            sqlx::query(sql).bind(KEEP_AUDIT).execute(&self.write).await.map_err(|e| self.failed(e))?;
+        }
         // Agents whose last certificate ended as long ago. Their certificates go first: they refer to the agent.
         for sql in [
             "DELETE FROM certificate WHERE agent IN \
