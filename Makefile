@@ -1,13 +1,13 @@
 # What a person runs and what CI runs are the same commands.
 
-PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base libfaketime util-linux procps ca-certificates gcc libc6-dev
+PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base libfaketime util-linux procps ca-certificates gcc g++ libc6-dev
 IN_LAB := scripts/in-lab
 # Tests mostly wait for networks and clocks, so more of them than there are cores run side by side.
 THREADS ?= 6
 CARGO ?= cargo
 TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-.PHONY: help setup build test scenario demo lint bench openapi
+.PHONY: help setup build test scenario demo lint bench openapi fuzz
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,15 @@ lint: setup ## Check format, lints, licences, bans and sources
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
 	$(CARGO) deny check bans licenses sources
+
+# Without a sanitizer the stable toolchain is enough: there is no unsafe code for one to look at.
+FUZZ_SECONDS ?= 60
+fuzz: setup ## Fuzz what reads foreign bytes, each target for FUZZ_SECONDS
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
+	@for target in manifest inventory target escape report; do \
+		mkdir -p fuzz/found/$$target && \
+		$(CARGO) fuzz run --sanitizer none $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048 || exit 1; \
+	done
 
 openapi: setup ## Write the HTTP API's description from the code
 	$(CARGO) run -p preflight-controller -- openapi > controller/openapi.json
