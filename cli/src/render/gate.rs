@@ -36,7 +36,7 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
         format!("run {}", word(&gate.id)),
     ];
     parts.extend(took(gate));
-    parts.extend(valid(gate));
+    parts.extend(valid(gate).filter(|_| gate.decision == Decision::Proceed));
     // As many on the first line as fit; the verdict always does.
     let mut text = styled(style.bold(), decision);
     let mut at = decision.len();
