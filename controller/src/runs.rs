@@ -402,7 +402,7 @@ impl Task {
                     Err(Refused::Late) => {
                         let cell = label.cell.clone();
                         stored.push(NewTestimony { cell, from, at, late: true, testimony: *testimony });
-                        counted.push((label, None, Refused::Late, done));
+                        counted.push((label, None, done));
                     }
                     Err(refused) => {
                         let _ = done.send(Ok(Some(refused)));
@@ -411,16 +411,16 @@ impl Task {
                         let cell = label.cell.clone();
                         let new = NewTestimony { cell, from, at, late: false, testimony: *testimony };
                         stored.push(new.clone());
-                        counted.push((label, Some(new), Refused::Late, done));
+                        counted.push((label, Some(new), done));
                     }
                 },
             }
         }
         let written = self.store.put_testimonies(&self.run.spec().id, &stored).await.map_err(Arc::new);
-        for (label, new, late, done) in counted {
+        for (label, new, done) in counted {
             let admission = match (&written, new) {
                 (Err(error), _) => Err(error.clone()),
-                (Ok(()), None) => Ok(Some(late)),
+                (Ok(()), None) => Ok(Some(Refused::Late)),
                 (Ok(()), Some(new)) => {
                     let index = self.run.admit(&label, &new.from);
                     let recorded = self.run.record(&label, &new.from, new.testimony, new.at);

@@ -107,7 +107,7 @@ impl Store {
         }
     }
 
-    /// Whether the store can be written at all.
+    /// Whether the store can be read.
     pub(crate) async fn ready(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.read).await.map(|_| ()).map_err(|e| self.failed(e))
     }
