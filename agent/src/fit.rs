@@ -68,6 +68,7 @@ pub fn void(reason: preflight_core::reason::Void, detail: &str) -> Report {
     Report {
         observations: vec![Observation {
             address: None,
+            member: None,
             outcome: Outcome::Void(reason),
             proof: None,
             phases: Phases::default(),
@@ -79,6 +80,7 @@ pub fn void(reason: preflight_core::reason::Void, detail: &str) -> Report {
         resolved: 0,
         routes: Routes { ipv4: false, ipv6: false },
         control: Control::Unanswered,
+        members: 0,
     }
 }
 
@@ -118,6 +120,7 @@ mod tests {
         };
         let observation = Observation {
             address: Some("10.0.0.1:443".parse().unwrap()),
+            member: None,
             outcome: Outcome::Ok,
             proof: Some(Proof::Encrypted),
             detail: Some(text()),

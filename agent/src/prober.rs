@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use preflight_core::observation::Report;
-use preflight_core::target::ProbeSpec;
+use preflight_core::spec::ProbeSpec;
 use preflight_probe::{Engine, EngineError, EngineOptions, Guard};
 
 use crate::limits::Limits;
@@ -44,6 +45,10 @@ impl HostGuard {
 impl Guard for HostGuard {
     fn allows(&self, address: SocketAddr) -> bool {
         self.policy.allows(address, &self.controller.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn may_use(&self, _file: &Path, _address: SocketAddr) -> bool {
+        false
     }
 }
 

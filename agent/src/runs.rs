@@ -8,7 +8,7 @@ use preflight_core::identity::NetworkIdentity;
 use preflight_core::observation::{Outcome, Report};
 use preflight_core::plan::CellDigest;
 use preflight_core::reason::Void;
-use preflight_core::target::ProbeSpec;
+use preflight_core::spec::ProbeSpec;
 use preflight_core::text;
 use preflight_proto::agent;
 use preflight_proto::convert::{AgentReport, MAX_TEXT_BYTES};

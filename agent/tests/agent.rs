@@ -21,7 +21,7 @@ use preflight_agent::prober::{HostGuard, Prober};
 use preflight_agent::runs::Runs;
 use preflight_agent::state::{StateDir, StateError};
 use preflight_core::observation::{Control, Observation, Outcome, Phases, Proof, Report, Routes};
-use preflight_core::target::ProbeSpec;
+use preflight_core::spec::ProbeSpec;
 use preflight_proto::agent::{Acknowledge, Ask, Cancel, Probe, from_agent, to_agent};
 use preflight_proto::convert::AgentReport;
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
@@ -53,6 +53,7 @@ impl Prober for Counting {
         std::mem::forget(unfinished);
         let observation = Observation {
             address: Some(([10, 0, 0, 1], spec.target.port).into()),
+            member: None,
             outcome: Outcome::Ok,
             proof: Some(Proof::Connected),
             phases: Phases { connect_ms: Some(f64::from(u32::try_from(nth).unwrap())), ..Phases::default() },
@@ -66,6 +67,7 @@ impl Prober for Counting {
             resolved: 1,
             routes: Routes { ipv4: true, ipv6: false },
             control: Control::Unanswered,
+            members: 0,
         }
     }
 }

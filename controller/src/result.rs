@@ -111,6 +111,7 @@ fn slowest(judged: &JudgedCell<'_>) -> Phases {
     Phases {
         resolve_ms: most(|p| p.resolve_ms),
         connect_ms: most(|p| p.connect_ms),
+        proxy_ms: most(|p| p.proxy_ms),
         tls_ms: most(|p| p.tls_ms),
         protocol_ms: most(|p| p.protocol_ms),
     }
@@ -169,6 +170,7 @@ fn evidence(witness: &Witness<'_>) -> Vec<api::Evidence> {
     };
     vec![entry(Observation {
         address: None,
+        member: None,
         outcome: Outcome::Void(Void::WrongVantage),
         proof: None,
         phases: Phases::default(),

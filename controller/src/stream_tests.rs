@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use preflight_core::plan::{Cell, FleetId, Plan};
 use preflight_core::run::{AgentId, RunSpec};
-use preflight_core::target::ProbeSpec;
+use preflight_core::spec::ProbeSpec;
 use preflight_proto::agent::controller_client::ControllerClient;
 use preflight_proto::agent::{
     EnrolRequest, FromAgent, Hello, NetworkIdentity, Observation, Report, ToAgent, from_agent, to_agent,
@@ -166,6 +166,7 @@ async fn next(hear: &mut Streaming<ToAgent>) -> to_agent::Message {
 fn ok(run: &str, cell: &str, detail: String) -> FromAgent {
     let observation = Observation {
         address: "10.0.0.1:6379".into(),
+        member: None,
         outcome: "ok".into(),
         proof: "connected".into(),
         detail: Some(detail),

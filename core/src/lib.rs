@@ -17,6 +17,7 @@ pub mod observation;
 pub mod plan;
 pub mod reason;
 pub mod run;
+pub mod spec;
 pub mod target;
 pub mod text;
 pub mod verdict;

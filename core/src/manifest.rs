@@ -5,7 +5,8 @@ use crate::inventory::Region;
 use crate::name::Name;
 use crate::observation::Proof;
 use crate::plan::sha256;
-use crate::target::{Addresses, Families, Host, Millis, ProbeSpec, Target, TlsOptions};
+use crate::spec::{Addresses, Families, Millis, ProbeSpec, TlsOptions};
+use crate::target::{Host, Target};
 
 mod check;
 mod diff;
@@ -50,8 +51,10 @@ pub struct Dependency {
     pub families: Families,
     /// How many addresses must work.
     pub addresses: Addresses,
-    /// TLS options; empty unless every target's scheme speaks TLS.
+    /// TLS options; empty unless every target's scheme speaks TLS or can be upgraded to it.
     pub tls: TlsOptions,
+    /// Whether `tls` is written at all: for a protocol with an upgrade of its own, that asks for it.
+    tls_given: bool,
     /// How the code uses it.
     pub usage: Usage,
     targets: Targets,
@@ -199,8 +202,8 @@ impl Dependency {
             require: self.require.unwrap_or(target.scheme.default_proof()),
             families: self.families,
             addresses: self.addresses,
-            tls: self.tls.clone(),
-            target,
+            tls: TlsOptions { upgrade: self.tls_given && target.scheme.can_upgrade(), ..self.tls.clone() },
+            ..ProbeSpec::new(target)
         }
     }
 }

@@ -1,13 +1,13 @@
 //! What one agent saw of a target: an observation for each address, and how they add up to one answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::reason::{Short, Void};
-use crate::target::{Addresses, Families, ProbeSpec};
+use crate::spec::{Addresses, Expect, Families, ProbeSpec};
 
 /// How far a probe got. Ordered: each includes the ones before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -95,10 +95,20 @@ pub struct Phases {
     pub resolve_ms: Option<f64>,
     /// First connect attempt sent, to connected.
     pub connect_ms: Option<f64>,
+    /// The proxy's answer to `CONNECT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_ms: Option<f64>,
     /// The TLS handshake.
     pub tls_ms: Option<f64>,
     /// The protocol's opening exchange.
     pub protocol_ms: Option<f64>,
+}
+
+impl Phases {
+    /// What the phases after the name's took in all.
+    pub fn beyond_resolve_ms(&self) -> f64 {
+        [self.connect_ms, self.proxy_ms, self.tls_ms, self.protocol_ms].into_iter().flatten().sum()
+    }
 }
 
 /// One connect attempt, from a source port of its own.
@@ -145,11 +155,46 @@ impl TlsSeen {
     pub const MAX_CHAIN: usize = 8;
 }
 
+/// What a member is to its cluster, or to the Sentinels that watch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes writes.
+    Primary,
+    /// Follows a primary.
+    Replica,
+    /// Watches primaries.
+    Sentinel,
+}
+
+impl Role {
+    /// `primary`, `replica` or `sentinel`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Sentinel => "sentinel",
+        }
+    }
+}
+
+/// A member that a seed told of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Member {
+    /// What it is.
+    pub role: Role,
+    /// `host:port` as it was told.
+    pub endpoint: String,
+}
+
 /// What one agent saw of one address of one target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
-    /// The address that was dialled; none where the name gave none.
+    /// The address that was dialled; none where the name gave none. Through a proxy, the proxy's.
     pub address: Option<SocketAddr>,
+    /// The member that this is of; none for the target itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<Member>,
     /// What it came to.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -169,6 +214,23 @@ pub struct Observation {
     /// The connect attempts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
+}
+
+impl Observation {
+    /// An observation that ended so before anything was learnt.
+    pub fn new(address: Option<SocketAddr>, outcome: Outcome) -> Self {
+        Self {
+            address,
+            member: None,
+            outcome,
+            proof: None,
+            phases: Phases::default(),
+            note: None,
+            detail: None,
+            tls: None,
+            attempts: Vec::new(),
+        }
+    }
 }
 
 /// What the try of an address that nobody answers showed ([RFC 5737](https://www.rfc-editor.org/rfc/rfc5737) 192.0.2.1, on the target's port).
@@ -203,16 +265,79 @@ pub struct Report {
     pub routes: Routes,
     /// What the control showed.
     pub control: Control,
+    /// How many members the target told of, before the cut at [`ProbeSpec::MAX_MEMBERS`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub members: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Report {
-    /// What the agent's observations of this target come to, by the target's `families` and `addresses`.
+    /// What the agent's observations of this target come to: of the target's addresses, by `families` and `addresses`, and of
+    /// all of its members; or, where the path must be blocked, whether something stops it.
     ///
     /// Void wins over nothing but what it stands beside: an address that fell short is a `short`, whatever else is void;
     /// without one, a void address that had to work makes the whole void.
     pub fn outcome(&self, spec: &ProbeSpec) -> Outcome {
+        let of_target: Vec<&Observation> = self.observations.iter().filter(|o| o.member.is_none()).collect();
+        if spec.expect == Expect::Blocked {
+            return self.blocked(&of_target);
+        }
+        let resolved = usize::try_from(self.resolved).unwrap_or(usize::MAX);
+        let target = self.works(spec, spec.addresses, &of_target, resolved);
+        if spec.topology.is_none() || matches!(target, Outcome::Short(_)) {
+            target
+        } else {
+            worst([target, self.members(spec)])
+        }
+    }
+
+    /// What the members come to: each of them has to work.
+    fn members(&self, spec: &ProbeSpec) -> Outcome {
+        let mut by_member: BTreeMap<&Member, Vec<&Observation>> = BTreeMap::new();
+        for observation in &self.observations {
+            if let Some(member) = &observation.member {
+                by_member.entry(member).or_default().push(observation);
+            }
+        }
+        if by_member.is_empty() {
+            return Outcome::Void(Void::MembersUnknown);
+        }
+        let told = usize::try_from(self.members).unwrap_or(usize::MAX).min(ProbeSpec::MAX_MEMBERS);
+        let unseen = (by_member.len() < told).then_some(Outcome::Void(Void::Cancelled));
+        let seen = by_member.values().map(|of| self.works(spec, Addresses::All, of, 0));
+        worst(seen.chain(unseen))
+    }
+
+    /// Whether every address is stopped the way a firewall stops a path: silence, a rule's answer, or a reset, which a rule
+    /// sends as well as a host on which nothing listens. That the target is there at all, others have to show.
+    fn blocked(&self, of_target: &[&Observation]) -> Outcome {
+        if self.control == Control::Connected {
+            return Outcome::Void(Void::Intercepted);
+        }
+        if of_target.iter().any(|o| o.proof >= Some(Proof::Connected)) {
+            return Outcome::Short(Short::Reachable);
+        }
+        let stopped = |o: &&&Observation| {
+            let stops = [Short::ConnectTimeout, Short::ConnectProhibited, Short::ConnectRefused];
+            o.address.is_some() && stops.iter().any(|stop| o.outcome == Outcome::Short(*stop))
+        };
+        let void = of_target.iter().map(|o| o.outcome).find(|o| matches!(o, Outcome::Void(_)));
+        let resolved = usize::try_from(self.resolved).unwrap_or(usize::MAX);
+        match void {
+            Some(void) => void,
+            None if is_incomplete(of_target, resolved) => Outcome::Void(Void::Cancelled),
+            None if !of_target.is_empty() && of_target.iter().all(|o| stopped(&o)) => Outcome::Ok,
+            None => Outcome::Void(Void::BlockedUnproven),
+        }
+    }
+
+    /// What observations of one host come to, by families and addresses. `resolved` is how many addresses there had to be.
+    fn works(&self, spec: &ProbeSpec, addresses: Addresses, of_host: &[&Observation], resolved: usize) -> Outcome {
         // A v4-mapped address is dialled over IPv4 and proves nothing of IPv6.
-        let judged = self.observations.iter().map(|o| (o.address.map(|a| a.ip().to_canonical()), self.judge(spec, o)));
+        let judged = of_host.iter().map(|o| (o.address.map(|a| a.ip().to_canonical()), self.judge(spec, o)));
         let (addressed, lookups): (Vec<_>, Vec<_>) = judged.partition(|(ip, _)| ip.is_some());
         let addressed: Vec<(IpAddr, Outcome)> = addressed.into_iter().filter_map(|(ip, o)| Some((ip?, o))).collect();
         // A lookup that failed for one family only stands beside the other's addresses, without one of its own.
@@ -224,7 +349,7 @@ impl Report {
         let family = |v6: bool| -> Outcome {
             // By family: an IPv6 address inside one's own network is often a public one, and must not soften what is
             // asked of the private IPv4 addresses beside it.
-            let all = match spec.addresses {
+            let all = match addresses {
                 Addresses::All => true,
                 Addresses::Any => false,
                 Addresses::Auto => of(v6).all(|(ip, _)| is_private(*ip)),
@@ -234,18 +359,20 @@ impl Report {
                 failed_lookup.unwrap_or(Outcome::Short(Short::DnsNoAddress))
             } else if all {
                 // An address that nobody tells of was not shown to work.
-                worst(outcomes.chain(self.is_incomplete().then_some(Outcome::Void(Void::Cancelled))))
+                worst(outcomes.chain(is_incomplete(of_host, resolved).then_some(Outcome::Void(Void::Cancelled))))
             } else {
                 best_or_worst(outcomes)
             }
         };
-        match spec.families {
+        // A member is what its seed tells of: it has the families that it has.
+        let families = if of_host.iter().any(|o| o.member.is_some()) { Families::Any } else { spec.families };
+        match families {
             Families::Ipv4 => family(false),
             Families::Ipv6 => family(true),
             Families::Both => worst([family(false), family(true)]),
             Families::Any => {
-                let with_route = [false, true].into_iter().filter(|v6| of(*v6).next().is_some() && self.has_route(*v6));
-                let outcomes: Vec<Outcome> = with_route.map(family).collect();
+                let routed = |v6: bool| of(v6).next().is_some() && self.has_route(v6);
+                let outcomes: Vec<Outcome> = [false, true].into_iter().filter(|v6| routed(*v6)).map(family).collect();
                 if outcomes.is_empty() {
                     // No family can be used: how its addresses fell short says why, or that there is no route.
                     let why = worst(addressed.iter().map(|(_, outcome)| *outcome).chain(failed_lookup));
@@ -257,7 +384,7 @@ impl Report {
     }
 
     /// One observation against what is required: a connect proves nothing where everything connects, and a probe that
-    /// calls itself ok without the proof is not believed.
+    /// calls itself ok without the proof, or in time without having been so, is not believed.
     fn judge(&self, spec: &ProbeSpec, observation: &Observation) -> Outcome {
         match observation.outcome {
             Outcome::Ok if observation.address.is_none() => Outcome::Void(Void::Cancelled),
@@ -265,15 +392,9 @@ impl Report {
             Outcome::Ok if self.control == Control::Connected && observation.proof <= Some(Proof::Connected) => {
                 Outcome::Void(Void::Intercepted)
             }
+            Outcome::Ok if spec.is_too_slow(&observation.phases) => Outcome::Short(Short::TooSlow),
             outcome @ (Outcome::Ok | Outcome::Short(_) | Outcome::Void(_)) => outcome,
         }
-    }
-
-    /// Whether there are fewer observations than addresses that had to be probed.
-    fn is_incomplete(&self) -> bool {
-        let seen: BTreeSet<IpAddr> = self.observations.iter().filter_map(|o| o.address).map(|a| a.ip()).collect();
-        let resolved = usize::try_from(self.resolved).unwrap_or(usize::MAX);
-        seen.len() < resolved.min(ProbeSpec::MAX_ADDRESSES)
     }
 
     /// Whether the host has a route for the family: as it says, or as a connection shows.
@@ -285,7 +406,7 @@ impl Report {
 
     /// How many addresses were probed of how many that the name has, where not all were.
     pub fn cut(&self) -> Option<(u32, u32)> {
-        let probed = self.observations.iter().filter(|o| o.address.is_some()).count();
+        let probed = self.observations.iter().filter(|o| o.address.is_some() && o.member.is_none()).count();
         let probed = u32::try_from(probed).unwrap_or(u32::MAX);
         (probed < self.resolved).then_some((probed, self.resolved))
     }
@@ -294,6 +415,12 @@ impl Report {
     pub fn short_addresses(&self) -> impl Iterator<Item = &Observation> {
         self.observations.iter().filter(|o| matches!(o.outcome, Outcome::Short(_)))
     }
+}
+
+/// Whether there are fewer observations than addresses that had to be probed.
+fn is_incomplete(of_host: &[&Observation], resolved: usize) -> bool {
+    let seen: BTreeSet<IpAddr> = of_host.iter().filter_map(|o| o.address).map(|a| a.ip()).collect();
+    seen.len() < resolved.min(ProbeSpec::MAX_ADDRESSES)
 }
 
 /// The worst of some outcomes: a short before a void before ok; the first in the order of reasons.

@@ -42,13 +42,19 @@ fn observation(address: &str, outcome: Outcome) -> Observation {
         Outcome::Short(_) | Outcome::Void(_) => address.map(|_| Proof::Resolved),
     };
     let (phases, attempts) = (Phases::default(), Vec::new());
-    Observation { address, outcome, proof, phases, note: None, detail: None, tls: None, attempts }
+    Observation { address, member: None, outcome, proof, phases, note: None, detail: None, tls: None, attempts }
 }
 
 fn report(routes: Routes, seen: &[(&str, Outcome)]) -> Report {
     let observations: Vec<Observation> = seen.iter().map(|(address, outcome)| observation(address, *outcome)).collect();
     let resolved = observations.iter().filter(|o| o.address.is_some()).count();
-    Report { observations, resolved: u32::try_from(resolved).unwrap(), routes, control: Control::Unanswered }
+    Report {
+        observations,
+        resolved: u32::try_from(resolved).unwrap(),
+        routes,
+        control: Control::Unanswered,
+        members: 0,
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::identity::NetworkIdentity;
-use crate::target::ProbeSpec;
+use crate::spec::ProbeSpec;
 
 mod build;
 

@@ -90,6 +90,8 @@ reasons! {
             "Check the clocks of this host and of the issuer.";
         TlsNameMismatch = "tls_name_mismatch", "the certificate is for other names",
             "Set `tls: {server_name: …}` to a name the certificate carries, or have it issued for this name.";
+        TlsFingerprintMismatch = "tls_fingerprint_mismatch", "the certificate is not the one that is pinned",
+            "Compare the fingerprint in the evidence with the certificate that was meant; if it was renewed, change `tls: {fingerprint: …}`.";
         ProtocolTimeout = "protocol_timeout", "connected, but the service did not answer in time",
             "Check the service's load, and that the port belongs to it: a listener that accepts and stays silent is often something else.";
         ProtocolClosed = "protocol_closed", "the peer closed or reset the connection before it answered",
@@ -106,6 +108,8 @@ reasons! {
             "Check the path from this fleet to the proxy.";
         ProxyRefused = "proxy_refused", "the proxy refused to connect to the target",
             "Allow the target in the proxy's rules.";
+        ProxyTargetFailed = "proxy_target_failed", "the proxy answered, and could not reach the target itself",
+            "Check the path from the proxy to the target; the evidence shows the proxy's words.";
         Reachable = "reachable", "the target answers, and the manifest says that it must not",
             "Close the path, or change `expect` in the manifest.";
     }
@@ -124,6 +128,10 @@ reasons! {
             "Use a scheme that proves the protocol (redis:, tls:) instead of tcp:, or exempt the agent from the mesh.";
         ControlFailed = "control_failed", "targets that are known to be good failed too: the agent's own network is broken",
             "Repair that host's network.";
+        MembersUnknown = "members_unknown", "the seed did not tell its members, so they were not probed",
+            "Mostly it wants a login first, and probes carry none: declare the members as dependencies of their own, or let the default user run CLUSTER SLOTS or SENTINEL MASTERS, REPLICAS and SENTINELS.";
+        BlockedUnproven = "blocked_unproven", "it was not reached, but not in the way a firewall stops a path either",
+            "Look at the evidence: a name that does not resolve or a network without a route says nothing of a rule. Correct the target, then run the gate again.";
         Cancelled = "cancelled", "the run ended before this probe did",
             "Run again with a longer --wait.";
     }
@@ -138,6 +146,8 @@ reasons! {
             "Start more agents on this fleet, or lower its `min_agents` in the inventory.";
         Silent = "silent", "agents that were asked did not answer in time",
             "Look at those agents: `preflight agents` shows on which host each is and since when it is lost.";
+        NoContrast = "no_contrast", "the path looks blocked, but no other agent of the run reached the target: it may be down",
+            "Declare the same target as reachable for a fleet that uses it, so that the run shows that it is up.";
     }
 }
 

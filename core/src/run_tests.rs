@@ -9,7 +9,7 @@ use super::*;
 use crate::observation::{Control, Observation, Phases, Proof, Routes};
 use crate::plan::Cell;
 use crate::reason::Short;
-use crate::target::ProbeSpec;
+use crate::spec::ProbeSpec;
 
 fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(1_700_000_000_000 + ms).unwrap()
@@ -63,6 +63,7 @@ fn testimony(ok: bool) -> Testimony {
     let address: SocketAddr = "10.0.0.1:6379".parse().unwrap();
     let observation = Observation {
         address: Some(address),
+        member: None,
         outcome: if ok { Outcome::Ok } else { Outcome::Short(Short::ConnectTimeout) },
         proof: Some(if ok { Proof::Connected } else { Proof::Resolved }),
         phases: Phases::default(),
@@ -78,6 +79,7 @@ fn testimony(ok: bool) -> Testimony {
             resolved: 1,
             routes: Routes { ipv4: true, ipv6: false },
             control: Control::Unanswered,
+            members: 0,
         },
         clock_skew_ms: 0,
     }

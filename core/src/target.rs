@@ -1,9 +1,8 @@
-//! What is probed and how: the target's URL, and the options that go with it.
+//! What is probed: the target's URL.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +19,43 @@ pub enum Scheme {
     Redis,
     /// Redis `PING`, over TLS.
     Rediss,
+    /// An HTTP/1.1 `GET`, in the clear.
+    Http,
+    /// An HTTP/1.1 `GET`, over TLS.
+    Https,
+    /// The answer of PostgreSQL to a request for TLS.
+    Postgres,
+    /// The greeting of MySQL or `MariaDB`.
+    Mysql,
+    /// memcached `version`.
+    Memcached,
+    /// The start of an AMQP 0-9-1 connection, in the clear.
+    Amqp,
+    /// The start of an AMQP 0-9-1 connection, over TLS.
+    Amqps,
+    /// The standard gRPC health service, in the clear.
+    Grpc,
+    /// The standard gRPC health service, over TLS.
+    Grpcs,
 }
 
 impl Scheme {
     /// Every scheme, in the order in which they are shown.
-    pub const ALL: [Self; 4] = [Self::Tcp, Self::Tls, Self::Redis, Self::Rediss];
+    pub const ALL: [Self; 13] = [
+        Self::Tcp,
+        Self::Tls,
+        Self::Redis,
+        Self::Rediss,
+        Self::Http,
+        Self::Https,
+        Self::Postgres,
+        Self::Mysql,
+        Self::Memcached,
+        Self::Amqp,
+        Self::Amqps,
+        Self::Grpc,
+        Self::Grpcs,
+    ];
 
     /// The scheme as it is written in a URL.
     pub fn as_str(self) -> &'static str {
@@ -33,20 +64,58 @@ impl Scheme {
             Self::Tls => "tls",
             Self::Redis => "redis",
             Self::Rediss => "rediss",
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Postgres => "postgres",
+            Self::Mysql => "mysql",
+            Self::Memcached => "memcached",
+            Self::Amqp => "amqp",
+            Self::Amqps => "amqps",
+            Self::Grpc => "grpc",
+            Self::Grpcs => "grpcs",
         }
     }
 
-    /// The port that a URL without one means; none for bare `tcp` and `tls`.
+    /// The names of all schemes, for error messages: `tcp, tls, …`.
+    pub fn list() -> String {
+        Self::ALL.map(Self::as_str).join(", ")
+    }
+
+    /// The port that a URL without one means, as IANA assigns it; none for `tcp`, `tls`, `grpc` and `grpcs`.
     pub fn default_port(self) -> Option<u16> {
         match self {
-            Self::Tcp | Self::Tls => None,
+            Self::Tcp | Self::Tls | Self::Grpc | Self::Grpcs => None,
             Self::Redis | Self::Rediss => Some(6379),
+            Self::Http => Some(80),
+            Self::Https => Some(443),
+            Self::Postgres => Some(5432),
+            Self::Mysql => Some(3306),
+            Self::Memcached => Some(11211),
+            Self::Amqp => Some(5672),
+            Self::Amqps => Some(5671),
         }
     }
 
-    /// Whether the probe speaks TLS.
+    /// Whether a connection begins with TLS.
     pub fn is_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::Rediss)
+        matches!(self, Self::Tls | Self::Rediss | Self::Https | Self::Amqps | Self::Grpcs)
+    }
+
+    /// Whether the protocol has an upgrade to TLS of its own, which a probe asks for where TLS options are given.
+    pub fn can_upgrade(self) -> bool {
+        matches!(self, Self::Postgres | Self::Mysql)
+    }
+
+    /// The same protocol over TLS, where there is a scheme for it.
+    pub fn secured(self) -> Option<Self> {
+        match self {
+            Self::Tcp | Self::Tls => Some(Self::Tls),
+            Self::Redis | Self::Rediss => Some(Self::Rediss),
+            Self::Http | Self::Https => Some(Self::Https),
+            Self::Amqp | Self::Amqps => Some(Self::Amqps),
+            Self::Grpc | Self::Grpcs => Some(Self::Grpcs),
+            Self::Postgres | Self::Mysql | Self::Memcached => None,
+        }
     }
 
     /// The proof that is required where the manifest does not say.
@@ -54,17 +123,32 @@ impl Scheme {
         match self {
             Self::Tcp => Proof::Connected,
             Self::Tls => Proof::Encrypted,
-            Self::Redis | Self::Rediss => Proof::Protocol,
+            Self::Redis
+            | Self::Rediss
+            | Self::Http
+            | Self::Https
+            | Self::Postgres
+            | Self::Mysql
+            | Self::Memcached
+            | Self::Amqp
+            | Self::Amqps
+            | Self::Grpc
+            | Self::Grpcs => Proof::Protocol,
         }
     }
 
-    /// Whether this probe can get as far as `proof`.
-    pub fn can_prove(self, proof: Proof) -> bool {
+    /// Whether this probe can get as far as `proof`; `upgraded` if it asks for TLS by the protocol's own upgrade.
+    pub fn can_prove(self, proof: Proof, upgraded: bool) -> bool {
         match proof {
             Proof::Resolved | Proof::Connected => true,
-            Proof::Encrypted => self.is_tls(),
+            Proof::Encrypted => self.is_tls() || (upgraded && self.can_upgrade()),
             Proof::Protocol => self.default_proof() == Proof::Protocol,
         }
+    }
+
+    /// Whether what follows the port means something: a path for HTTP, the service's name for gRPC.
+    fn takes_path(self) -> bool {
+        matches!(self, Self::Http | Self::Https | Self::Grpc | Self::Grpcs)
     }
 }
 
@@ -93,7 +177,8 @@ impl fmt::Display for Host {
     }
 }
 
-/// A target: `scheme://host:port`. Its text form is the canonical one: lower case, the port always written.
+/// A target: `scheme://host:port`, for HTTP and gRPC with a path. Its text form is the canonical one: scheme and host in lower
+/// case, the port always written, no path that is a mere `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
     /// Which probe.
@@ -102,11 +187,18 @@ pub struct Target {
     pub host: Host,
     /// The TCP port, never 0.
     pub port: u16,
+    /// For HTTP the path and query, for gRPC `/` and the service whose health is asked for; empty where there is none.
+    pub path: String,
+}
+
+impl Target {
+    /// The longest path, in bytes.
+    pub const MAX_PATH: usize = 1024;
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
+        write!(f, "{}://{}:{}{}", self.scheme, self.host, self.port, self.path)
     }
 }
 
@@ -117,7 +209,7 @@ pub enum TargetError {
     #[error("it has no scheme; write it as scheme://host:port, for example redis://cache.internal:6379")]
     NoScheme,
     /// A scheme that no probe speaks.
-    #[error("no probe speaks '{0}'; use one of tcp, tls, redis, rediss")]
+    #[error("no probe speaks '{0}'; use one of {list}", list = Scheme::list())]
     UnknownScheme(String),
     /// A user name or password.
     #[error("it carries a user name or password; probes send no credentials, so leave out everything before '@'")]
@@ -125,6 +217,9 @@ pub enum TargetError {
     /// A path, query or fragment.
     #[error("'{0}' after the port means nothing to this probe; leave it out")]
     Trailing(String),
+    /// A path that cannot be sent, or a gRPC service that cannot be.
+    #[error("'{0}' cannot be asked for; {1}")]
+    BadPath(String, &'static str),
     /// No host.
     #[error("it has no host")]
     NoHost,
@@ -153,9 +248,7 @@ impl FromStr for Target {
         if authority.contains('@') {
             return Err(TargetError::Credentials);
         }
-        if !matches!(trailing, "" | "/") {
-            return Err(TargetError::Trailing(trailing.to_owned()));
-        }
+        let path = path(scheme, trailing)?;
         let (host, port) = split_port(authority)?;
         let port = match port {
             Some(port) => port
@@ -167,8 +260,34 @@ impl FromStr for Target {
                 .ok_or_else(|| TargetError::BadPort(port.to_owned()))?,
             None => scheme.default_port().ok_or(TargetError::NoPort(scheme))?,
         };
-        Ok(Self { scheme, host, port })
+        Ok(Self { scheme, host, port, path })
     }
+}
+
+/// What follows the port, as it will be asked for.
+fn path(scheme: Scheme, trailing: &str) -> Result<String, TargetError> {
+    let bad = |why| Err(TargetError::BadPath(trailing.to_owned(), why));
+    match trailing {
+        "" | "/" => return Ok(String::new()),
+        _ if !scheme.takes_path() => return Err(TargetError::Trailing(trailing.to_owned())),
+        _ => {}
+    }
+    if trailing.len() > Target::MAX_PATH {
+        return bad("it has more than 1024 bytes");
+    }
+    if matches!(scheme, Scheme::Grpc | Scheme::Grpcs) {
+        let service = trailing.trim_start_matches('/');
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let whole = trailing.len() == service.len() + 1 && service.bytes().all(plain);
+        return if whole { Ok(trailing.to_owned()) } else { bad("write /package.Service, or leave it out") };
+    }
+    if trailing.contains('#') {
+        return bad("what follows '#' is never sent, so leave it out");
+    }
+    if !trailing.bytes().all(|b| b.is_ascii_graphic()) {
+        return bad("write blanks and what is not ASCII as %XX");
+    }
+    Ok(if trailing.starts_with('/') { trailing.to_owned() } else { format!("/{trailing}") })
 }
 
 fn split_port(authority: &str) -> Result<(Host, Option<&str>), TargetError> {
@@ -224,120 +343,6 @@ impl<'de> Deserialize<'de> for Target {
     }
 }
 
-/// A span of time in whole milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Millis(pub u32);
-
-impl Millis {
-    /// The same span for timers.
-    pub fn duration(self) -> Duration {
-        Duration::from_millis(u64::from(self.0))
-    }
-}
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_multiple_of(1000) { write!(f, "{}s", self.0 / 1000) } else { write!(f, "{}ms", self.0) }
-    }
-}
-
-/// Which address families must work.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, schemars::JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Families {
-    /// All addresses of at least one family that the host has a route for.
-    #[default]
-    Any,
-    /// IPv4 only.
-    Ipv4,
-    /// IPv6 only.
-    Ipv6,
-    /// IPv4 and IPv6, each.
-    Both,
-}
-
-/// How many of a family's addresses must work.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, schemars::JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Addresses {
-    /// All where every address is private, one where any is public (CDNs).
-    #[default]
-    Auto,
-    /// Each of them.
-    All,
-    /// One of them.
-    Any,
-}
-
-/// TLS options of a target.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct TlsOptions {
-    /// The name to ask for (SNI) and to verify, where it is not the target's host.
-    pub server_name: Option<String>,
-    /// PEM certificates to trust instead of the host's store.
-    pub ca_pem: Option<String>,
-}
-
-/// One probe, whole: what is sent to an agent, and what a cell's digest covers.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ProbeSpec {
-    /// What to probe.
-    pub target: Target,
-    /// When silence after a connect is called a drop.
-    pub connect_timeout: Millis,
-    /// The deadline of each phase that follows the connect.
-    pub timeout: Millis,
-    /// How far the probe must get.
-    pub require: Proof,
-    /// Which families must work.
-    pub families: Families,
-    /// How many addresses must work.
-    pub addresses: Addresses,
-    /// TLS options.
-    pub tls: TlsOptions,
-}
-
-impl ProbeSpec {
-    /// Silence after a connect is called in this time, unless the manifest says otherwise.
-    pub const DEFAULT_CONNECT_TIMEOUT: Millis = Millis(1_000);
-    /// Each later phase may take this long, unless the manifest says otherwise.
-    pub const DEFAULT_TIMEOUT: Millis = Millis(5_000);
-    /// The longest that resolving a name may take.
-    pub const RESOLVE_TIMEOUT: Millis = Millis(3_000);
-    /// At most this many addresses of a name are probed; a cut is said.
-    pub const MAX_ADDRESSES: usize = 16;
-
-    /// A probe of `target` with every option at its default.
-    pub fn new(target: Target) -> Self {
-        let require = target.scheme.default_proof();
-        Self {
-            target,
-            connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
-            timeout: Self::DEFAULT_TIMEOUT,
-            require,
-            families: Families::default(),
-            addresses: Addresses::default(),
-            tls: TlsOptions::default(),
-        }
-    }
-
-    /// The longest that this probe can take on an idle host: the sum of its phases' deadlines.
-    pub fn worst_case(&self) -> Duration {
-        let tls = if self.target.scheme.is_tls() { self.timeout.duration() } else { Duration::ZERO };
-        let protocol = if self.target.scheme.default_proof() == Proof::Protocol {
-            self.timeout.duration()
-        } else {
-            Duration::ZERO
-        };
-        Self::RESOLVE_TIMEOUT.duration() + self.connect_timeout.duration() + tls + protocol
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,6 +354,12 @@ mod tests {
             ("RediSS://10.0.0.1:7000/", "rediss://10.0.0.1:7000"),
             ("tcp://[2001:db8::1]:443", "tcp://[2001:db8::1]:443"),
             ("tls://a_b.example.:1", "tls://a_b.example.:1"),
+            ("https://Api.Example/", "https://api.example:443"),
+            ("http://x/Health?deep=1", "http://x:80/Health?deep=1"),
+            ("http://x?a", "http://x:80/?a"),
+            ("grpc://x:50051/shop.v1.Cart", "grpc://x:50051/shop.v1.Cart"),
+            ("postgres://db", "postgres://db:5432"),
+            ("amqps://mq/", "amqps://mq:5671"),
         ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), want, "{text}");
         }
@@ -361,6 +372,11 @@ mod tests {
             ("ftp://x:1", TargetError::UnknownScheme("ftp".into())),
             ("redis://user:pw@x:1", TargetError::Credentials),
             ("redis://x:1/0", TargetError::Trailing("/0".into())),
+            ("postgres://db/shop", TargetError::Trailing("/shop".into())),
+            ("grpc://x:1/a/b", TargetError::BadPath("/a/b".into(), "write /package.Service, or leave it out")),
+            ("http://x/#a", TargetError::BadPath("/#a".into(), "what follows '#' is never sent, so leave it out")),
+            ("http://x/a b", TargetError::BadPath("/a b".into(), "write blanks and what is not ASCII as %XX")),
+            ("grpcs://x", TargetError::NoPort(Scheme::Grpcs)),
             ("tcp://:1", TargetError::NoHost),
             ("tcp://x", TargetError::NoPort(Scheme::Tcp)),
             ("tcp://x:0", TargetError::BadPort("0".into())),

@@ -9,7 +9,7 @@ use crate::matrix::{Candidate, Presence};
 use crate::observation::{Control, Phases, Proof, Report, Routes};
 use crate::reason::Short;
 use crate::run::{AgentId, Label, Run, RunSpec, Testimony};
-use crate::target::ProbeSpec;
+use crate::spec::ProbeSpec;
 
 type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
 
@@ -52,6 +52,7 @@ fn testimony(groups: &[&str], outcome: Outcome, clock_skew_ms: i64) -> Testimony
     }
     let observation = Observation {
         address: Some("10.0.0.1:6379".parse().unwrap()),
+        member: None,
         outcome,
         proof: Some(if outcome == Outcome::Ok { Proof::Connected } else { Proof::Resolved }),
         phases: Phases::default(),
@@ -61,7 +62,8 @@ fn testimony(groups: &[&str], outcome: Outcome, clock_skew_ms: i64) -> Testimony
         attempts: Vec::new(),
     };
     let routes = Routes { ipv4: true, ipv6: false };
-    let report = Report { observations: vec![observation], resolved: 1, routes, control: Control::Unanswered };
+    let report =
+        Report { observations: vec![observation], resolved: 1, routes, control: Control::Unanswered, members: 0 };
     Testimony { identity, report, clock_skew_ms }
 }
 

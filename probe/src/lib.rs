@@ -2,24 +2,36 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `engine.rs` | one probe from start to end, and the permits it waits for |
+//! | `engine.rs`, `pace.rs` | one probe from start to end, members included; the ceilings over all probes |
+//! | `address.rs` | one address, phase by phase |
 //! | `names.rs` | a name to addresses, as the host's own configuration says |
 //! | `connect.rs`, `socket.rs` | the ladder of connect attempts; sockets with their error queue |
 //! | `deadline.rs`, `failure.rs` | deadlines that blame nobody for this process's stalls; why a phase ended a probe |
 //! | `control.rs`, `routes.rs` | what the host itself does: accepts everything, has no route |
 //! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities |
-//! | `protocol.rs`, `redis.rs` | what a protocol's opening exchange is given; one file for each protocol |
+//! | `proxy.rs` | the tunnel through an HTTP proxy |
+//! | `protocol.rs` | what a protocol's opening exchange is given |
+//! | `redis.rs`, `http.rs`, `postgres.rs`, `mysql.rs`, `memcached.rs`, `amqp.rs`, `grpc.rs` | one protocol each |
 //!
 //! Every phase has one absolute deadline, every read a bound, and text from a peer is escaped before it is kept.
 
+mod address;
+mod amqp;
 mod connect;
 mod control;
 mod deadline;
 mod engine;
 mod failure;
+mod grpc;
+mod http;
 mod judge;
+mod memcached;
+mod mysql;
 mod names;
+mod pace;
+mod postgres;
 mod protocol;
+mod proxy;
 mod redis;
 mod routes;
 mod socket;
@@ -29,7 +41,7 @@ mod trust;
 pub use engine::{AllowAll, Engine, EngineError, EngineOptions, Guard};
 
 use preflight_core::observation::Report;
-use preflight_core::target::ProbeSpec;
+use preflight_core::spec::ProbeSpec;
 
 /// One probe from this host, by no policy but the caller's own.
 pub async fn local(spec: &ProbeSpec) -> Result<Report, EngineError> {

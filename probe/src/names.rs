@@ -16,7 +16,8 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 use preflight_core::observation::Outcome;
 use preflight_core::reason::{Short, Void};
-use preflight_core::target::{Families, Host, ProbeSpec};
+use preflight_core::spec::{Families, ProbeSpec};
+use preflight_core::target::Host;
 use preflight_core::text;
 use tokio::time::Instant;
 

@@ -1,20 +1,68 @@
 //! What a protocol's opening exchange is given: a wire with a bound on what it reads. The deadline is the engine's.
 
+use std::net::SocketAddr;
+
 use futures_util::future::BoxFuture;
+use preflight_core::observation::Role;
 use preflight_core::reason::Short;
-use preflight_core::target::Scheme;
+use preflight_core::spec::ProbeSpec;
+use preflight_core::target::{Host, Scheme};
 use preflight_core::text;
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::amqp::Amqp;
 use crate::failure::Failure;
+use crate::grpc::Grpc;
+use crate::http::Http;
+use crate::memcached::Memcached;
+use crate::mysql::Mysql;
+use crate::postgres::Postgres;
 use crate::redis::Redis;
 
 /// One protocol's opening exchange.
 pub(crate) trait Protocol: Sync {
-    /// Speaks first or listens, and returns once the service has shown what it is: with a note where there is more to know,
-    /// such as that it asks for a login.
-    fn open<'a>(&'a self, wire: &'a mut Wire<'_>) -> BoxFuture<'a, Result<Option<String>, Failure>>;
+    /// What to offer in TLS as the protocol that follows (ALPN, RFC 7301); nothing by default.
+    fn alpn(&self) -> &'static [&'static [u8]] {
+        &[]
+    }
+
+    /// How a connection begins, for protocols with an upgrade to TLS of their own ([`Scheme::can_upgrade`]).
+    fn start<'a>(&'a self, _wire: &'a mut Wire<'_>, _spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Start, Failure>> {
+        Box::pin(std::future::ready(Ok(Start::Speak)))
+    }
+
+    /// Speaks first or listens, and returns once the service has shown what it is, having left the way the protocol leaves. Over TLS
+    /// if the scheme or [`Start::Secure`] said so.
+    fn open<'a>(&'a self, wire: &'a mut Wire<'_>, spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Shown, Failure>>;
+}
+
+/// How a connection goes on after its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// In the clear.
+    Speak,
+    /// The server waits for a TLS handshake.
+    Secure,
+    /// The service has shown what it is already.
+    Done(Shown),
+}
+
+/// What a service showed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Shown {
+    /// What more there is to know, such as that it asks for a login.
+    pub(crate) note: Option<String>,
+    /// The members that it told of, where it was asked.
+    pub(crate) told: Vec<Told>,
+}
+
+/// A member as its seed tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Told {
+    pub(crate) role: Role,
+    pub(crate) host: Host,
+    pub(crate) port: u16,
 }
 
 /// The protocol that a scheme speaks beyond TCP and TLS.
@@ -22,6 +70,12 @@ pub(crate) fn of(scheme: Scheme) -> Option<&'static dyn Protocol> {
     match scheme {
         Scheme::Tcp | Scheme::Tls => None,
         Scheme::Redis | Scheme::Rediss => Some(&Redis),
+        Scheme::Http | Scheme::Https => Some(&Http),
+        Scheme::Postgres => Some(&Postgres),
+        Scheme::Mysql => Some(&Mysql),
+        Scheme::Memcached => Some(&Memcached),
+        Scheme::Amqp | Scheme::Amqps => Some(&Amqp),
+        Scheme::Grpc | Scheme::Grpcs => Some(&Grpc),
     }
 }
 
@@ -33,6 +87,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 /// The connection as a protocol sees it.
 pub(crate) struct Wire<'w> {
     stream: &'w mut dyn Duplex,
+    peer: SocketAddr,
     received: Vec<u8>,
     alert: Option<AlertDescription>,
 }
@@ -41,8 +96,14 @@ impl<'w> Wire<'w> {
     /// At most this much application data is read.
     const MAX: usize = 4 * 1024;
 
-    pub(crate) fn new(stream: &'w mut dyn Duplex) -> Self {
-        Self { stream, received: Vec::new(), alert: None }
+    /// A wire to `peer`, the address that was dialled.
+    pub(crate) fn new(stream: &'w mut dyn Duplex, peer: SocketAddr) -> Self {
+        Self { stream, peer, received: Vec::new(), alert: None }
+    }
+
+    /// The address that was dialled.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// Sends a request. An error is left to the read that follows: a peer that has refused and closed already has mostly

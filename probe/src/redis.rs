@@ -4,10 +4,11 @@
 
 use futures_util::future::BoxFuture;
 use preflight_core::reason::Short;
+use preflight_core::spec::ProbeSpec;
 use preflight_core::text;
 
 use crate::failure::Failure;
-use crate::protocol::{Protocol, Wire};
+use crate::protocol::{Protocol, Shown, Wire};
 
 /// The Redis protocol; Valkey and others that answer `PING` with `PONG` speak it too.
 pub(crate) struct Redis;
@@ -16,15 +17,15 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const PONG: &[u8] = b"+PONG\r\n";
 
 impl Protocol for Redis {
-    fn open<'a>(&'a self, wire: &'a mut Wire<'_>) -> BoxFuture<'a, Result<Option<String>, Failure>> {
+    fn open<'a>(&'a self, wire: &'a mut Wire<'_>, _spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Shown, Failure>> {
         Box::pin(async move {
             wire.send(PING).await;
             loop {
                 wire.more().await?;
                 match read(wire.received()) {
                     Reply::Incomplete => {}
-                    Reply::Pong => return Ok(None),
-                    Reply::Error(line) => return error(&line),
+                    Reply::Pong => return Ok(Shown::default()),
+                    Reply::Error(line) => return error(&line).map(|note| Shown { note, ..Shown::default() }),
                     Reply::Foreign => return Err(wire.unexpected("not a Redis reply to PING")),
                 }
             }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use preflight_core::observation::TlsSeen;
 use preflight_core::reason::Short;
-use preflight_core::target::ProbeSpec;
+use preflight_core::spec::ProbeSpec;
 use preflight_core::text;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{probe, reason, report, scripted, spec};
 use preflight_core::observation::{Control, Outcome, Proof};
 use preflight_core::reason::{Short, Void};
-use preflight_core::target::{Families, Millis};
+use preflight_core::spec::{Families, Millis};
 use preflight_probe::{AllowAll, Engine, EngineOptions, Guard};
 use tokio::io::AsyncReadExt as _;
 
@@ -20,6 +20,10 @@ struct Deny(fn(SocketAddr) -> bool);
 impl Guard for Deny {
     fn allows(&self, address: SocketAddr) -> bool {
         !(self.0)(address)
+    }
+
+    fn may_use(&self, _: &std::path::Path, _: SocketAddr) -> bool {
+        false
     }
 }
 

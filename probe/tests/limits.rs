@@ -8,7 +8,7 @@ use common::{Server, spec};
 use futures_util::future::join_all;
 use preflight_core::observation::Outcome;
 use preflight_core::reason::{Short, Void};
-use preflight_core::target::Millis;
+use preflight_core::spec::Millis;
 use preflight_probe::{AllowAll, Engine, EngineOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::{Server, detail, probe, reason, scripted, spec};
 use preflight_core::observation::Proof;
-use preflight_core::target::ProbeSpec;
+use preflight_core::spec::ProbeSpec;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

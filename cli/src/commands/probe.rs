@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use preflight_core::observation::{Outcome, Report};
-use preflight_core::target::{Millis, ProbeSpec, Target};
+use preflight_core::spec::{Millis, ProbeSpec};
+use preflight_core::target::Target;
 use preflight_core::text::escape;
 use preflight_probe::{AllowAll, Engine, EngineOptions};
 use preflight_proto::api::{Event, ProbeRequest, ProbeResult, ProbeResults, State};

@@ -94,8 +94,14 @@ pub(super) fn proof_name(proof: preflight_core::observation::Proof) -> &'static 
 
 /// The phases that were finished.
 fn phases(phases: &Phases) -> Option<String> {
-    let Phases { resolve_ms, connect_ms, tls_ms, protocol_ms } = *phases;
-    let all = [("resolve", resolve_ms), ("connect", connect_ms), ("tls", tls_ms), ("protocol", protocol_ms)];
+    let Phases { resolve_ms, connect_ms, proxy_ms, tls_ms, protocol_ms } = *phases;
+    let all = [
+        ("resolve", resolve_ms),
+        ("connect", connect_ms),
+        ("proxy", proxy_ms),
+        ("tls", tls_ms),
+        ("protocol", protocol_ms),
+    ];
     let done: Vec<String> = all.into_iter().filter_map(|(name, ms)| Some(format!("{name} {:.1} ms", ms?))).collect();
     (!done.is_empty()).then(|| done.join(", "))
 }

@@ -70,6 +70,7 @@ fn testimony(resolved: u32) -> Testimony {
             resolved,
             routes: Routes { ipv4: true, ipv6: false },
             control: Control::Unanswered,
+            members: 0,
         },
         clock_skew_ms: 0,
     }

@@ -8,7 +8,8 @@ use super::{Dependency, Fleets, Manifest, RegionTarget, Targets, Usage, pem};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::name::{Name, instead};
 use crate::observation::Proof;
-use crate::target::{Addresses, Families, Host, Millis, ProbeSpec, Scheme, Target, TlsOptions};
+use crate::spec::{Addresses, Families, Millis, ProbeSpec, TlsOptions};
+use crate::target::{Host, Scheme, Target};
 use crate::text::{escape, is_plain};
 use crate::yaml::{At, Source};
 
@@ -53,14 +54,13 @@ fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Res
     let name = source.name(name)?;
     expectation(source, written.expect.as_ref())?;
     let targets = targets(source, &name, place, &written)?;
-    let require = written.require.as_ref().map(|require| proof(source, require, &targets)).transpose()?;
+    let require =
+        written.require.as_ref().map(|require| proof(source, require, &targets, written.tls.is_some())).transpose()?;
     if let Some(tls) = &written.tls
-        && let Some(plain) = schemes(&targets).find(|scheme| !scheme.is_tls())
+        && let Some(plain) = schemes(&targets).find(|scheme| !scheme.is_tls() && !scheme.can_upgrade())
     {
-        let fix = match plain {
-            Scheme::Redis => "use rediss://, or leave tls out",
-            Scheme::Tcp | Scheme::Tls | Scheme::Rediss => "use tls://, or leave tls out",
-        };
+        let secured = plain.secured().map_or_else(String::new, |secured| format!("use {secured}://, or "));
+        let fix = format!("{secured}leave tls out");
         return Err(source.error(tls.place, format!("tls means nothing to {plain}://, which does not speak TLS"), fix));
     }
     Ok(Dependency {
@@ -75,6 +75,7 @@ fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Res
         timeout: duration_or(source, "timeout", written.timeout.as_ref(), 60_000, ProbeSpec::DEFAULT_TIMEOUT)?,
         families: word(source, "families", written.families.as_ref(), &FAMILIES)?,
         addresses: word(source, "addresses", written.addresses.as_ref(), &ADDRESSES)?,
+        tls_given: written.tls.is_some(),
         tls: written.tls.map_or(Ok(TlsOptions::default()), |written| tls(source, written.value))?,
         usage: written.usage.map_or(Ok(Usage::default()), |written| usage(source, &written))?,
         name,
@@ -138,7 +139,7 @@ fn schemes(targets: &Targets) -> impl Iterator<Item = Scheme> {
     templates.into_iter().map(|t| t.scheme)
 }
 
-fn proof(source: Source, require: &At<String>, targets: &Targets) -> Result<Proof, Diagnostic> {
+fn proof(source: Source, require: &At<String>, targets: &Targets, upgraded: bool) -> Result<Proof, Diagnostic> {
     let known = [("connected", Proof::Connected), ("encrypted", Proof::Encrypted), ("protocol", Proof::Protocol)];
     if require.value == "resolved" {
         return Err(source.error(
@@ -151,11 +152,11 @@ fn proof(source: Source, require: &At<String>, targets: &Targets) -> Result<Proo
     let Some(proof) = proof else {
         return Err(source.error(require.place, "require is empty", "leave it out"));
     };
-    match schemes(targets).find(|scheme| !scheme.can_prove(proof)) {
+    match schemes(targets).find(|scheme| !scheme.can_prove(proof, upgraded)) {
         None => Ok(proof),
         Some(scheme) => {
             let can: Vec<&str> =
-                known.iter().filter(|(_, proof)| scheme.can_prove(*proof)).map(|(text, _)| *text).collect();
+                known.iter().filter(|(_, proof)| scheme.can_prove(*proof, upgraded)).map(|(text, _)| *text).collect();
             let why = match proof {
                 Proof::Encrypted => "does not speak TLS",
                 Proof::Resolved | Proof::Connected | Proof::Protocol => "knows no protocol that could answer",
@@ -290,7 +291,7 @@ fn tls(source: Source, written: TlsFile) -> Result<TlsOptions, Diagnostic> {
             )
         })?;
     }
-    Ok(TlsOptions { server_name, ca_pem: written.ca_pem.map(|at| at.value) })
+    Ok(TlsOptions { server_name, ca_pem: written.ca_pem.map(|at| at.value), ..TlsOptions::default() })
 }
 
 /// A DNS name or address, by the same rules as a target's host.

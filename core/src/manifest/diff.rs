@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Dependency, Fleets, Manifest, Targets};
 use crate::observation::Proof;
 use crate::plan::sha256;
-use crate::target::{Addresses, Families};
+use crate::spec::{Addresses, Families};
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -9,7 +9,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::observation::Proof;
-use crate::target::{Addresses, Families};
+use crate::spec::{Addresses, Families};
 use crate::yaml::{At, Entries, given};
 
 /// What an application depends on: preflight proves, before a release ships, that every fleet that runs it can reach

@@ -9,7 +9,8 @@ use crate::identity::NetworkIdentity;
 use crate::inventory::{Application, Fleet, Inventory, Region};
 use crate::manifest::{Dependency, Fleets, Manifest};
 use crate::name::{Name, instead, known};
-use crate::target::{ProbeSpec, Target};
+use crate::spec::ProbeSpec;
+use crate::target::Target;
 use crate::text::escape;
 
 /// Why there is no plan: a usage error, never a pass.

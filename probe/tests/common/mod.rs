@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use preflight_core::observation::{Observation, Report};
-use preflight_core::target::{Millis, ProbeSpec};
+use preflight_core::spec::{Millis, ProbeSpec};
 use preflight_probe::{AllowAll, Engine, EngineOptions};
 use tokio::net::{TcpListener, TcpStream};
 

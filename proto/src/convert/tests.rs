@@ -40,9 +40,16 @@ fn certificate() -> impl Strategy<Value = Certificate> {
 }
 
 fn observation() -> impl Strategy<Value = Observation> {
-    let phases = (option::of(ms()), option::of(ms()), option::of(ms()), option::of(ms())).prop_map(
-        |(resolve_ms, connect_ms, tls_ms, protocol_ms)| Phases { resolve_ms, connect_ms, tls_ms, protocol_ms },
+    let phases = proptest::array::uniform5(option::of(ms())).prop_map(
+        |[resolve_ms, connect_ms, proxy_ms, tls_ms, protocol_ms]| Phases {
+            resolve_ms,
+            connect_ms,
+            proxy_ms,
+            tls_ms,
+            protocol_ms,
+        },
     );
+    let member = (select(&ROLES[..]), plain()).prop_map(|(role, endpoint)| Member { role, endpoint });
     let tls = (option::of(plain()), option::of(plain()), vec(certificate(), 0..=TlsSeen::MAX_CHAIN))
         .prop_map(|(version, cipher, chain)| TlsSeen { version, cipher, chain });
     let attempt = (ms(), plain(), ms()).prop_map(|(at_ms, result, took_ms)| Attempt { at_ms, result, took_ms });
@@ -56,9 +63,11 @@ fn observation() -> impl Strategy<Value = Observation> {
         option::of(plain()),
         option::of(tls),
         vec(attempt, 0..=MAX_ATTEMPTS),
+        option::of(member),
     )
-        .prop_map(|(address, outcome, proof, phases, note, detail, tls, attempts)| Observation {
+        .prop_map(|(address, outcome, proof, phases, note, detail, tls, attempts, member)| Observation {
             address,
+            member,
             outcome,
             proof,
             phases,
@@ -74,8 +83,9 @@ fn identity() -> impl Strategy<Value = NetworkIdentity> {
 }
 
 fn agent_report() -> impl Strategy<Value = AgentReport> {
-    let report = (vec(observation(), 0..4), any::<u32>(), any::<[bool; 3]>()).prop_map(
-        |(observations, resolved, [ipv4, ipv6, control])| Report {
+    let report = (vec(observation(), 0..4), any::<[u32; 2]>(), any::<[bool; 3]>()).prop_map(
+        |(observations, [resolved, members], [ipv4, ipv6, control])| Report {
+            members,
             observations,
             resolved,
             routes: Routes { ipv4, ipv6 },
@@ -98,21 +108,59 @@ fn agent_report() -> impl Strategy<Value = AgentReport> {
 fn spec() -> impl Strategy<Value = ProbeSpec> {
     let host = prop_oneof!["[a-z]{1,9}\\.internal".prop_map(Host::Name), any::<std::net::IpAddr>().prop_map(Host::Ip)];
     let deadlines = (1..=MAX_TIMEOUT_MS, 1..=MAX_TIMEOUT_MS);
-    let tls = (option::of(plain()), option::of("[A-Z\n-]{0,80}"))
-        .prop_map(|(server_name, ca_pem)| TlsOptions { server_name, ca_pem });
-    (select(&Scheme::ALL[..]), host, 1..=u16::MAX, deadlines, select(&FAMILIES[..]), select(&ADDRESSES[..]), tls)
-        .prop_flat_map(|(scheme, host, port, (connect, rest), families, addresses, tls)| {
-            let provable: Vec<Proof> = PROOFS.into_iter().filter(|proof| scheme.can_prove(*proof)).collect();
-            select(provable).prop_map(move |require| ProbeSpec {
-                target: Target { scheme, host: host.clone(), port },
+    let options = (tls(), http(), option::of(topology()), option::of(1..=MAX_TIMEOUT_MS), select(&EXPECTS[..]));
+    let via = option::of(("[a-z]{1,9}\\.internal".prop_map(Host::Name), 1..=u16::MAX));
+    (
+        select(&Scheme::ALL[..]),
+        host,
+        1..=u16::MAX,
+        deadlines,
+        select(&FAMILIES[..]),
+        select(&ADDRESSES[..]),
+        options,
+        via,
+    )
+        .prop_flat_map(|(scheme, host, port, (connect, rest), families, addresses, options, via)| {
+            let (mut tls, http, topology, most, expect) = options;
+            tls.upgrade &= scheme.can_upgrade();
+            let redis = matches!(scheme, Scheme::Redis | Scheme::Rediss);
+            let target = Target { scheme, host, port, path: String::new() };
+            let spec = ProbeSpec {
                 connect_timeout: Millis(connect),
                 timeout: Millis(rest),
-                require,
                 families,
                 addresses,
-                tls: tls.clone(),
-            })
+                tls,
+                expect,
+                max_latency: most.map(Millis),
+                via: via.map(|(host, port)| Proxy { host, port }),
+                http,
+                topology: topology.filter(|_| redis),
+                ..ProbeSpec::new(target)
+            };
+            let provable: Vec<Proof> = PROOFS.into_iter().filter(|proof| spec.can_prove(*proof)).collect();
+            select(provable).prop_map(move |require| ProbeSpec { require, ..spec.clone() })
         })
+}
+
+fn tls() -> impl Strategy<Value = TlsOptions> {
+    let client = option::of((plain(), plain()));
+    let client = client.prop_map(|files| files.map(|(cert_file, key_file)| ClientFiles { cert_file, key_file }));
+    let texts = (option::of(plain()), option::of("[A-Z\n-]{0,80}"), option::of(plain()), option::of("[0-9a-f]{64}"));
+    (any::<bool>(), texts, client, select(&TLS_VERSIONS[..])).prop_map(|(upgrade, texts, client, min_version)| {
+        let (server_name, ca_pem, ca_file, fingerprint) = texts;
+        TlsOptions { upgrade, server_name, ca_pem, ca_file, client, min_version, fingerprint }
+    })
+}
+
+fn http() -> impl Strategy<Value = HttpOptions> {
+    let range = (100..=599_u16, 100..=599_u16).prop_map(|(a, b)| StatusRange { from: a.min(b), to: a.max(b) });
+    (vec(range, 0..=MAX_STATUS_RANGES), option::of(plain())).prop_map(|(status, body)| HttpOptions { status, body })
+}
+
+fn topology() -> impl Strategy<Value = Topology> {
+    let sentinel = option::of(plain()).prop_map(|master| Topology::Sentinel { master });
+    prop_oneof![Just(Topology::Cluster), sentinel]
 }
 
 proptest! {
@@ -228,14 +276,30 @@ fn what_means_nothing_is_refused() {
 fn a_spec_that_no_probe_can_meet_is_refused() {
     let good = || agent::ProbeSpec::from(&ProbeSpec::new("tcp://db.internal:5432".parse().unwrap()));
     assert!(ProbeSpec::try_from(good()).is_ok());
+    let with = |change: fn(&mut agent::TlsOptions)| {
+        let mut tls = agent::TlsOptions::from(&TlsOptions::default());
+        change(&mut tls);
+        tls
+    };
     for bad in [
         agent::ProbeSpec { target: "ftp://x:1".into(), ..good() },
+        agent::ProbeSpec { form: FORM + 1, ..good() },
+        agent::ProbeSpec { form: 0, ..good() },
+        agent::ProbeSpec { via: Some("http://proxy:3128".into()), ..good() },
+        agent::ProbeSpec { via: Some("tcp://proxy:3128".into()), ..good() },
+        agent::ProbeSpec { expect: "maybe".into(), ..good() },
+        agent::ProbeSpec { topology: Some((&Topology::Cluster).into()), ..good() },
+        agent::ProbeSpec { http_status: vec![agent::StatusRange { from: 500, to: 400 }], ..good() },
+        agent::ProbeSpec { tls: None, ..good() },
         agent::ProbeSpec { require: "protocol".into(), ..good() },
         agent::ProbeSpec { connect_timeout_ms: 0, ..good() },
         agent::ProbeSpec { timeout_ms: u32::MAX, ..good() },
         agent::ProbeSpec { families: String::new(), ..good() },
         agent::ProbeSpec { addresses: "some".into(), ..good() },
-        agent::ProbeSpec { ca_pem: Some("x".repeat(MAX_PEM_BYTES + 1)), ..good() },
+        agent::ProbeSpec { tls: Some(with(|tls| tls.ca_pem = Some("x".repeat(MAX_PEM_BYTES + 1)))), ..good() },
+        agent::ProbeSpec { tls: Some(with(|tls| tls.cert_file = Some("/a".into()))), ..good() },
+        agent::ProbeSpec { tls: Some(with(|tls| tls.fingerprint = Some("AB".repeat(32)))), ..good() },
+        agent::ProbeSpec { tls: Some(with(|tls| tls.upgrade = true)), ..good() },
     ] {
         assert!(ProbeSpec::try_from(bad.clone()).is_err(), "{bad:?}");
     }

@@ -1,0 +1,264 @@
+//! One address, phase by phase, until the required proof is had.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use preflight_core::observation::{Observation, Outcome, Phases, Proof};
+use preflight_core::reason::{Short, Void};
+use preflight_core::spec::ProbeSpec;
+use preflight_core::target::Host;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::connect::{self, ms};
+use crate::control::{Running, Seen};
+use crate::deadline;
+use crate::engine::{Engine, Guard};
+use crate::failure::Failure;
+use crate::protocol::{self, Protocol, Shown, Start, Told, Wire};
+use crate::proxy;
+use crate::tls::{self, Secured};
+
+/// What one address showed.
+pub(crate) struct Probed {
+    pub(crate) seen: Observation,
+    /// The control that ran beside it.
+    pub(crate) control: Option<Running>,
+    /// The members that it told of.
+    pub(crate) told: Vec<Told>,
+}
+
+/// What a probe of one address goes by.
+struct Way<'a> {
+    engine: &'a Engine,
+    spec: &'a ProbeSpec,
+    guard: &'a dyn Guard,
+    address: SocketAddr,
+}
+
+/// Probes one address.
+pub(crate) async fn probe(
+    engine: &Engine,
+    spec: &ProbeSpec,
+    guard: &dyn Guard,
+    address: SocketAddr,
+    phases: Phases,
+) -> Probed {
+    let seen = Observation { proof: Some(Proof::Resolved), phases, ..Observation::new(Some(address), Outcome::Ok) };
+    let mut probed = Probed { seen, control: None, told: Vec::new() };
+    let end = Way { engine, spec, guard, address }.advance(&mut probed).await;
+    let seen = &mut probed.seen;
+    if let Err(failure) = end {
+        seen.outcome = failure.outcome;
+        seen.detail = failure.detail;
+        seen.note = None;
+    } else if spec.is_too_slow(&seen.phases) {
+        seen.outcome = Outcome::Short(Short::TooSlow);
+        let most = spec.max_latency.map(|most| most.to_string()).unwrap_or_default();
+        seen.detail = Some(format!("{:.1} ms, and max_latency is {most}", seen.phases.beyond_resolve_ms()));
+    }
+    probed
+}
+
+impl Way<'_> {
+    async fn advance(&self, probed: &mut Probed) -> Result<(), Failure> {
+        let Self { engine, spec, guard, address } = *self;
+        if spec.require == Proof::Resolved {
+            return Ok(());
+        }
+        self.allowed()?;
+        let _permit = engine.pace.permit().await;
+        probed.control = engine.controls.start(address, guard);
+        let dial = connect::dial(address, spec.connect_timeout.duration()).await;
+        let seen = &mut probed.seen;
+        seen.note = dial.note();
+        seen.attempts = dial.attempts;
+        let mut stream = dial.result.map_err(|failure| of_proxy(spec, failure))?;
+        seen.phases.connect_ms = Some(ms(dial.took));
+        if let Some(via) = &spec.via {
+            let begin = Instant::now();
+            proxy::connect(&mut stream, &spec.target, begin + spec.timeout.duration()).await?;
+            seen.phases.proxy_ms = Some(ms(begin.elapsed()));
+            add_note(seen, Some(format!("through the proxy {via}")));
+        }
+        seen.proof = Some(Proof::Connected);
+        // What this scheme cannot prove is not tried: the report is judged short for the proof that is missing.
+        if spec.require == Proof::Connected || !spec.can_prove(spec.require) {
+            return Ok(());
+        }
+        self.speak(stream, probed).await
+    }
+
+    fn allowed(&self) -> Result<(), Failure> {
+        let through = match (&self.spec.via, &self.spec.target.host) {
+            (Some(_), Host::Ip(ip)) => Some(SocketAddr::new(ip.to_canonical(), self.spec.target.port)),
+            (Some(_), Host::Name(_)) | (None, _) => None,
+        };
+        let denied = [Some(self.address), through]
+            .into_iter()
+            .flatten()
+            .find(|address| !spellings(*address).all(|spelling| self.guard.allows(spelling)));
+        match denied {
+            Some(address) => Err(Failure::void(Void::PolicyDenied, format!("the local policy denies {address}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// What follows the connect.
+    async fn speak(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
+        let spec = self.spec;
+        let protocol = protocol::of(spec.target.scheme);
+        if spec.target.scheme.is_tls() {
+            return self.over_tls(stream, protocol, probed).await;
+        }
+        let Some(protocol) = protocol else { return Ok(()) };
+        if spec.target.scheme.can_upgrade() {
+            let begin = Instant::now();
+            let mut wire = Wire::new(&mut stream, self.address);
+            let start = deadline::until(begin + spec.timeout.duration(), protocol.start(&mut wire, spec)).await?;
+            match start.unwrap_or_else(|| Err(wire.timed_out()))? {
+                Start::Speak => {}
+                Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
+                Start::Done(shown) => {
+                    self.shown(probed, shown, begin);
+                    return Ok(());
+                }
+            }
+        }
+        let mut wire = Wire::new(&mut stream, self.address);
+        self.converse(protocol, &mut wire, probed).await
+    }
+
+    async fn over_tls(
+        &self,
+        stream: TcpStream,
+        protocol: Option<&dyn Protocol>,
+        probed: &mut Probed,
+    ) -> Result<(), Failure> {
+        let Self { engine, spec, .. } = *self;
+        let anchors = engine.trust.anchors(&spec.tls)?;
+        let begin = Instant::now();
+        let secured = tls::handshake(stream, spec, &anchors, &engine.provider, &mut probed.seen.tls).await?;
+        probed.seen.phases.tls_ms = Some(ms(begin.elapsed()));
+        probed.seen.proof = Some(Proof::Encrypted);
+        let (mut stream, asked_for_certificate) = match secured {
+            Secured::Open { stream, asked_for_certificate } => (stream, asked_for_certificate),
+            Secured::LogInFirst => {
+                log_in_first(spec, &mut probed.seen);
+                return Ok(());
+            }
+        };
+        let (Some(protocol), Proof::Protocol) = (protocol, spec.require) else {
+            if asked_for_certificate {
+                log_in_first(spec, &mut probed.seen);
+            }
+            tls::part(stream);
+            return Ok(());
+        };
+        let mut wire = Wire::new(&mut *stream, self.address);
+        let end = self.converse(protocol, &mut wire, probed).await;
+        // In TLS 1.3 the server complains of the missing certificate only now (RFC 8446, 4.4.2.4).
+        let demanded = asked_for_certificate && wire.alert().is_some_and(tls::demands_certificate);
+        tls::part(stream);
+        match end {
+            Err(_) if demanded => {
+                log_in_first(spec, &mut probed.seen);
+                Ok(())
+            }
+            end => end,
+        }
+    }
+
+    /// The protocol's opening exchange, within its deadline.
+    async fn converse(&self, protocol: &dyn Protocol, wire: &mut Wire<'_>, probed: &mut Probed) -> Result<(), Failure> {
+        let begin = Instant::now();
+        let end = deadline::until(begin + self.spec.timeout.duration(), protocol.open(wire, self.spec)).await?;
+        let shown = end.unwrap_or_else(|| Err(wire.timed_out()))?;
+        self.shown(probed, shown, begin);
+        Ok(())
+    }
+
+    fn shown(&self, probed: &mut Probed, shown: Shown, begin: Instant) {
+        probed.seen.phases.protocol_ms = Some(ms(begin.elapsed()));
+        probed.seen.proof = Some(Proof::Protocol);
+        add_note(&mut probed.seen, shown.note);
+        probed.told = shown.told;
+    }
+}
+
+/// A failure to reach what is dialled, by what that is: of a proxy, what went wrong stands in the detail.
+pub(crate) fn of_proxy(spec: &ProbeSpec, failure: Failure) -> Failure {
+    match (&spec.via, failure.outcome) {
+        (Some(proxy), Outcome::Short(reason)) => {
+            let detail = failure.detail.unwrap_or_default();
+            Failure::short(Short::ProxyUnreachable, format!("{proxy}: {reason}: {detail}"))
+        }
+        (Some(_) | None, _) => failure,
+    }
+}
+
+/// The server wants a client certificate, which this probe does not carry. Who it is and that it can be reached is proven by its own
+/// good certificate; that it would speak the protocol cannot be, so the note says so beside the proof that this stands for.
+fn log_in_first(spec: &ProbeSpec, seen: &mut Observation) {
+    seen.proof = Some(spec.require);
+    let note = if spec.require > Proof::Encrypted {
+        "the server asks for a client certificate, which this probe does not carry: its certificate is good, what it speaks was not shown"
+    } else {
+        "the server asks for a client certificate, which this probe does not carry"
+    };
+    add_note(seen, Some(note.to_owned()));
+}
+
+fn add_note(seen: &mut Observation, note: Option<String>) {
+    seen.note = match (seen.note.take(), note) {
+        (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+        (one, other) => one.or(other),
+    };
+}
+
+/// What the control says beside an observation. Where a connect is the whole proof it is waited for; elsewhere what it
+/// showed meanwhile is enough.
+pub(crate) async fn settle(spec: &ProbeSpec, seen: &mut Observation, running: Running) -> Seen {
+    if spec.require != Proof::Connected || seen.outcome != Outcome::Ok {
+        return running.now();
+    }
+    let took = Duration::from_secs_f64(seen.phases.connect_ms.unwrap_or_default() / 1e3);
+    let shown = running.fair(took).await;
+    match &shown {
+        Seen::Waiting | Seen::Unanswered | Seen::Connected => {}
+        Seen::Untried(why) => {
+            add_note(
+                seen,
+                Some(format!("{why}, so it would not show if something on the way accepts every connection")),
+            );
+        }
+        Seen::Failed(failure) => {
+            seen.outcome = failure.outcome;
+            seen.detail.clone_from(&failure.detail);
+        }
+    }
+    shown
+}
+
+/// The address as the policy should see it. Addresses are canonical already (`names.rs`).
+fn spellings(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let loopback: Option<IpAddr> = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Some(Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Some(Ipv6Addr::LOCALHOST.into()),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => None,
+    };
+    std::iter::once(address).chain(loopback.map(|ip| SocketAddr::new(ip, address.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_sees_what_the_kernel_dials() {
+        let of = |text: &str| spellings(text.parse().unwrap()).map(|a| a.to_string()).collect::<Vec<_>>();
+        assert_eq!(of("0.0.0.0:80"), ["0.0.0.0:80", "127.0.0.1:80"]);
+        assert_eq!(of("[::]:80"), ["[::]:80", "[::1]:80"]);
+        assert_eq!(of("10.0.0.1:80"), ["10.0.0.1:80"]);
+    }
+}

@@ -1,0 +1,17 @@
+//! AMQP 0-9-1.
+
+use futures_util::future::BoxFuture;
+use preflight_core::reason::Void;
+use preflight_core::spec::ProbeSpec;
+
+use crate::failure::Failure;
+use crate::protocol::{Protocol, Shown, Wire};
+
+/// The AMQP 0-9-1 protocol.
+pub(crate) struct Amqp;
+
+impl Protocol for Amqp {
+    fn open<'a>(&'a self, _wire: &'a mut Wire<'_>, _spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Shown, Failure>> {
+        Box::pin(std::future::ready(Err(Failure::void(Void::PolicyDenied, "this version cannot probe it"))))
+    }
+}
