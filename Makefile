@@ -1,6 +1,7 @@
 # What a person runs and what CI runs are the same commands.
 
-PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base libfaketime util-linux procps ca-certificates gcc g++ libc6-dev
+PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base libfaketime util-linux procps ca-certificates \
+    gcc g++ libc6-dev postgresql mariadb-server memcached rabbitmq-server redis-sentinel
 IN_LAB := scripts/in-lab
 # Tests mostly wait for networks and clocks, so more of them than there are cores run side by side.
 THREADS ?= 6
@@ -36,9 +37,10 @@ lint: setup ## Check format, lints, licences, bans and sources
 
 # Without a sanitizer the stable toolchain is enough: there is no unsafe code for one to look at.
 FUZZ_SECONDS ?= 60
+PROTOCOLS := redis redis_cluster redis_sentinel http postgres mysql memcached amqp grpc
 fuzz: setup ## Fuzz what reads foreign bytes, each target for FUZZ_SECONDS
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
-	@for target in manifest inventory target escape report; do \
+	@for target in manifest inventory target escape report $(PROTOCOLS); do \
 		mkdir -p fuzz/found/$$target && \
 		$(CARGO) fuzz run --sanitizer none $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048 || exit 1; \
 	done

@@ -22,6 +22,8 @@ mod control;
 mod deadline;
 mod engine;
 mod failure;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod grpc;
 mod http;
 mod judge;

@@ -1,0 +1,12 @@
+//! A server that answers a amqp probe with any bytes: the exchange ends, within its bounds.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use preflight_core::spec::ProbeSpec;
+use preflight_probe::fuzz::exchange;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(target) = "amqp://x:1".parse() else { return };
+    let spec = ProbeSpec::new(target);
+    exchange(&spec, bytes);
+});

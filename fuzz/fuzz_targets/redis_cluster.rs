@@ -1,0 +1,13 @@
+//! A server that answers a redis cluster probe with any bytes: the exchange ends, within its bounds.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use preflight_core::spec::{ProbeSpec, Topology};
+use preflight_probe::fuzz::exchange;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(target) = "redis://x:1".parse() else { return };
+    let mut spec = ProbeSpec::new(target);
+    spec.topology = Some(Topology::Cluster);
+    exchange(&spec, bytes);
+});
