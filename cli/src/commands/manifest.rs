@@ -139,7 +139,7 @@ pub(crate) fn check_inventory(source: &Source) -> Result<Inventory, Failure> {
     Inventory::parse(&source.name, &source.text).map_err(|diagnostic| Failure::diagnostic(&diagnostic, &source.text))
 }
 
-fn parse(source: &Source) -> Result<Manifest, Failure> {
+pub(super) fn parse(source: &Source) -> Result<Manifest, Failure> {
     Manifest::parse(&source.name, &source.text).map_err(|diagnostic| Failure::diagnostic(&diagnostic, &source.text))
 }
 

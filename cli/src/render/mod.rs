@@ -5,6 +5,7 @@ pub(crate) mod evidence;
 pub(crate) mod explain;
 pub(crate) mod gate;
 mod grid;
+pub(crate) mod local;
 pub(crate) mod manifest;
 pub(crate) mod matrix;
 pub(crate) mod probe;
