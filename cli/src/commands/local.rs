@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use preflight_core::inventory::Inventory;
 use preflight_core::observation::{Outcome, Report};
-use preflight_core::plan::PlanError;
 use preflight_core::plan::host::{self, Place};
 use preflight_core::spec::{Millis, ProbeSpec, Proxy, Topology};
 use preflight_core::target::Target;
@@ -27,8 +26,8 @@ use crate::{duration, input, render};
 /// The flags that mean something only from this host.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "From this host (--local)")]
-pub(crate) struct Args {
-    /// Probe all that this host needs by a manifest, as an init container or ExecStartPre does
+pub(crate) struct LocalArgs {
+    /// Probe all that this host needs by a manifest, as an init container or a unit's start does
     #[arg(long, value_name = "FILE", requires = "local", conflicts_with = "targets")]
     pub(super) manifest: Option<PathBuf>,
     /// The inventory, for the regions' vars in the manifest's targets
@@ -84,7 +83,7 @@ pub(super) struct Wanted {
 
 /// Runs it.
 pub(super) async fn run(
-    args: &Args,
+    args: &LocalArgs,
     targets: Vec<Target>,
     region: Option<&str>,
     fleet: Option<&str>,
@@ -112,7 +111,7 @@ pub(super) async fn run(
     let mut results = Vec::new();
     let mut probes = probe_all(&engine, &wanted);
     while let Some(probe) = probes.join_next().await {
-        let (index, result) = probe.map_err(broke_off)?;
+        let (index, result) = probe.map_err(|error| broke_off(&error))?;
         if !output.is_json() {
             let text = render::local::result(&result, output::width());
             progress.suspend(|| output::text(&text))?;
@@ -125,7 +124,7 @@ pub(super) async fn run(
     probe::conclude(&results, &names, output)
 }
 
-pub(super) fn broke_off(error: tokio::task::JoinError) -> Failure {
+pub(super) fn broke_off(error: &tokio::task::JoinError) -> Failure {
     Failure::no_verdict(format!("a probe broke off: {error}"))
 }
 
@@ -152,7 +151,7 @@ fn at_once() -> usize {
     (spare / EngineOptions::SOCKETS).clamp(1, 2048)
 }
 
-fn from_url(args: &Args, target: Target) -> Result<Wanted, Failure> {
+fn from_url(args: &LocalArgs, target: Target) -> Result<Wanted, Failure> {
     let mut spec = ProbeSpec::new(target);
     let scheme = spec.target.scheme;
     let within = |span: Duration| Millis(duration::millis(span));
@@ -191,7 +190,7 @@ fn proxy(text: &str) -> Result<Proxy, Failure> {
     Proxy::try_from(target).map_err(|error| wrong(error.to_string()))
 }
 
-fn from_manifest(args: &Args, region: Option<&str>, fleet: Option<&str>) -> Result<Vec<Wanted>, Failure> {
+fn from_manifest(args: &LocalArgs, region: Option<&str>, fleet: Option<&str>) -> Result<Vec<Wanted>, Failure> {
     let Some(path) = &args.manifest else { return Ok(Vec::new()) };
     let source = input::read("manifest", path)?;
     let parsed = manifest::parse(&source)?;
@@ -200,10 +199,7 @@ fn from_manifest(args: &Args, region: Option<&str>, fleet: Option<&str>) -> Resu
         None => None,
     };
     let place = Place { inventory: inventory.as_ref(), region, fleet };
-    let needs = host::needs(&parsed, place).map_err(|error| match &error {
-        PlanError::Manifest(diagnostic) => Failure::diagnostic(diagnostic, &source.text),
-        _ => Failure { exit: Exit::Usage, message: error.to_string(), fix: error.fix() },
-    })?;
+    let needs = host::needs(&parsed, place).map_err(|error| manifest::unplanned(&error, &source))?;
     let mut wanted = Vec::new();
     for need in needs {
         match need.probe {

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long)]
     local: bool,
     #[command(flatten)]
-    here: local::Args,
+    here: local::LocalArgs,
     #[command(flatten)]
     output: OutputArgs,
 }

@@ -94,7 +94,7 @@ pub(super) async fn run(
             let mut probes = probe_all(engine, wanted);
             let mut results = Vec::new();
             while let Some(probe) = probes.join_next().await {
-                results.push(probe.map_err(broke_off)?);
+                results.push(probe.map_err(|error| broke_off(&error))?);
             }
             results.sort_by_key(|(index, _)| *index);
             Ok::<Vec<ProbeResult>, Failure>(results.into_iter().map(|(_, result)| result).collect())

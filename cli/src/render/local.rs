@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use preflight_core::observation::{Observation, Outcome, TlsSeen};
+use preflight_core::observation::{Observation, Outcome, Proof, TlsSeen};
 use preflight_core::reason::lookup;
 use preflight_proto::api::{ProbeResult, State};
 
-use super::evidence::{attempts, certificate, phases, proof_name};
+use super::evidence::{attempts, certificate, phases};
 use super::{BOLD, DIM, count, glyph, paragraph, sentence, style_of, styled, word};
 use crate::commands::Endpoint;
 
@@ -19,8 +19,9 @@ pub(crate) fn result(result: &ProbeResult, width: usize) -> String {
     if let Some(reason) = result.reason.as_deref().filter(|reason| !said(result, reason)) {
         out.push_str(&paragraph("    ", &in_words(reason), width));
     }
+    let scheme = result.target.split("://").next().unwrap_or_default();
     for observation in &result.addresses {
-        out.push_str(&line(observation, width));
+        out.push_str(&line(observation, scheme, width));
     }
     if let Some(all) = result.addresses_in_all {
         let probed = result.addresses.iter().filter(|o| o.address.is_some() && o.member.is_none()).count();
@@ -40,7 +41,7 @@ fn in_words(reason: &str) -> String {
 }
 
 /// One address or member: what came of it, how long the phases took, then what was seen.
-fn line(observation: &Observation, width: usize) -> String {
+fn line(observation: &Observation, scheme: &str, width: usize) -> String {
     let state = match observation.outcome {
         Outcome::Ok => State::Pass,
         Outcome::Short(_) => State::Fail,
@@ -57,14 +58,11 @@ fn line(observation: &Observation, width: usize) -> String {
     };
     let first = format!("{indent}{} {name}  ", styled(style_of(state), glyph(state)));
     let hang = " ".repeat(indent.len() + 2);
-    let proof = observation.proof.map(proof_name);
-    let mut parts = match (observation.outcome.reason(), proof) {
-        (None, proof) => vec![format!("{} shown", proof.unwrap_or("nothing"))],
-        (Some(reason), _) => vec![styled(style_of(state), reason)],
+    let proof = observation.proof.map_or_else(|| "nothing was shown".to_owned(), |proof| shown(proof, scheme));
+    let mut parts = match observation.outcome.reason() {
+        None => vec![proof],
+        Some(reason) => vec![styled(style_of(state), reason), proof],
     };
-    if let (Some(_), Some(proof)) = (observation.outcome.reason(), proof) {
-        parts.push(format!("got as far as {proof}"));
-    }
     parts.extend(phases(&observation.phases));
     parts.extend(attempts(&observation.attempts));
     let mut out = paragraph(&first, &parts.join(" · "), width.max(super::columns(&first)));
@@ -81,6 +79,16 @@ fn line(observation: &Observation, width: usize) -> String {
         out.push_str(&seen_of_tls(tls, &hang, width));
     }
     out
+}
+
+/// How far it got, in words.
+fn shown(proof: Proof, scheme: &str) -> String {
+    match proof {
+        Proof::Resolved => "the name resolves".to_owned(),
+        Proof::Connected => "TCP connects".to_owned(),
+        Proof::Encrypted => "TLS is spoken and the certificate is good".to_owned(),
+        Proof::Protocol => format!("speaks {}", word(scheme)),
+    }
 }
 
 fn seen_of_tls(tls: &TlsSeen, hang: &str, width: usize) -> String {
