@@ -58,10 +58,13 @@ fn line(observation: &Observation, scheme: &str, width: usize) -> String {
     };
     let first = format!("{indent}{} {name}  ", styled(style_of(state), glyph(state)));
     let hang = " ".repeat(indent.len() + 2);
-    let proof = observation.proof.map_or_else(|| "nothing was shown".to_owned(), |proof| shown(proof, scheme));
+    let proof = observation.proof.map(|proof| shown(proof, scheme));
     let mut parts = match observation.outcome.reason() {
-        None => vec![proof],
-        Some(reason) => vec![styled(style_of(state), reason), proof],
+        None => vec![proof.unwrap_or_else(|| "nothing was shown".to_owned())],
+        Some(reason) => {
+            let got = proof.filter(|_| observation.proof > Some(Proof::Resolved));
+            std::iter::once(styled(style_of(state), reason)).chain(got).collect()
+        }
     };
     parts.extend(phases(&observation.phases));
     parts.extend(attempts(&observation.attempts));
@@ -125,15 +128,16 @@ pub(crate) fn round(at: Timestamp, results: &[ProbeResult], width: usize) -> Str
             };
             let address = observation.address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
             let member = observation.member.as_ref();
-            let member = member.map_or_else(String::new, |m| format!("{} {} ", m.role.as_str(), word(&m.endpoint)));
+            let member = member.map_or_else(String::new, |m| format!(" {} {}", m.role.as_str(), word(&m.endpoint)));
             let what = match observation.outcome.reason() {
                 Some(reason) => styled(style_of(state), reason),
                 None => format!("{:.1} ms", observation.phases.beyond_resolve_ms()),
             };
             let first = format!("{clock}  {}  ", styled(style_of(state), glyph(state)));
-            let mut parts = vec![format!("{} {member}{address}  {what}", word(&result.target))];
+            let address = if result.target.ends_with(&address) { String::new() } else { format!(" {address}") };
+            let mut parts = vec![format!("{}{member}{address}  {what}", word(&result.target))];
             parts.extend(phases(&observation.phases));
-            out.push_str(&paragraph(&first, &parts.join(" · "), width.max(super::columns(&first))));
+            out.push_str(&paragraph(&first, &parts.join(" · "), width));
         }
     }
     out
@@ -165,7 +169,7 @@ pub(crate) fn watched(endpoints: &[Endpoint], width: usize) -> String {
                 format!("{:.1}, p50 {:.1}, p90 {:.1}, p99 {:.1}, max {:.1} ms", ms.min, ms.p50, ms.p90, ms.p99, ms.max);
             parts.push(styled(DIM, &format!("latency min {numbers}")));
         }
-        out.push_str(&paragraph(&first, &parts.join(" · "), width.max(super::columns(&first))));
+        out.push_str(&paragraph(&first, &parts.join(" · "), width));
     }
     out
 }
