@@ -5,6 +5,8 @@
 pub mod address;
 pub mod answers;
 pub mod backoff;
+pub mod conntrack;
+pub mod control;
 pub mod dial;
 pub mod downward;
 pub mod enrol;

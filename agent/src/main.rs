@@ -8,6 +8,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use preflight_agent::address::ControllerAddress;
+use preflight_agent::conntrack::Careful;
+use preflight_agent::control::Controlled;
 use preflight_agent::identity::{Identity, Pair, Sources};
 use preflight_agent::life::{Agent, live};
 use preflight_agent::limits::{Limits, raise_descriptors};
@@ -15,7 +17,8 @@ use preflight_agent::policy::Policy;
 use preflight_agent::prober::{HostGuard, LocalProber};
 use preflight_agent::runs::Runs;
 use preflight_agent::state::{StateDir, machine_fingerprint};
-use preflight_agent::{downward, imds};
+use preflight_agent::{conntrack, downward, imds};
+use preflight_core::target::Target;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -95,8 +98,10 @@ fn run(args: RunArgs, policy: Policy) -> anyhow::Result<()> {
     let state = StateDir::open(&args.state_dir, machine_fingerprint())?;
     let sources = Sources { imds: imds::ENDPOINT, podinfo: downward::DIR.into(), added: args.identity };
     let identity = Arc::new(Identity::new(sources));
+    let controls: Vec<Target> = policy.controls().cloned().collect();
     let guard = Arc::new(HostGuard::new(policy));
-    let prober = LocalProber::new(guard.clone(), limits)?;
+    let prober = Careful::new(LocalProber::new(guard.clone(), limits)?, conntrack::PROC);
+    let prober = Controlled::new(prober, LocalProber::of_controls(guard.clone(), limits)?, controls);
     let agent = Agent {
         controller: args.controller,
         token_file: args.join_token_file,
