@@ -1,9 +1,10 @@
 //! An agent whose own network breaks blames no target, and what an agent tells of itself.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use preflight_tests::lab::{AgentOptions, Firewall, Lab, binary, wait_for};
-use preflight_tests::small::{CELL, Small};
+use preflight_tests::lab::{AgentOptions, Controller, Firewall, Lab, binary, wait_for};
+use preflight_tests::small::{CELL, GATE, INVENTORY, Small};
 
 const SOON: Duration = Duration::from_mins(1);
 const BROKEN: &str = "the network of this host is broken";
@@ -46,8 +47,7 @@ fn a_host_whose_own_network_is_broken_blames_no_target() {
 #[test]
 fn one_control_that_is_good_is_enough() {
     let lab = Lab::new();
-    let policy =
-        Some("[[control]]\ntarget = \"tcp://10.9.0.7:1\"\n[[control]]\ntarget = \"redis://10.9.0.8:6379\"\n");
+    let policy = Some("[[control]]\ntarget = \"tcp://10.9.0.7:1\"\n[[control]]\ntarget = \"redis://10.9.0.8:6379\"\n");
     let known_good = lab.host("known-good", &["10.9.0.8"]);
     let _good = known_good.redis(6379, &[]);
     let small = Small::with(&lab, lab.controller(), 2, &AgentOptions { policy, ..AgentOptions::default() });
@@ -127,4 +127,38 @@ fn an_agent_tells_its_last_results_on_loopback() {
     });
     assert_ne!(curl("127.0.0.1", "/-/ready").0, Some(0));
     assert_eq!(curl("127.0.0.1", "/-/healthy").0, Some(0));
+}
+
+#[test]
+fn dropped_targets_do_not_wait_for_one_another() {
+    const TARGETS: usize = 500;
+    const MIB: u64 = 1024 * 1024;
+    let lab = Lab::new();
+    let small = Small::new(&lab, 1);
+    small.controller.inventory(&INVENTORY.replace("web: {}", "web: {min_agents: 1}"));
+    small.assert_passes();
+    // Nobody is there, and the fabric forwards nothing: silence.
+    let targets =
+        (0..TARGETS).map(|n| format!("  t{n}:\n    target: redis://172.16.{}.{}:6379\n", n / 250, n % 250 + 1));
+    small
+        .controller
+        .file("preflight.yaml", &format!("application: app\ndependencies:\n{}", targets.collect::<String>()));
+    let agent = &small.agents[0];
+    let before = agent.process.resident();
+    let gate = small.controller.preflight_start("gate", &[GATE.as_slice(), &["--wait", "60s"]].concat());
+    let dialled = || {
+        let output = agent.host.run(&["ss", "--no-header", "--tcp", "--numeric", "state", "syn-sent"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let peers: BTreeSet<&str> = text.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        peers.len()
+    };
+    // Twice 256 do not fit one after the other into the second that each takes.
+    wait_for("most targets to be dialled at one time", SOON, || (dialled() > TARGETS * 4 / 5).then_some(()));
+    let grown = agent.process.resident().saturating_sub(before);
+    assert!(grown < 16 * MIB, "{TARGETS} targets at once take {} KiB", grown / 1024);
+    let answer = Controller::preflight_end(gate, SOON);
+    for n in 0..TARGETS {
+        let state = answer.state(&format!("us/web/t{n}"));
+        assert!(["fail connect_timeout", "unknown local_resources"].contains(&state.as_str()), "t{n}: {state}");
+    }
 }
