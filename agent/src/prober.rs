@@ -68,6 +68,12 @@ impl LocalProber {
         };
         Ok(Self { engine: Engine::new(options)?, guard })
     }
+
+    /// An engine of their own for the control targets, which must not wait for others' places.
+    pub fn of_controls(guard: Arc<HostGuard>, limits: Limits) -> Result<Self, EngineError> {
+        let options = EngineOptions { max_concurrent: limits.controls.max(1) as usize, max_per_second: None };
+        Ok(Self { engine: Engine::new(options)?, guard })
+    }
 }
 
 impl Prober for LocalProber {
