@@ -83,6 +83,7 @@ pub(crate) async fn serve(config: ServerConfig) -> SocketAddr {
                 while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
                     let _ = stream.write_all(b"+PONG\r\n").await;
                 }
+                let _ = stream.shutdown().await;
             }
         }
     })
