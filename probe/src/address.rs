@@ -147,7 +147,7 @@ impl Way<'_> {
                 Start::Speak => {}
                 Start::Secure => return self.over_tls(stream, Some(protocol), terms, probed).await,
                 Start::Show(shown) => {
-                    self.shown(probed, shown, begin);
+                    self::shown(probed, shown, begin);
                     self.leave_by_tls(stream, protocol, probed).await;
                     return Ok(());
                 }
