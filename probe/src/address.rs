@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use preflight_core::observation::{Observation, Outcome, Phases, Proof};
 use preflight_core::reason::{Short, Void};
-use preflight_core::spec::{ProbeSpec, TlsOptions};
+use preflight_core::spec::ProbeSpec;
 use preflight_core::target::Host;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -169,16 +169,9 @@ impl Way<'_> {
         probed: &mut Probed,
     ) -> Result<(), Failure> {
         let Self { engine, spec, .. } = *self;
-        let made;
-        let terms = match terms {
-            Some(terms) => terms,
-            // A protocol may ask for TLS that the spec did not foresee; it is judged all the same.
-            None => {
-                made = engine
-                    .trust
-                    .terms(&TlsOptions { client: None, ca_file: None, ..spec.tls.clone() }, &engine.provider)?;
-                &made
-            }
+        // A protocol begins TLS only where the spec asks for it; nothing is sent over what cannot be judged.
+        let Some(terms) = terms else {
+            return Err(Failure::short(Short::ProtocolUnexpected, "the server wants TLS, which was not asked for"));
         };
         let begin = Instant::now();
         let alpn = protocol.map_or(&[][..], Protocol::alpn);
@@ -208,15 +201,21 @@ impl Way<'_> {
         let end = self.converse(protocol, &mut wire, probed).await;
         // In TLS 1.3 the server complains of the client's certificate only now (RFC 8446, 4.4.2.4).
         let alert = wire.alert().filter(|_| asked_for_certificate);
-        tls::part(stream);
-        match (end, alert, &terms.client) {
+        let answered = !wire.received().is_empty();
+        let end = match (end, alert, &terms.client) {
             (Err(_), Some(alert), Some(client)) => Err(client.refused(&rustls::Error::AlertReceived(alert))),
             (Err(_), Some(alert), None) if tls::demands_certificate(alert) => {
                 log_in_first(spec, &mut probed.seen);
                 Ok(())
             }
+            // A protocol that had no more to ask has not heard whether the certificate was taken.
+            (Ok(()), _, Some(client)) if asked_for_certificate && !answered => {
+                tls::taken(&mut stream, client, Instant::now() + spec.timeout.duration()).await
+            }
             (end, _, _) => end,
-        }
+        };
+        tls::part(stream);
+        end
     }
 
     /// A handshake whose end changes nothing of what was proven: what is seen of TLS is shown, a failure is a note.
