@@ -194,6 +194,7 @@ pub(crate) fn probe_result(run: &Run, index: usize, agent: &str) -> Option<api::
     };
     let report = witness.testimony.map(|t| &t.report);
     Some(api::ProbeResult {
+        dependency: None,
         target: cell.spec.target.to_string(),
         region: Some(cell.fleet.region.clone()),
         fleet: Some(cell.fleet.fleet.clone()),
@@ -217,6 +218,7 @@ pub(crate) fn probe(run: &Run, rosters: &Rosters) -> api::ProbeResults {
         let told = witnesses.iter().any(|w| !matches!(w.answer, Answer::Pending | Answer::Given(Outcome::Ok)));
         if folded.state != State::Pass && !told {
             results.push(api::ProbeResult {
+                dependency: None,
                 target: cell.spec.target.to_string(),
                 region: Some(cell.fleet.region.clone()),
                 fleet: Some(cell.fleet.fleet.clone()),

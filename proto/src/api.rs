@@ -298,6 +298,9 @@ pub struct ProbeResults {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProbeResult {
+    /// The dependency's name, where a manifest was probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependency: Option<String>,
     /// The target's URL.
     pub target: String,
     /// The region; none for a local probe.

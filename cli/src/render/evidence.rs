@@ -93,7 +93,7 @@ pub(super) fn proof_name(proof: preflight_core::observation::Proof) -> &'static 
 }
 
 /// The phases that were finished.
-fn phases(phases: &Phases) -> Option<String> {
+pub(super) fn phases(phases: &Phases) -> Option<String> {
     let Phases { resolve_ms, connect_ms, proxy_ms, tls_ms, protocol_ms } = *phases;
     let all = [
         ("resolve", resolve_ms),
@@ -107,7 +107,7 @@ fn phases(phases: &Phases) -> Option<String> {
 }
 
 /// Several attempts by how they ended; one alone says nothing that the reason does not.
-fn attempts(attempts: &[Attempt]) -> Option<String> {
+pub(super) fn attempts(attempts: &[Attempt]) -> Option<String> {
     let mut results: Vec<(String, usize)> = Vec::new();
     for attempt in attempts {
         let result = word(&attempt.result);
@@ -120,7 +120,7 @@ fn attempts(attempts: &[Attempt]) -> Option<String> {
     (attempts.len() > 1).then(|| format!("{} attempts: {}", attempts.len(), list.join(", ")))
 }
 
-fn certificate(leaf: &Certificate, indent: &str, width: usize) -> String {
+pub(super) fn certificate(leaf: &Certificate, indent: &str, width: usize) -> String {
     let mut names: Vec<String> = leaf.names.iter().take(5).map(|name| word(name)).collect();
     if leaf.names.len() > names.len() {
         names.push(format!("and {} more", leaf.names.len() - names.len()));

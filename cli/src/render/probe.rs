@@ -56,7 +56,13 @@ pub(crate) fn summary(results: &[ProbeResult], objections: &[String], width: usi
     for reason in reasons {
         match lookup(reason) {
             Some((_, meaning, next)) => {
-                out.push_str(&paragraph("  ", &format!("{reason}: {meaning}"), width));
+                // From this host each line has said what its reason means.
+                let text = if results.iter().any(|r| r.agent.is_some()) {
+                    format!("{reason}: {meaning}")
+                } else {
+                    reason.to_owned()
+                };
+                out.push_str(&paragraph("  ", &text, width));
                 out.push_str(&paragraph("    → ", next, width));
             }
             None => out.push_str(&paragraph("  ", &word(reason), width)),
