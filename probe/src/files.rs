@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use preflight_core::reason::Void;
 
@@ -57,6 +58,12 @@ impl Stamp {
             changed: (found.ctime(), found.ctime_nsec()),
         })
     }
+
+    /// Whether a later write is sure to show: the clock of file systems stands still for some milliseconds at a time.
+    pub(crate) fn is_settled(&self) -> bool {
+        let changed = Duration::from_secs(u64::try_from(self.changed.0).unwrap_or(0));
+        UNIX_EPOCH.elapsed().is_ok_and(|now| now > changed + Duration::from_secs(2))
+    }
 }
 
 /// What was made of the last few inputs.
@@ -74,11 +81,11 @@ impl<K, V> Default for Cache<K, V> {
 impl<K, V> Cache<K, V> {
     const MAX: usize = 32;
 
-    /// What is known by that key, or made now; a failure is not kept.
+    /// What is known by that key, or made now. It is kept under its key, if it has one; a failure is not kept.
     pub(crate) fn get(
         &self,
         is: impl Fn(&K) -> bool,
-        make: impl FnOnce() -> Result<(K, V), Failure>,
+        make: impl FnOnce() -> Result<(Option<K>, V), Failure>,
     ) -> Result<Arc<V>, Failure> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, value)) = known.iter().find(|(key, _)| is(key)) {
@@ -86,8 +93,10 @@ impl<K, V> Cache<K, V> {
         }
         let (key, value) = make()?;
         let value = Arc::new(value);
-        known.truncate(Self::MAX - 1);
-        known.push_front((key, value.clone()));
+        if let Some(key) = key {
+            known.truncate(Self::MAX - 1);
+            known.push_front((key, value.clone()));
+        }
         Ok(value)
     }
 }
@@ -103,7 +112,7 @@ mod tests {
         for key in (0..100).chain(95..100) {
             let make = || {
                 count += 1;
-                Ok((key, 2 * key))
+                Ok((Some(key), 2 * key))
             };
             assert_eq!(*cache.get(|known| *known == key, make).unwrap(), 2 * key);
         }

@@ -219,7 +219,8 @@ impl Client {
 }
 
 /// Waits until the server has taken the client certificate, or has not: in TLS 1.3 it says so only after the handshake. It
-/// has where it sends a ticket or data or closes by the protocol, which it cannot before it knows its peer (RFC 8446, 4.4.4).
+/// has where it sends a ticket, which it cannot before the client's Finished (RFC 8446, 4.6.1), or answers the client's
+/// goodbye in kind.
 pub(crate) async fn taken(stream: &mut TlsStream<Metered>, client: &Client, deadline: Instant) -> Result<(), Failure> {
     if stream.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
         return Ok(());
@@ -229,9 +230,18 @@ pub(crate) async fn taken(stream: &mut TlsStream<Metered>, client: &Client, dead
     let end = until(
         deadline,
         std::future::poll_fn(|cx| {
-            let mut buffer = [0_u8; 64];
-            let read = Pin::new(&mut *stream).poll_read(cx, &mut ReadBuf::new(&mut buffer));
-            if stream.get_ref().1.tls13_tickets_received() > 0 { Poll::Ready(Ok(())) } else { read }
+            loop {
+                let mut buffer = [0_u8; 256];
+                let mut part = ReadBuf::new(&mut buffer);
+                let read = Pin::new(&mut *stream).poll_read(cx, &mut part);
+                if stream.get_ref().1.tls13_tickets_received() > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                // Data says nothing: a server may send some before it knows its peer.
+                if !matches!(read, Poll::Ready(Ok(()))) || part.filled().is_empty() {
+                    return read;
+                }
+            }
         }),
     )
     .await?;

@@ -74,10 +74,11 @@ impl Trust {
 
     fn anchors(&self, options: &TlsOptions) -> Result<Arc<Anchors>, Failure> {
         match (&options.ca_pem, &options.ca_file) {
-            (Some(pem), _) => self.given.get(|known| known == pem, || Ok((pem.clone(), given(pem)))),
+            (Some(pem), _) => self.given.get(|known| known == pem, || Ok((Some(pem.clone()), given(pem)))),
             (None, Some(file)) => {
                 let stamp = Stamp::of(Path::new(file))?;
-                self.files.get(|known| *known == stamp, || Ok((stamp.clone(), of_file(file)?)))
+                self.files
+                    .get(|known| *known == stamp, || Ok((stamp.is_settled().then(|| stamp.clone()), of_file(file)?)))
             }
             (None, None) => self.host(),
         }
@@ -85,7 +86,10 @@ impl Trust {
 
     fn client(&self, files: &ClientFiles, provider: &CryptoProvider) -> Result<Arc<Client>, Failure> {
         let stamps = [Stamp::of(Path::new(&files.cert_file))?, Stamp::of(Path::new(&files.key_file))?];
-        self.clients.get(|known| *known == stamps, || Ok((stamps.clone(), client(files, provider)?)))
+        self.clients.get(
+            |known| *known == stamps,
+            || Ok((stamps.iter().all(Stamp::is_settled).then(|| stamps.clone()), client(files, provider)?)),
+        )
     }
 
     fn host(&self) -> Result<Arc<Anchors>, Failure> {
