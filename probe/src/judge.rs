@@ -57,12 +57,12 @@ impl<'a> Chain<'a> {
         let mut wrong = match trusted {
             Trusted::Pinned(pinned) => {
                 let sha256 = sha256(leaf);
-                if sha256 != *pinned {
+                if sha256 == *pinned {
+                    Vec::new()
+                } else {
                     let subject = fields.map(|f| text::escape(&f.subject().to_string())).unwrap_or_default();
                     let text = format!("the certificate is sha256:{sha256} ({subject}), pinned is sha256:{pinned}");
                     vec![(Short::TlsFingerprintMismatch, text)]
-                } else {
-                    Vec::new()
                 }
             }
             Trusted::Authorities(anchors) => {
