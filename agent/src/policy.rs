@@ -12,9 +12,16 @@
 //! [[deny]]                   # deny wins
 //! addresses = ["10.0.9.0/24"]
 //!
+//! [[files]]                  # files of this host (an authority, a client's certificate and key), and where they may be used
+//! paths = ["/etc/shop/client.pem", "/etc/shop/client.key"]
+//! addresses = ["10.0.3.0/24"]
+//! ports = [6380]
+//!
 //! [[control]]                # a target that is known to be good; at most 8
 //! target = "tcp://10.0.0.2:53"
 //! ```
+//!
+//! A file that no rule names is used nowhere. Paths are compared as they are written.
 //!
 //! When a probe falls short and no control target can be reached either, the network of this host is broken: what was seen
 //! does not count (`control_failed`). A control target that the rules above deny is an error.
@@ -44,6 +51,7 @@ pub struct Policy {
     allow: Vec<Rule>,
     deny: Vec<Rule>,
     control: Vec<ControlTarget>,
+    files: Vec<FileRule>,
     /// Probes under way at once.
     #[serde(deserialize_with = "concurrent")]
     pub max_concurrent: u32,
@@ -127,6 +135,12 @@ impl Policy {
         let allowed = |ip: &IpAddr| self.allow.iter().any(|rule| rule.covers(*ip, address.port()));
         self.allow.is_empty() || spellings.iter().all(allowed)
     }
+
+    /// Whether a file of this host may be used towards this address. Paths are compared byte by byte.
+    pub fn may_use(&self, file: &Path, address: SocketAddr) -> bool {
+        let bound = |ip: &IpAddr| self.files.iter().any(|rule| rule.binds(file, *ip, address.port()));
+        spellings(address.ip()).iter().all(bound)
+    }
 }
 
 impl Default for Policy {
@@ -135,6 +149,7 @@ impl Default for Policy {
             allow: vec![],
             deny: vec![],
             control: vec![],
+            files: vec![],
             max_concurrent: Self::MAX_CONCURRENT,
             max_per_second: Self::MAX_PER_SECOND,
         }
@@ -234,8 +249,46 @@ struct Rule {
 
 impl Rule {
     fn covers(&self, ip: IpAddr, port: u16) -> bool {
-        self.ports.0.iter().any(|ports| ports.contains(&port))
-            && self.addresses.iter().any(|range| range.0.contains(&ip))
+        covers(&self.addresses, &self.ports, ip, port)
+    }
+}
+
+fn covers(addresses: &[Range], ports: &Ports, ip: IpAddr, port: u16) -> bool {
+    ports.0.iter().any(|ports| ports.contains(&port)) && addresses.iter().any(|range| range.0.contains(&ip))
+}
+
+/// Files and where they may be used.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRule {
+    paths: Vec<FilePath>,
+    addresses: Vec<Range>,
+    #[serde(default)]
+    ports: Ports,
+}
+
+impl FileRule {
+    fn binds(&self, file: &Path, ip: IpAddr, port: u16) -> bool {
+        // As bytes: `Path` takes `/a//b` and `/a/./b` for `/a/b`.
+        self.paths.iter().any(|path| path.0.as_bytes() == file.as_os_str().as_encoded_bytes())
+            && covers(&self.addresses, &self.ports, ip, port)
+    }
+}
+
+/// An absolute path that says where it leads: without `.`, `..` or an empty part.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct FilePath(String);
+
+impl TryFrom<String> for FilePath {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parts = text.strip_prefix('/').ok_or_else(|| format!("'{text}' is not an absolute path"))?;
+        if parts.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(format!("'{text}' is not the plain path of a file; write it without '.', '..' and '//'"));
+        }
+        Ok(Self(text))
     }
 }
 
@@ -416,6 +469,46 @@ mod tests {
     }
 
     #[test]
+    fn a_file_goes_where_it_is_bound_and_nowhere_else() {
+        let policy = "
+            [[files]]
+            paths = ['/etc/shop/client.pem', '/etc/shop/client.key']
+            addresses = ['10.0.3.0/24', '2001:db8::/32']
+            ports = [6380]
+            [[files]]
+            paths = ['/etc/ca.pem']
+            addresses = ['10.0.0.0/8']
+        ";
+        let may = |policy: &str, file: &str, address: &str| {
+            Policy::parse("policy.toml", policy).unwrap().may_use(Path::new(file), address.parse().unwrap())
+        };
+        for (file, address) in [
+            ("/etc/shop/client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/client.key", "[::ffff:10.0.3.7]:6380"),
+            ("/etc/shop/client.key", "[2001:db8::7]:6380"),
+            ("/etc/ca.pem", "10.9.9.8:1"),
+        ] {
+            assert!(may(policy, file, address), "{file} {address}");
+            assert!(!may("", file, address), "{file} {address} without a rule");
+        }
+        for (file, address) in [
+            ("/etc/shop/client.pem", "10.0.3.7:6379"),
+            ("/etc/shop/client.pem", "10.0.4.7:6380"),
+            ("/etc/shop/client.pem", "[64:ff9b::10.0.4.7]:6380"),
+            ("/etc/shop//client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/./client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/../shop/client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/client.pem/", "10.0.3.7:6380"),
+            ("etc/shop/client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/Client.pem", "10.0.3.7:6380"),
+            ("/etc/shop", "10.0.3.7:6380"),
+            ("/etc/ca.pem", "8.8.8.8:443"),
+        ] {
+            assert!(!may(policy, file, address), "{file} {address}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_line() {
         for (text, line, says) in [
             ("max_concurrent = 64\nmax_per_seconds = 2", 2, "unknown field"),
@@ -435,6 +528,12 @@ mod tests {
             ("[[control]]\ntarget = '10.0.0.2:53'", 2, ""),
             ("[[control]]\ntargets = 'tcp://10.0.0.2:53'", 2, "unknown field"),
             (&"[[control]]\ntarget = 'tcp://10.0.0.2:53'\n".repeat(9), 18, "at most 8"),
+            ("[[files]]\naddresses = ['10.0.0.1']", 1, "missing field `paths`"),
+            ("[[files]]\npaths = ['/a']\nport = 1", 3, "unknown field"),
+            ("[[files]]\npaths = [\n'/a',\n'etc/key']", 4, "'etc/key' is not an absolute path"),
+            ("[[files]]\npaths = ['/a/../b']", 2, "without '.', '..' and '//'"),
+            ("[[files]]\npaths = ['/a/']", 2, "not the plain path"),
+            ("[[files]]\npaths = ['/']", 2, "not the plain path"),
         ] {
             let error = Policy::parse("p.toml", text).unwrap_err();
             assert_eq!((error.file.as_str(), error.line), ("p.toml", line), "{text}: {error}");

@@ -47,8 +47,8 @@ impl Guard for HostGuard {
         self.policy.allows(address, &self.controller.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn may_use(&self, _file: &Path, _address: SocketAddr) -> bool {
-        false
+    fn may_use(&self, file: &Path, address: SocketAddr) -> bool {
+        self.policy.may_use(file, address)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One address, phase by phase, until the required proof is had.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use preflight_core::observation::{Observation, Outcome, Phases, Proof};
@@ -17,7 +18,8 @@ use crate::engine::{Engine, Guard};
 use crate::failure::Failure;
 use crate::protocol::{self, Protocol, Shown, Start, Told, Wire};
 use crate::proxy;
-use crate::tls::{self, Secured};
+use crate::tls::{self, Handshake, Secured};
+use crate::trust::Terms;
 
 /// What one address showed.
 pub(crate) struct Probed {
@@ -67,6 +69,7 @@ impl Way<'_> {
             return Ok(());
         }
         self.allowed()?;
+        let terms = self.terms()?;
         let _permit = engine.pace.permit().await;
         probed.control = engine.controls.start(address, guard);
         let dial = connect::dial(address, spec.connect_timeout.duration()).await;
@@ -86,30 +89,54 @@ impl Way<'_> {
         if spec.require == Proof::Connected || !spec.can_prove(spec.require) {
             return Ok(());
         }
-        self.speak(stream, probed).await
+        self.speak(stream, terms.as_ref(), probed).await
     }
 
-    fn allowed(&self) -> Result<(), Failure> {
+    /// Where the probe goes as far as this host knows: what it dials, and behind a proxy the target where that is an address.
+    fn destinations(&self) -> impl Iterator<Item = SocketAddr> {
         let through = match (&self.spec.via, &self.spec.target.host) {
             (Some(_), Host::Ip(ip)) => Some(SocketAddr::new(ip.to_canonical(), self.spec.target.port)),
             (Some(_), Host::Name(_)) | (None, _) => None,
         };
-        let denied = [Some(self.address), through]
-            .into_iter()
-            .flatten()
-            .find(|address| !spellings(*address).all(|spelling| self.guard.allows(spelling)));
-        match denied {
+        std::iter::once(self.address).chain(through)
+    }
+
+    fn allowed(&self) -> Result<(), Failure> {
+        match self.destinations().find(|address| !spellings(*address).all(|spelling| self.guard.allows(spelling))) {
             Some(address) => Err(Failure::void(Void::PolicyDenied, format!("the local policy denies {address}"))),
             None => Ok(()),
         }
     }
 
+    /// What TLS goes by, made before anything is dialled: what this host lacks is nothing that the target should see.
+    fn terms(&self) -> Result<Option<Terms>, Failure> {
+        let Self { engine, spec, .. } = *self;
+        if !spec.speaks_tls() || spec.require <= Proof::Connected || !spec.can_prove(spec.require) {
+            return Ok(None);
+        }
+        let client = spec.tls.client.iter().flat_map(|files| [&files.cert_file, &files.key_file]);
+        for file in spec.tls.ca_file.iter().chain(client) {
+            self.may_use(file)?;
+        }
+        engine.trust.terms(&spec.tls, &engine.provider).map(Some)
+    }
+
+    fn may_use(&self, file: &str) -> Result<(), Failure> {
+        let may =
+            |address: &SocketAddr| spellings(*address).all(|spelling| self.guard.may_use(Path::new(file), spelling));
+        let Some(address) = self.destinations().find(|address| !may(address)) else { return Ok(()) };
+        let (ip, port) = (address.ip(), address.port());
+        let rule = format!("[[files]] paths = [{file:?}] addresses = [\"{ip}\"] ports = [{port}]");
+        let words = format!("the local policy does not let {file} be used towards {address}; it would with {rule}");
+        Err(Failure::void(Void::PolicyDenied, words))
+    }
+
     /// What follows the connect.
-    async fn speak(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
+    async fn speak(&self, mut stream: TcpStream, terms: Option<&Terms>, probed: &mut Probed) -> Result<(), Failure> {
         let spec = self.spec;
         let protocol = protocol::of(spec.target.scheme);
         if spec.target.scheme.is_tls() {
-            return self.over_tls(stream, protocol, probed).await;
+            return self.over_tls(stream, protocol, terms, probed).await;
         }
         let Some(protocol) = protocol else { return Ok(()) };
         if spec.target.scheme.can_upgrade() {
@@ -118,7 +145,12 @@ impl Way<'_> {
             let start = deadline::until(begin + spec.timeout.duration(), protocol.start(&mut wire, spec)).await?;
             match start.unwrap_or_else(|| Err(wire.timed_out()))? {
                 Start::Speak => {}
-                Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
+                Start::Secure => return self.over_tls(stream, Some(protocol), terms, probed).await,
+                Start::Show(shown) => {
+                    self::shown(probed, shown, begin);
+                    self.leave_by_tls(stream, protocol, probed).await;
+                    return Ok(());
+                }
                 Start::Done(shown) => {
                     self::shown(probed, shown, begin);
                     return Ok(());
@@ -133,12 +165,18 @@ impl Way<'_> {
         &self,
         stream: TcpStream,
         protocol: Option<&dyn Protocol>,
+        terms: Option<&Terms>,
         probed: &mut Probed,
     ) -> Result<(), Failure> {
         let Self { engine, spec, .. } = *self;
-        let anchors = engine.trust.anchors(&spec.tls)?;
+        // A protocol begins TLS only where the spec asks for it; nothing is sent over what cannot be judged.
+        let Some(terms) = terms else {
+            return Err(Failure::short(Short::ProtocolUnexpected, "the server wants TLS, which was not asked for"));
+        };
         let begin = Instant::now();
-        let secured = tls::handshake(stream, spec, &anchors, &engine.provider, &mut probed.seen.tls).await?;
+        let alpn = protocol.map_or(&[][..], Protocol::alpn);
+        let wanted = Handshake { spec, alpn, terms: Some(terms), provider: &engine.provider };
+        let secured = wanted.shake(stream, &mut probed.seen.tls).await?;
         probed.seen.phases.tls_ms = Some(ms(begin.elapsed()));
         probed.seen.proof = Some(Proof::Encrypted);
         let (mut stream, asked_for_certificate) = match secured {
@@ -149,23 +187,51 @@ impl Way<'_> {
             }
         };
         let (Some(protocol), Proof::Protocol) = (protocol, spec.require) else {
-            if asked_for_certificate {
-                log_in_first(spec, &mut probed.seen);
+            match &terms.client {
+                Some(client) if asked_for_certificate => {
+                    tls::taken(&mut stream, client, begin + spec.timeout.duration()).await?;
+                }
+                None if asked_for_certificate => log_in_first(spec, &mut probed.seen),
+                Some(_) | None => {}
             }
             tls::part(stream);
             return Ok(());
         };
         let mut wire = Wire::new(&mut *stream, self.address);
         let end = self.converse(protocol, &mut wire, probed).await;
-        // In TLS 1.3 the server complains of the missing certificate only now (RFC 8446, 4.4.2.4).
-        let demanded = asked_for_certificate && wire.alert().is_some_and(tls::demands_certificate);
-        tls::part(stream);
-        match end {
-            Err(_) if demanded => {
+        // In TLS 1.3 the server complains of the client's certificate only now (RFC 8446, 4.4.2.4).
+        let alert = wire.alert().filter(|_| asked_for_certificate);
+        let answered = !wire.received().is_empty();
+        let end = match (end, alert, &terms.client) {
+            (Err(_), Some(alert), Some(client)) => Err(client.refused(&rustls::Error::AlertReceived(alert))),
+            (Err(_), Some(alert), None) if tls::demands_certificate(alert) => {
                 log_in_first(spec, &mut probed.seen);
                 Ok(())
             }
-            end => end,
+            // A protocol that had no more to ask has not heard whether the certificate was taken.
+            (Ok(()), _, Some(client)) if asked_for_certificate && !answered => {
+                tls::taken(&mut stream, client, Instant::now() + spec.timeout.duration()).await
+            }
+            (end, _, _) => end,
+        };
+        tls::part(stream);
+        end
+    }
+
+    /// A handshake whose end changes nothing of what was proven: what is seen of TLS is shown, a failure is a note.
+    async fn leave_by_tls(&self, stream: TcpStream, protocol: &dyn Protocol, probed: &mut Probed) {
+        let (spec, provider) = (self.spec, &self.engine.provider);
+        let wanted = Handshake { spec, alpn: protocol.alpn(), terms: None, provider };
+        match wanted.shake(stream, &mut probed.seen.tls).await {
+            Ok(Secured::Open { stream, .. }) => tls::part(stream),
+            Ok(Secured::LogInFirst) => {}
+            Err(failure) => {
+                let reason = failure.outcome.reason().unwrap_or_default();
+                let detail = failure.detail.unwrap_or_default();
+                let note =
+                    format!("it offers TLS, which was not asked for, and the handshake fails ({reason}: {detail})");
+                add_note(&mut probed.seen, Some(note));
+            }
         }
     }
 

@@ -8,7 +8,8 @@
 //! | `connect.rs`, `socket.rs` | the ladder of connect attempts; sockets with their error queue |
 //! | `deadline.rs`, `failure.rs` | deadlines that blame nobody for this process's stalls; why a phase ended a probe |
 //! | `control.rs`, `routes.rs` | what the host itself does: accepts everything, has no route |
-//! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities |
+//! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities or which certificate |
+//! | `files.rs` | files of this host that probes use |
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
 //! | `protocol.rs` | what a protocol's opening exchange is given |
 //! | `redis.rs`, `http.rs`, `postgres.rs`, `mysql.rs`, `memcached.rs`, `amqp.rs`, `grpc.rs` | one protocol each |
@@ -22,6 +23,7 @@ mod control;
 mod deadline;
 mod engine;
 mod failure;
+mod files;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod grpc;
