@@ -46,6 +46,7 @@ fn run(fleets: &[&str]) -> Run {
         fail_fast: false,
         strict: false,
         unlisted: Vec::new(),
+        target_rate: RunSpec::TARGET_RATE,
     })
 }
 
@@ -102,7 +103,8 @@ fn who_does_not_answer_in_time_is_silent_and_replaced() {
     let mut run = run(&["web"]);
     let step = run.step(&rosters, at(0));
     assert_eq!(step.ask.len(), 3);
-    let wake = step.wake.unwrap();
+    // The last one of them begins two milliseconds after the first.
+    let wake = step.wake.unwrap().checked_add(Duration::from_millis(2)).unwrap();
     let label = label(&run, 0);
     run.record(&label, &agent("web", 0), testimony(true), at(10)).unwrap();
     assert!(run.step(&rosters, at(10)).ask.is_empty());
