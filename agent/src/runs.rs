@@ -79,7 +79,8 @@ impl<P: Prober> Runs<P> {
                 (void(Void::LocalResources, &words), means.identity.current().await)
             } else if probe.start_after_ms > MAX_START_AFTER_MS {
                 let asked = probe.start_after_ms;
-                let words = format!("asked to wait {asked} ms before the probe; at most {MAX_START_AFTER_MS} are accepted");
+                let words =
+                    format!("asked to wait {asked} ms before the probe; at most {MAX_START_AFTER_MS} are accepted");
                 (void(Void::PolicyDenied, &words), means.identity.current().await)
             } else {
                 // Its turn, among all agents of the run. Others may have this agent's places meanwhile.

@@ -372,7 +372,8 @@ impl Task {
             }
             let cells: Vec<usize> = self.run.waiting(&agent).into_iter().filter(|cell| sent.insert(*cell)).collect();
             let now = Timestamp::now();
-            let mut probes: Vec<wire::Probe> = cells.into_iter().filter_map(|cell| self.probe(cell, &agent, now)).collect();
+            let mut probes: Vec<wire::Probe> =
+                cells.into_iter().filter_map(|cell| self.probe(cell, &agent, now)).collect();
             while !probes.is_empty() {
                 let rest = probes.split_off(fitting(&probes));
                 let spec = self.run.spec();

@@ -341,7 +341,9 @@ impl Report {
             None if is_incomplete(of_target, usize::try_from(self.resolved).unwrap_or(usize::MAX)) => {
                 Outcome::Void(Void::Cancelled)
             }
-            None if self.cut().is_none() && !of_target.is_empty() && of_target.iter().all(|o| stopped(&o)) => Outcome::Ok,
+            None if self.cut().is_none() && !of_target.is_empty() && of_target.iter().all(|o| stopped(&o)) => {
+                Outcome::Ok
+            }
             None => Outcome::Void(Void::BlockedUnproven),
         }
     }

@@ -44,7 +44,8 @@ impl Splay {
     /// The first moment from `now` on at which a probe of this cell may begin; it is taken.
     pub(crate) fn take(&mut self, cell: usize, now: Timestamp) -> Timestamp {
         let dials = self.dials.get(cell).map_or(&[][..], Vec::as_slice);
-        let start = dials.iter().filter_map(|dialled| self.free.get(*dialled)).fold(now, |start, free| start.max(*free));
+        let start =
+            dials.iter().filter_map(|dialled| self.free.get(*dialled)).fold(now, |start, free| start.max(*free));
         for dialled in dials {
             if let Some(free) = self.free.get_mut(*dialled) {
                 *free = start.checked_add(self.apart).unwrap_or(Timestamp::MAX);
