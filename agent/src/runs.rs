@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use preflight_core::identity::NetworkIdentity;
 use preflight_core::observation::{Outcome, Report};
@@ -11,9 +11,10 @@ use preflight_core::reason::Void;
 use preflight_core::spec::ProbeSpec;
 use preflight_core::text;
 use preflight_proto::agent;
-use preflight_proto::convert::{AgentReport, MAX_TEXT_BYTES};
+use preflight_proto::convert::{AgentReport, MAX_START_AFTER_MS, MAX_TEXT_BYTES};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::answers::{Answers, Asked, Key};
@@ -76,7 +77,16 @@ impl<P: Prober> Runs<P> {
             let (report, identity) = if busy {
                 let words = format!("this agent already has {MAX_UNDER_WAY} probes under way");
                 (void(Void::LocalResources, &words), means.identity.current().await)
+            } else if probe.start_after_ms > MAX_START_AFTER_MS {
+                let asked = probe.start_after_ms;
+                let words =
+                    format!("asked to wait {asked} ms before the probe; at most {MAX_START_AFTER_MS} are accepted");
+                (void(Void::PolicyDenied, &words), means.identity.current().await)
             } else {
+                // Its turn, among all agents of the run. Others may have this agent's places meanwhile.
+                if probe.start_after_ms > 0 {
+                    sleep(Duration::from_millis(probe.start_after_ms.into())).await;
+                }
                 means.answer(probe.spec).await
             };
             let report = AgentReport {

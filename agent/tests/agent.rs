@@ -127,7 +127,12 @@ async fn controller() -> Running {
 
 fn ask(run: &str, cells: &[&str]) -> to_agent::Message {
     let spec = ProbeSpec::new("tcp://db.internal:5432".parse().unwrap());
-    let probe = |cell: &&str| Probe { cell: (*cell).into(), region: "eu".into(), spec: Some((&spec).into()) };
+    let probe = |cell: &&str| Probe {
+        cell: (*cell).into(),
+        region: "eu".into(),
+        spec: Some((&spec).into()),
+        start_after_ms: 0,
+    };
     to_agent::Message::Ask(Ask { run: run.into(), release: "v2".into(), probes: cells.iter().map(probe).collect() })
 }
 
@@ -253,7 +258,7 @@ async fn a_probe_that_this_agent_does_not_know_is_void() {
     let (mut stream, _) = controller.stream().await;
     let mut spec = preflight_proto::agent::ProbeSpec::from(&ProbeSpec::new("tcp://x:1".parse().unwrap()));
     spec.target = "gopher://x:70".into();
-    let probe = Probe { cell: "c1".into(), region: "eu".into(), spec: Some(spec) };
+    let probe = Probe { cell: "c1".into(), region: "eu".into(), spec: Some(spec), start_after_ms: 0 };
     stream.send(to_agent::Message::Ask(Ask { run: "r".into(), release: "v".into(), probes: vec![probe] })).await;
     let report = stream.report().await;
     assert_eq!(report.observations[0].outcome, "void");

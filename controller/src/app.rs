@@ -1,5 +1,6 @@
 //! What the controller's parts share.
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -7,6 +8,7 @@ use preflight_core::text::escape;
 use preflight_proto::api::AuditEntry;
 
 use crate::authority::Authority;
+use crate::quota::Quota;
 use crate::roster::Roster;
 use crate::runs::Runs;
 use crate::store::{Store, StoreError};
@@ -49,6 +51,10 @@ pub(crate) struct App {
     pub(crate) authority: Authority,
     pub(crate) roster: Arc<Roster>,
     pub(crate) runs: Arc<Runs>,
+    /// What ad hoc probes may take.
+    pub(crate) quota: Arc<Quota>,
+    /// How many probes of one target begin in a second at most, over all agents of a run.
+    pub(crate) target_rate: NonZeroU32,
     /// Keeps strangers from filling the audit log.
     pub(crate) strangers: Strangers,
     /// The ports that this controller listens on, which no agent probes on its addresses.

@@ -6,6 +6,7 @@ mod app;
 mod authority;
 mod dispatch;
 mod listen;
+mod quota;
 mod result;
 mod roster;
 mod runs;
@@ -16,6 +17,7 @@ mod store;
 mod stream_tests;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,6 +71,9 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "NAME")]
     #[serde(default)]
     advertise: Vec<String>,
+    /// How many probes of one target (host:port) begin in a second at most, over all agents of a run [default: 1000].
+    #[arg(long, value_name = "N")]
+    target_rate: Option<NonZeroU32>,
 }
 
 const EXIT_USAGE: u8 = 64;

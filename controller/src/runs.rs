@@ -371,7 +371,9 @@ impl Task {
                 (*on, *sent) = (connection, BTreeSet::new());
             }
             let cells: Vec<usize> = self.run.waiting(&agent).into_iter().filter(|cell| sent.insert(*cell)).collect();
-            let mut probes: Vec<wire::Probe> = cells.iter().filter_map(|cell| self.probe(*cell)).collect();
+            let now = Timestamp::now();
+            let mut probes: Vec<wire::Probe> =
+                cells.into_iter().filter_map(|cell| self.probe(cell, &agent, now)).collect();
             while !probes.is_empty() {
                 let rest = probes.split_off(fitting(&probes));
                 let spec = self.run.spec();
@@ -382,12 +384,15 @@ impl Task {
         }
     }
 
-    fn probe(&self, index: usize) -> Option<wire::Probe> {
+    fn probe(&mut self, index: usize, agent: &str, now: Timestamp) -> Option<wire::Probe> {
+        let wait = self.run.send(index, agent, now)?;
         let cell = self.run.spec().plan.cells.get(index)?;
         Some(wire::Probe {
             cell: self.run.digest(index)?.0.clone(),
             region: cell.fleet.region.clone(),
             spec: Some((&cell.spec).into()),
+            // Rounded up, so that no probe is early.
+            start_after_ms: u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX),
         })
     }
 

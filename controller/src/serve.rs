@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
+use preflight_core::run::RunSpec;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,6 +63,7 @@ fn with_config(flags: ServeOptions) -> anyhow::Result<ServeOptions> {
         api_listen: flags.api_listen.or(file.api_listen),
         agent_listen: flags.agent_listen.or(file.agent_listen),
         advertise: if flags.advertise.is_empty() { file.advertise } else { flags.advertise },
+        target_rate: flags.target_rate.or(file.target_rate),
     })
 }
 
@@ -95,7 +97,9 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let api_listener = bind(api_address, "--api-listen").await?;
     let agent_listener = bind(agent_address, "--agent-listen").await?;
     let ports = vec![api_listener.local_addr()?.port(), agent_listener.local_addr()?.port()];
-    let app = Arc::new(App { store, authority, roster, runs, strangers: Strangers::default(), ports });
+    let target_rate = options.target_rate.unwrap_or(RunSpec::TARGET_RATE);
+    let (strangers, quota) = (Strangers::default(), Arc::default());
+    let app = Arc::new(App { store, authority, roster, runs, strangers, quota, target_rate, ports });
     let url = url(&options.advertise, api_listener.local_addr()?);
     let client = write_client_file(&app, &dir, &url).await?;
     let resumed = app.runs.resume(None, now).await?.len();

@@ -60,7 +60,16 @@ impl Port {
         let tls = authority::agent_tls(&authority, certificate).unwrap();
         let roster = Arc::new(Roster::new(&[], Timestamp::now()));
         let runs = Runs::new(store.clone(), roster.clone());
-        let app = Arc::new(App { store, authority, roster, runs, strangers: Strangers::default(), ports: Vec::new() });
+        let app = Arc::new(App {
+            store,
+            authority,
+            roster,
+            runs,
+            strangers: Strangers::default(),
+            quota: Arc::default(),
+            target_rate: RunSpec::TARGET_RATE,
+            ports: Vec::new(),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let grpc = tonic::service::Routes::new(crate::agents::service(app.clone())).into_axum_router();
@@ -139,6 +148,7 @@ impl Port {
             fail_fast: false,
             strict: false,
             unlisted: Vec::new(),
+            target_rate: RunSpec::TARGET_RATE,
         };
         self.app.runs.start(Kind::Gate, "request", spec, "test").await.unwrap()
     }

@@ -20,7 +20,7 @@ pub struct Finding {
     pub dependency: String,
     /// In words.
     pub text: String,
-    /// For an asymmetry: what all hosts that pass carry and none that fails does.
+    /// For an asymmetry: what all hosts that reach it carry and none that does not.
     pub attributes: Attributes,
 }
 
@@ -94,9 +94,10 @@ fn attributes(identity: &NetworkIdentity) -> BTreeSet<(&str, &str)> {
 
 /// For each dependency that some hosts reach and some do not: what tells them apart.
 fn asymmetries(cells: &[&JudgedCell<'_>]) -> Vec<Finding> {
-    let mut sides: BTreeMap<&str, (Side<'_>, Side<'_>)> = BTreeMap::new();
+    // A path that must be blocked is no asymmetry beside one that must be open.
+    let mut sides: BTreeMap<(&str, bool), (Side<'_>, Side<'_>)> = BTreeMap::new();
     for judged in cells {
-        let (pass, fail) = sides.entry(&judged.cell.dependency).or_default();
+        let (pass, fail) = sides.entry((&judged.cell.dependency, judged.must_be_blocked())).or_default();
         for witness in &judged.witnesses {
             let Some(testimony) = witness.testimony else { continue };
             let side = match witness.answer {
@@ -109,22 +110,31 @@ fn asymmetries(cells: &[&JudgedCell<'_>]) -> Vec<Finding> {
         }
     }
     sides.retain(|_, (pass, fail)| !pass.identities.is_empty() && !fail.identities.is_empty());
-    sides.into_iter().map(|(dependency, (pass, fail))| asymmetry(dependency, &pass, &fail)).collect()
+    let finding = |((dependency, blocked), (pass, fail)): ((&str, bool), (Side<'_>, Side<'_>))| {
+        // Where the path must be blocked, those that fall short are the ones that reach it.
+        if blocked {
+            asymmetry(dependency, &fail, &pass, "is stopped")
+        } else {
+            asymmetry(dependency, &pass, &fail, "fails")
+        }
+    };
+    sides.into_iter().map(finding).collect()
 }
 
-fn asymmetry(dependency: &str, pass: &Side<'_>, fail: &Side<'_>) -> Finding {
+/// `fails`: what becomes of those that do not reach it.
+fn asymmetry(dependency: &str, pass: &Side<'_>, fail: &Side<'_>, fails: &str) -> Finding {
     let owned = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
     let only_pass: Attributes = pass.all_carry().difference(&fail.any_carries()).copied().map(owned).collect();
     let only_fail: Attributes = fail.all_carry().difference(&pass.any_carries()).copied().map(owned).collect();
     let names = |side: &Side<'_>| side.fleets.iter().copied().collect::<Vec<_>>().join(", ");
     let what = match only_pass.as_slice() {
         [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
-        only => format!("Every host that reaches it carries {}, and no host that fails does.", show(only)),
+        only => format!("Every host that reaches it carries {}, and no host that {fails} does.", show(only)),
     };
     let mut text =
         format!("{} is reached from {} and not from {}. {what}", escape(dependency), names(pass), names(fail));
     if !only_fail.is_empty() {
-        let _ = write!(text, " Every host that fails carries {}.", show(&only_fail));
+        let _ = write!(text, " Every host that {fails} carries {}.", show(&only_fail));
     }
     Finding { kind: Kind::Asymmetry, dependency: dependency.to_owned(), text, attributes: only_pass }
 }
@@ -224,7 +234,7 @@ fn place(identity: &NetworkIdentity) -> String {
 }
 
 fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
-    if judged.folded.state != State::Pass {
+    if judged.folded.state != State::Pass || judged.must_be_blocked() {
         return None;
     }
     let ok = |w: &&crate::run::Witness<'_>| w.answer == Answer::Given(Outcome::Ok);

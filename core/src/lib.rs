@@ -6,6 +6,7 @@
 //!
 //! Plain types and functions: no runtime, sockets, clock, files or environment. Time comes in as a value.
 
+pub mod contrast;
 pub mod diagnostic;
 pub mod findings;
 pub mod identity;
@@ -18,6 +19,7 @@ pub mod plan;
 pub mod reason;
 pub mod run;
 pub mod spec;
+mod splay;
 pub mod target;
 pub mod text;
 pub mod verdict;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::contrast::Shown;
 use crate::identity::{IdentityKey, Mismatch, NetworkIdentity};
 use crate::observation::{Outcome, Report};
 use crate::plan::Cell;
@@ -164,6 +165,22 @@ pub struct Folded {
 }
 
 impl Folded {
+    /// The state of a cell that must be blocked, by what the run shows of the addresses at which its agents were stopped.
+    ///
+    /// Stopped is not blocked: without a connect from elsewhere the target may be down. And where an agent of the same fleet got
+    /// through in another cell, the path is open.
+    #[must_use]
+    pub fn in_contrast(mut self, shown: Shown) -> Self {
+        match shown {
+            Shown::Leak => (self.state, self.why) = (State::Fail, Some(Why::Short(Short::Reachable))),
+            Shown::Nothing if self.state == State::Pass => {
+                (self.state, self.why) = (State::Unknown, Some(Why::Unknown(Unknown::NoContrast)));
+            }
+            Shown::Nothing | Shown::There => {}
+        }
+        self
+    }
+
     /// Whether asking on cannot change the state, and nobody is waited for.
     pub fn settled(&self) -> bool {
         self.ask.is_empty() && self.counts.pending == 0
@@ -178,7 +195,8 @@ const REFUTERS_NEEDED: usize = 2;
 /// Folds a cell.
 ///
 /// `roster` is in the order in which agents are to be preferred; only connected ones and such as are waited for are asked.
-/// What is still pending counts, for the state, as not answered.
+/// What is still pending counts, for the state, as not answered. With `strict` nothing refutes an agent that falls short: so it is
+/// for every cell that must be blocked, where one host that gets through is a leak.
 pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMap<String, Asked>) -> Folded {
     let counts = count(asked);
     let identities = identities(roster, asked);

@@ -267,3 +267,20 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// A cell that must be blocked: one agent that gets through is a leak, and whoever is stopped shows nothing without a contrast.
+    #[test]
+    fn a_blocked_cell_is_the_model((roster, asked) in situation(), min_agents in 1..4u32, shown in prop::sample::select(vec![Shown::Leak, Shown::Nothing, Shown::There])) {
+        let folded = fold(min_agents, true, &roster, &asked).in_contrast(shown);
+        let short = asked.values().any(|a| matches!(a.answer, Answer::Given(Outcome::Short(_))));
+        let want = match (short || shown == Shown::Leak, model(min_agents, true, &roster, &asked), shown) {
+            (true, _, _) => State::Fail,
+            (false, State::Pass, Shown::There) => State::Pass,
+            (false, _, _) => State::Unknown,
+        };
+        prop_assert_eq!(folded.state, want);
+        prop_assert_eq!(folded.why.is_none(), want == State::Pass);
+        prop_assert_eq!(folded.refuted, None);
+    }
+}

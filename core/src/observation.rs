@@ -284,7 +284,7 @@ impl Report {
     pub fn outcome(&self, spec: &ProbeSpec) -> Outcome {
         let of_target: Vec<&Observation> = self.observations.iter().filter(|o| o.member.is_none()).collect();
         if spec.expect == Expect::Blocked {
-            return self.blocked(&of_target);
+            return self.blocked(spec, &of_target);
         }
         let resolved = usize::try_from(self.resolved).unwrap_or(usize::MAX);
         let target = self.works(spec, spec.addresses, &of_target, resolved);
@@ -314,23 +314,36 @@ impl Report {
 
     /// Whether every address is stopped the way a firewall stops a path: silence, a rule's answer, or a reset, which a rule
     /// sends as well as a host on which nothing listens. That the target is there at all, others have to show.
-    fn blocked(&self, of_target: &[&Observation]) -> Outcome {
+    ///
+    /// One address that is reached is a leak, whatever stands beside it. An address that was not probed, also for the cut at
+    /// [`ProbeSpec::MAX_ADDRESSES`], may be open.
+    fn blocked(&self, spec: &ProbeSpec, of_target: &[&Observation]) -> Outcome {
+        // Whoever accepts every connection does not speak for the target with its certificate, or in its protocol.
+        let least = if self.control == Control::Connected { Proof::Encrypted } else { Proof::Connected };
+        let reached = |o: &&Observation| {
+            let through = |a: &Attempt| a.result == "connected" && spec.via.is_none();
+            let partly = o.outcome == Outcome::Short(Short::PartialLoss) || o.attempts.iter().any(through);
+            o.proof >= Some(least) || (least == Proof::Connected && partly)
+        };
+        if of_target.iter().any(reached) {
+            return Outcome::Short(Short::Reachable);
+        }
         if self.control == Control::Connected {
             return Outcome::Void(Void::Intercepted);
-        }
-        if of_target.iter().any(|o| o.proof >= Some(Proof::Connected)) {
-            return Outcome::Short(Short::Reachable);
         }
         let stopped = |o: &&&Observation| {
             let stops = [Short::ConnectTimeout, Short::ConnectProhibited, Short::ConnectRefused];
             o.address.is_some() && stops.iter().any(|stop| o.outcome == Outcome::Short(*stop))
         };
         let void = of_target.iter().map(|o| o.outcome).find(|o| matches!(o, Outcome::Void(_)));
-        let resolved = usize::try_from(self.resolved).unwrap_or(usize::MAX);
         match void {
             Some(void) => void,
-            None if is_incomplete(of_target, resolved) => Outcome::Void(Void::Cancelled),
-            None if !of_target.is_empty() && of_target.iter().all(|o| stopped(&o)) => Outcome::Ok,
+            None if is_incomplete(of_target, usize::try_from(self.resolved).unwrap_or(usize::MAX)) => {
+                Outcome::Void(Void::Cancelled)
+            }
+            None if self.cut().is_none() && !of_target.is_empty() && of_target.iter().all(|o| stopped(&o)) => {
+                Outcome::Ok
+            }
             None => Outcome::Void(Void::BlockedUnproven),
         }
     }

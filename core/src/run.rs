@@ -1,16 +1,20 @@
 //! One execution of a plan: who was asked, who answered, whom to ask next and when it ends. Time in, actions out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::contrast::{Contrast, Shown};
 use crate::identity::{IdentityKey, Mismatch, NetworkIdentity};
-use crate::matrix::{self, Answer, Asked, Candidate, Folded, Presence, State};
+use crate::matrix::{self, Answer, Asked, Candidate, Folded, Presence, State, Why};
 use crate::observation::{Outcome, Report};
 use crate::plan::{CellDigest, FleetId, Plan};
-use crate::reason::Void;
+use crate::reason::{Unknown, Void};
+use crate::spec::Expect;
+use crate::splay::Splay;
 
 /// Beyond the deadlines of a probe's phases, an agent has this long to answer before it counts as silent.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -34,6 +38,19 @@ pub struct RunSpec {
     pub strict: bool,
     /// Fleets of the plan's regions for which certificates exist and which the inventory lacks.
     pub unlisted: Vec<FleetId>,
+    /// At most this many probes of one target (`host:port`) begin in a second, over all agents.
+    #[serde(default = "RunSpec::default_target_rate")]
+    pub target_rate: NonZeroU32,
+}
+
+impl RunSpec {
+    /// Probes of one target that begin in a second, unless the controller is told otherwise: a hundred agents that are asked at once
+    /// are spread over a tenth of a second.
+    pub const TARGET_RATE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
+    fn default_target_rate() -> NonZeroU32 {
+        Self::TARGET_RATE
+    }
 }
 
 /// How a report is labelled: it counts only where all of this is the run's own.
@@ -114,6 +131,10 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq)]
 struct Question {
     key: IdentityKey,
+    /// When its probe may begin.
+    start: Timestamp,
+    /// Whether it may have begun already, at `start`.
+    sent: bool,
     deadline: Timestamp,
     state: QuestionState,
 }
@@ -145,6 +166,8 @@ struct CellRun {
     /// As of the last step.
     settled: bool,
     failing: bool,
+    /// It is well but for an agent elsewhere that reaches the target, which may still come.
+    awaits_contrast: bool,
 }
 
 /// What one agent contributed to a cell.
@@ -175,6 +198,8 @@ pub struct Run {
     rosters: BTreeMap<FleetId, Vec<Candidate>>,
     /// When the next question's time is up.
     wake: Option<Timestamp>,
+    splay: Splay,
+    contrast: Contrast,
 }
 
 /// How far a run is, as of its last step.
@@ -189,12 +214,20 @@ pub struct Progress {
 impl Run {
     /// A run of which nobody has been asked yet.
     pub fn new(spec: RunSpec) -> Self {
-        let new = |digest| CellRun { digest, questions: BTreeMap::new(), settled: false, failing: false };
+        let new = |digest| CellRun {
+            digest,
+            questions: BTreeMap::new(),
+            settled: false,
+            failing: false,
+            awaits_contrast: false,
+        };
         let cells: Vec<CellRun> = spec.plan.cells.iter().map(|cell| new(cell.digest())).collect();
         Self {
             by_digest: cells.iter().enumerate().map(|(index, cell)| (cell.digest.clone(), index)).collect(),
             news: (0..cells.len()).collect(),
             cells,
+            splay: Splay::new(&spec.plan, spec.target_rate),
+            contrast: Contrast::default(),
             spec,
             ended: false,
             rosters: BTreeMap::new(),
@@ -217,17 +250,35 @@ impl Run {
         self.cells.get(cell).map(|c| &c.digest)
     }
 
-    /// Notes that an agent was asked, as the store recalls it after a restart; its time starts anew.
+    /// Notes that an agent was asked, as the store recalls it after a restart; its time starts anew. If it has to be asked again, it
+    /// takes its turn with the others.
     pub fn recall_asked(&mut self, digest: &CellDigest, agent: &str, key: IdentityKey, now: Timestamp) {
         if let Some(index) = self.by_digest.get(digest).copied() {
-            self.put_question(index, agent, key, now);
+            self.put_question(index, agent, key, now, true);
         }
     }
 
-    fn put_question(&mut self, index: usize, agent: &str, key: IdentityKey, now: Timestamp) {
+    fn put_question(&mut self, index: usize, agent: &str, key: IdentityKey, start: Timestamp, sent: bool) {
         let (Some(cell), Some(run)) = (self.spec.plan.cells.get(index), self.cells.get_mut(index)) else { return };
-        let deadline = later(now, cell.spec.worst_case() + ANSWER_GRACE);
-        run.questions.insert(agent.to_owned(), Question { key, deadline, state: QuestionState::Waiting });
+        let deadline = later(start, cell.spec.worst_case() + ANSWER_GRACE);
+        let question = Question { key, start, sent, deadline, state: QuestionState::Waiting };
+        run.questions.insert(agent.to_owned(), question);
+    }
+
+    /// How long an agent that is waited for and is sent its question at `now` has to wait before it probes, so that all agents
+    /// together do not probe a target more often than `target_rate` says. None where that is beyond the run's end: the question is not worth sending.
+    ///
+    /// An agent that is sent a question again may have forgotten it, and probes a second time: that takes a turn of its own.
+    pub fn send(&mut self, index: usize, agent: &str, now: Timestamp) -> Option<Duration> {
+        let worst_case = self.spec.plan.cells.get(index)?.spec.worst_case();
+        let question = self.cells.get_mut(index)?.questions.get_mut(agent)?;
+        if question.sent && question.start <= now {
+            question.start = self.splay.take(index, now);
+            question.deadline = question.deadline.max(later(question.start, worst_case + ANSWER_GRACE));
+        }
+        question.sent = true;
+        let start = question.start;
+        (start < self.spec.deadline).then(|| Duration::try_from(start.duration_since(now)).unwrap_or(Duration::ZERO))
     }
 
     /// Whether a report counts, and for which cell.
@@ -275,6 +326,12 @@ impl Run {
         let question = run.questions.get_mut(&from.agent).ok_or(Refused::NotAsked)?;
         let (outcome, mismatch) = matrix::judge(cell, &testimony.identity, &testimony.report);
         self.news.insert(index);
+        if mismatch.is_none() {
+            if cell.spec.expect == Expect::Blocked && outcome == Outcome::Ok {
+                self.contrast.stopped(index, &testimony.report);
+            }
+            self.news.extend(self.contrast.reached(&cell.fleet, &from.agent, &testimony.report));
+        }
         question.key = testimony.identity.key();
         question.state = QuestionState::Answered { testimony: Box::new(testimony), outcome, mismatch };
         Ok(())
@@ -290,6 +347,7 @@ impl Run {
                 question.state = QuestionState::Silent;
             }
         }
+        self.contrast.disown(agent);
         self.news = (0..self.cells.len()).collect();
     }
 
@@ -322,16 +380,20 @@ impl Run {
         for index in std::mem::take(&mut self.news) {
             self.expire(index, rosters, now);
             let folded = self.fold(index, rosters);
+            let certain = self.is_strict(index) || folded.counts.short > 1;
             if let Some(cell) = self.cells.get_mut(index) {
                 cell.settled = folded.settled();
-                cell.failing = folded.state == State::Fail && (folded.counts.short > 1 || cell.settled);
+                cell.failing = folded.state == State::Fail && (certain || cell.settled);
+                cell.awaits_contrast = folded.why == Some(Why::Unknown(Unknown::NoContrast));
             }
             for agent in if over { Vec::new() } else { folded.ask } {
                 let key = self.roster(index, rosters).iter().find(|c| c.agent == agent).map(|c| c.key.clone());
-                self.put_question(index, &agent, key.unwrap_or_default(), now);
+                let start = self.splay.take(index, now);
+                self.put_question(index, &agent, key.unwrap_or_default(), start, false);
                 ask.entry(agent).or_default().push(index);
             }
         }
+        // A cell that waits for a contrast holds nothing up: when all are settled, nobody is left who could give it.
         let settled = self.cells.iter().all(|cell| cell.settled);
         let failing = self.cells.iter().any(|cell| cell.failing);
         if over || settled || (self.spec.fail_fast && failing) {
@@ -347,7 +409,7 @@ impl Run {
     /// How far it is.
     pub fn progress(&self) -> Progress {
         Progress {
-            settled: self.cells.iter().filter(|cell| cell.settled).count(),
+            settled: self.cells.iter().filter(|cell| cell.settled && (self.ended || !cell.awaits_contrast)).count(),
             failing: self.cells.iter().filter(|cell| cell.failing).count(),
         }
     }
@@ -385,7 +447,33 @@ impl Run {
             let asked = |q: &Question| Asked { key: q.key.clone(), answer: q.answer() };
             run.questions.iter().map(|(agent, q)| (agent.clone(), asked(q))).collect()
         });
-        matrix::fold(min_agents, self.spec.strict, self.roster(index, rosters), &asked)
+        let folded = matrix::fold(min_agents, self.is_strict(index), self.roster(index, rosters), &asked);
+        match self.contrast(index) {
+            Some(shown) => folded.in_contrast(shown),
+            None => folded,
+        }
+    }
+
+    /// Whether nothing refutes an agent that falls short. One host that gets through a path that must be blocked is a leak.
+    fn is_strict(&self, index: usize) -> bool {
+        self.spec.strict || self.must_be_blocked(index)
+    }
+
+    fn must_be_blocked(&self, index: usize) -> bool {
+        self.spec.plan.cells.get(index).is_some_and(|cell| cell.spec.expect == Expect::Blocked)
+    }
+
+    /// What the run shows of the addresses at which the agents of a cell that must be blocked were stopped.
+    fn contrast(&self, index: usize) -> Option<Shown> {
+        let (cell, run) = (self.spec.plan.cells.get(index)?, self.cells.get(index)?);
+        let stopped = run.questions.values().filter_map(|question| match &question.state {
+            QuestionState::Answered { testimony, outcome: Outcome::Ok, .. } => Some(&testimony.report),
+            QuestionState::Answered { .. }
+            | QuestionState::Waiting
+            | QuestionState::Silent
+            | QuestionState::Cancelled => None,
+        });
+        self.must_be_blocked(index).then(|| self.contrast.shows(&cell.fleet, stopped))
     }
 
     /// What each agent that was asked contributed to a cell, by name.

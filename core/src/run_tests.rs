@@ -46,6 +46,7 @@ fn run(fleets: &[&str]) -> Run {
         fail_fast: false,
         strict: false,
         unlisted: Vec::new(),
+        target_rate: RunSpec::TARGET_RATE,
     })
 }
 
@@ -102,7 +103,8 @@ fn who_does_not_answer_in_time_is_silent_and_replaced() {
     let mut run = run(&["web"]);
     let step = run.step(&rosters, at(0));
     assert_eq!(step.ask.len(), 3);
-    let wake = step.wake.unwrap();
+    // The last one of them begins two milliseconds after the first.
+    let wake = step.wake.unwrap().checked_add(Duration::from_millis(2)).unwrap();
     let label = label(&run, 0);
     run.record(&label, &agent("web", 0), testimony(true), at(10)).unwrap();
     assert!(run.step(&rosters, at(10)).ask.is_empty());
@@ -136,7 +138,7 @@ fn fail_fast_ends_with_the_first_certain_failure_and_the_rest_reads_as_cancelled
     run.record(&label, &agent("web", 1), testimony(false), at(2)).unwrap();
     assert!(run.step(&rosters, at(2)).ended);
     let other = run.fold(1, &rosters);
-    assert_eq!((other.state, other.why), (State::Unknown, Some(matrix::Why::Void(Void::Cancelled))));
+    assert_eq!((other.state, other.why), (State::Unknown, Some(Why::Void(Void::Cancelled))));
 }
 
 #[test]
@@ -240,5 +242,219 @@ proptest! {
             (_, _) => State::Fail,
         };
         prop_assert_eq!(run.fold(0, &rosters).state, want, "told {:?}", told);
+    }
+}
+
+const BLOCKED_AT: &str = "10.0.0.1:6379";
+
+/// What an agent meets at an address: a connect, or the end that is named.
+fn meets(address: &str, end: Option<Short>) -> Testimony {
+    let mut one = testimony(end.is_none());
+    let observation = &mut one.report.observations[0];
+    observation.address = Some(address.parse().unwrap());
+    observation.outcome = end.map_or(Outcome::Ok, Outcome::Short);
+    one
+}
+
+/// A run in which `web` must not reach the cache, and the other fleets must.
+fn guarded(others: &[FleetId]) -> Run {
+    let mut run = run(&["web"]);
+    let mut plan = run.spec.plan.clone();
+    plan.cells[0].spec.expect = Expect::Blocked;
+    plan.cells.extend(others.iter().map(|fleet| Cell { fleet: fleet.clone(), ..cell("x") }));
+    run.spec.plan = plan;
+    Run::new(run.spec)
+}
+
+/// Plays a run: each agent of a fleet answers with what its fleet meets.
+fn play(mut run: Run, meets: impl Fn(usize, &str) -> Option<Testimony>) -> (Run, BTreeMap<FleetId, Vec<Candidate>>) {
+    let candidate = |f: &FleetId, n| Candidate {
+        agent: format!("{}-{}-{n}", f.region, f.fleet),
+        key: IdentityKey::default(),
+        presence: Presence::Connected,
+    };
+    let fleets = run.spec.plan.cells.iter().map(|c| c.fleet.clone());
+    let rosters: BTreeMap<_, Vec<_>> =
+        fleets.map(|f| (f.clone(), (0..5).map(|n| candidate(&f, n)).collect())).collect();
+    for _ in 0..20 {
+        let step = run.step(&rosters, at(1));
+        for (agent, cells) in step.ask {
+            for index in cells {
+                let fleet = run.spec.plan.cells[index].fleet.clone();
+                let label = Label { region: fleet.region.clone(), ..label(&run, index) };
+                let Some(testimony) = meets(index, &agent) else { continue };
+                run.record(&label, &AgentId { fleet, agent: agent.clone() }, testimony, at(1)).unwrap();
+            }
+        }
+    }
+    run.step(&rosters, at(30_000));
+    assert!(run.ended());
+    (run, rosters)
+}
+
+#[test]
+#[rustfmt::skip]
+fn a_path_is_blocked_only_in_contrast() {
+    let us = FleetId { region: "us".into(), fleet: "worker".into() };
+    let (pass, fail) = (|| (State::Pass, None), |why| (State::Fail, Some(why)));
+    let nothing = || (State::Unknown, Some("no_contrast"));
+    let (drop, refused, prohibited) = (Some(Short::ConnectTimeout), Some(Short::ConnectRefused), Some(Short::ConnectProhibited));
+    let elsewhere = "10.0.0.2:6379";
+    let other_port = "10.0.0.1:6380";
+    // Who is there beside web, what web meets at the cache, what the other meets where, and what is said of web's cell.
+    let cases = [
+        (fleet("worker"), BLOCKED_AT, drop, BLOCKED_AT, None, pass()),
+        (fleet("worker"), BLOCKED_AT, refused, BLOCKED_AT, None, pass()),
+        (fleet("worker"), BLOCKED_AT, prohibited, BLOCKED_AT, None, pass()),
+        (fleet("worker"), BLOCKED_AT, drop, BLOCKED_AT, refused, nothing()),
+        (fleet("worker"), BLOCKED_AT, drop, elsewhere, None, nothing()),
+        (fleet("worker"), BLOCKED_AT, drop, other_port, None, nothing()),
+        (fleet("worker"), BLOCKED_AT, drop, "[::ffff:10.0.0.1]:6379", None, pass()),
+        (fleet("worker"), BLOCKED_AT, None, BLOCKED_AT, None, fail("reachable")),
+        (fleet("worker"), BLOCKED_AT, None, BLOCKED_AT, drop, fail("reachable")),
+        (fleet("worker"), BLOCKED_AT, Some(Short::DnsNxdomain), BLOCKED_AT, None, (State::Unknown, Some("blocked_unproven"))),
+        (fleet("worker"), BLOCKED_AT, Some(Short::NetUnreachable), BLOCKED_AT, None, (State::Unknown, Some("blocked_unproven"))),
+        // Another region's 10.0.0.1 may be another host; a public address is the same one everywhere.
+        (us.clone(), BLOCKED_AT, drop, BLOCKED_AT, None, nothing()),
+        (us, "203.0.113.1:6379", drop, "203.0.113.1:6379", None, pass()),
+        // What each host has for itself.
+        (fleet("worker"), "127.0.0.1:6379", drop, "127.0.0.1:6379", None, nothing()),
+        (fleet("worker"), "[fe80::1]:6379", drop, "[fe80::1]:6379", None, nothing()),
+    ];
+    for (other, address, end, at_address, other_end, want) in cases {
+        let case = format!("{other} {address} {end:?} {at_address} {other_end:?}");
+        let (run, rosters) = play(guarded(&[other]), |index, _| Some(if index == 0 { meets(address, end) } else { meets(at_address, other_end) }));
+        let folded = run.fold(0, &rosters);
+        assert_eq!((folded.state, folded.why.map(Why::as_str)), want, "{case}");
+    }
+}
+
+#[test]
+fn one_host_that_gets_through_is_a_leak_that_nobody_refutes() {
+    let (run, rosters) = play(guarded(&[fleet("worker")]), |index, agent| {
+        let leaks = index == 1 || agent == "eu-web-0";
+        Some(meets(BLOCKED_AT, (!leaks).then_some(Short::ConnectTimeout)))
+    });
+    let folded = run.fold(0, &rosters);
+    assert_eq!((folded.state, folded.counts.short), (State::Fail, 1));
+    assert_eq!(run.fold(1, &rosters).state, State::Pass);
+}
+
+#[test]
+fn a_leak_in_another_cell_of_the_fleet_counts() {
+    let others = [fleet("web"), fleet("worker")];
+    let mut guarded = guarded(&others);
+    guarded.spec.plan.cells[1].dependency = "cache-again".into();
+    let (run, rosters) =
+        play(Run::new(guarded.spec), |index, _| Some(meets(BLOCKED_AT, (index == 0).then_some(Short::ConnectTimeout))));
+    assert_eq!(run.fold(0, &rosters).state, State::Fail);
+}
+
+#[test]
+fn what_everything_connects_to_is_no_contrast_and_no_block() {
+    for intercepted in [0, 1] {
+        let (run, rosters) = play(guarded(&[fleet("worker")]), |index, _| {
+            let mut one = meets(BLOCKED_AT, (index == 0).then_some(Short::ConnectTimeout));
+            if index == intercepted {
+                one.report.control = Control::Connected;
+            }
+            Some(one)
+        });
+        assert_eq!(run.fold(0, &rosters).state, State::Unknown, "{intercepted}");
+    }
+}
+
+#[test]
+fn a_contrast_of_a_revoked_agent_is_none_and_two_blocked_cells_do_not_wait_for_each_other() {
+    let mut guarded = guarded(&[fleet("worker")]);
+    let rosters = rosters(&["web", "worker"], 2);
+    guarded.step(&rosters, at(0));
+    for n in 0..2 {
+        for (index, name) in ["web", "worker"].into_iter().enumerate() {
+            let one = meets(BLOCKED_AT, (index == 0).then_some(Short::ConnectTimeout));
+            guarded.record(&label(&guarded, index), &agent(name, n), one, at(1)).unwrap();
+        }
+    }
+    assert_eq!(guarded.fold(0, &rosters).state, State::Pass);
+    guarded.disown("worker-0");
+    assert_eq!(guarded.fold(0, &rosters).state, State::Pass);
+    guarded.disown("worker-1");
+    assert_eq!(guarded.fold(0, &rosters).state, State::Unknown);
+
+    let mut both = run(&["web", "worker"]);
+    both.spec.plan.cells.iter_mut().for_each(|cell| cell.spec.expect = Expect::Blocked);
+    let mut both = Run::new(both.spec);
+    both.step(&rosters, at(0));
+    for (index, name) in ["web", "worker"].into_iter().enumerate() {
+        for n in 0..2 {
+            both.record(&label(&both, index), &agent(name, n), meets(BLOCKED_AT, Some(Short::ConnectTimeout)), at(1))
+                .unwrap();
+        }
+    }
+    assert!(both.step(&rosters, at(2)).ended);
+    assert_eq!(both.fold(0, &rosters).why.map(Why::as_str), Some("no_contrast"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whoever is asked when, again after a reconnect too: no second sees more probes of a target begin than the rate says.
+    #[test]
+    fn a_target_is_probed_no_more_often_than_its_rate(
+        ports in prop::collection::vec(0..3u16, 1..12),
+        agents in 1..25usize,
+        rate in 1..60u32,
+        steps in prop::collection::vec((0..900i64, any::<prop::sample::Index>(), 0..4u8), 1..30),
+    ) {
+        let fleets: Vec<String> = (0..ports.len()).map(|n| format!("f{n}")).collect();
+        let fleets: Vec<&str> = fleets.iter().map(String::as_str).collect();
+        let mut spec = run(&fleets).spec;
+        for (cell, port) in spec.plan.cells.iter_mut().zip(&ports) {
+            cell.spec.target.port = 1_000 + port;
+            cell.min_agents = 5;
+        }
+        spec.target_rate = NonZeroU32::new(rate).unwrap();
+        spec.deadline = at(3_600_000);
+        let mut run = Run::new(spec);
+        let rosters = rosters(&fleets, agents);
+        let mut starts: BTreeMap<u16, Vec<i64>> = BTreeMap::new();
+        let mut sent: Vec<(usize, String)> = Vec::new();
+        let mut asked = 0;
+        let mut now = 0;
+        for (after, which, again) in steps {
+            let step = run.step(&rosters, at(now));
+            let mut send: Vec<(usize, String)> = step.ask.into_iter().flat_map(|(a, cells)| cells.into_iter().map(move |c| (c, a.clone()))).collect();
+            asked += send.len();
+            sent.extend(send.clone());
+            if again == 0 && !sent.is_empty() { send.push(sent[which.index(sent.len())].clone()) }
+            for (index, agent) in send {
+                if !run.waiting(&agent).contains(&index) { continue }
+                // Sent again before its turn came, it still has that one turn.
+                let before = run.cells[index].questions[&agent].clone();
+                let wait = run.send(index, &agent, at(now)).unwrap();
+                if before.sent && before.start > at(now) { continue }
+                // In whole milliseconds, rounded up, as the question tells it.
+                let wait = i64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap();
+                starts.entry(ports[index]).or_default().push(now + wait);
+                // Whoever waits for its turn has its whole time after it.
+                let question = &run.cells[index].questions[&agent];
+                prop_assert!(question.deadline >= later(at(now + wait - 1), run.spec.plan.cells[index].spec.worst_case()));
+            }
+            if again == 1 && !sent.is_empty() {
+                let (index, name) = sent[which.index(sent.len())].clone();
+                let from = AgentId { fleet: run.spec.plan.cells[index].fleet.clone(), agent: name };
+                let _ = run.record(&label(&run, index), &from, testimony(true), at(now));
+            }
+            now += after;
+        }
+        prop_assert_eq!(asked, sent.len());
+        prop_assert!(asked >= ports.len() * agents.min(6), "everybody is asked: {}", asked);
+        for of_target in starts.values_mut() {
+            of_target.sort_unstable();
+            for (first, start) in of_target.iter().enumerate() {
+                let within = of_target[first..].iter().take_while(|other| **other < start + 1_000).count();
+                prop_assert!(within <= rate as usize + 1, "{within} of {rate}: {of_target:?}");
+            }
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, State, Why};
-use crate::observation::{Observation, Outcome};
+use crate::observation::{Observation, Outcome, Proof};
 use crate::plan::{Cell, CellDigest, FleetId, Plan};
 use crate::reason::{Short, Unknown, Void};
 use crate::run::Witness;
+use crate::spec::Expect;
 use crate::text::escape;
 
 /// The release that is recorded as deployed in a region, with the cells that its verdict held as `pass`.
@@ -39,6 +40,13 @@ pub struct JudgedCell<'a> {
     pub folded: Folded,
     /// What each agent that was asked contributed.
     pub witnesses: Vec<Witness<'a>>,
+}
+
+impl JudgedCell<'_> {
+    /// Whether the manifest says that there must be no path.
+    pub fn must_be_blocked(&self) -> bool {
+        self.cell.spec.expect == Expect::Blocked
+    }
 }
 
 /// The verdict.
@@ -101,8 +109,10 @@ fn give_region(region: &str, cells: &[&JudgedCell<'_>], proven: Option<&Proven>)
     };
     if state == State::Pass && reasons.is_empty() {
         let fleets: BTreeSet<&FleetId> = cells.iter().map(|c| &c.cell.fleet).collect();
+        let shown = if cells.iter().any(|c| c.must_be_blocked()) { "be as declared" } else { "work" };
         let (cells, fleets) = (counted(cells.len(), "cell"), counted(fleets.len(), "fleet"));
-        reasons.push(Reason { code: "all_pass", text: format!("{cells} shown to work from {fleets}"), fix: None });
+        let text = format!("{cells} shown to {shown} from {fleets}");
+        reasons.push(Reason { code: "all_pass", text, fix: None });
     }
     RegionVerdict { region: region.to_owned(), state, reasons }
 }
@@ -131,14 +141,19 @@ fn grouped(all: &[&JudgedCell<'_>]) -> Vec<Reason> {
                     details.into_iter().take(3).collect::<Vec<_>>().join("; ")
                 }
             };
-            let (code, verb) =
-                if unknown { ("cell_unknown", "is not known") } else { ("cell_failed", "cannot be used") };
-            let text = format!(
-                "{} {verb} from {}: {why}: {details}",
-                escape(dependency),
-                fleets.join(", "),
-                why = why.as_str()
-            );
+            let code = if unknown { "cell_unknown" } else { "cell_failed" };
+            let (name, fleets, why_name) = (escape(dependency), fleets.join(", "), why.as_str());
+            let text = if why == Why::Short(Short::Reachable) {
+                let verb = if cells.len() == 1 { "reaches" } else { "reach" };
+                format!("{fleets} {verb} {name}, and must not: {why_name}{}", at(&reached_addresses(&cells)))
+            } else {
+                let verb = match (unknown, cells.iter().any(|c| c.must_be_blocked())) {
+                    (true, true) => "is not known to be blocked",
+                    (true, false) => "is not known",
+                    (false, _) => "cannot be used",
+                };
+                format!("{name} {verb} from {fleets}: {why_name}: {details}")
+            };
             Reason { code, text, fix: Some(fix(why, &cells, all)) }
         })
         .collect()
@@ -159,6 +174,15 @@ fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
                 None => "preflight agents forget NAME".to_owned(),
             };
             format!("{} If its host is gone for good: `{gone}`; without that it is missed for 24 hours.", why.next())
+        }
+        (Why::Short(Short::Reachable), Some(_)) => {
+            let fleets: BTreeSet<String> = cells.iter().map(|c| c.cell.fleet.to_string()).collect();
+            let to = reached_addresses(cells);
+            let to = if to.is_empty() { "it".to_owned() } else { list(&to) };
+            format!(
+                "Close the path from {} to {to}, or change `expect` in the manifest, and run the gate again.",
+                list(&fleets)
+            )
         }
         (Why::Short(Short::ConnectTimeout), _) => admit(cells, all).unwrap_or_else(|| why.next().to_owned()),
         (why, _) => why.next().to_owned(),
@@ -199,6 +223,13 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
     let counts = judged.folded.counts;
     let identity = judged.folded.identity.as_ref();
     let text = match why {
+        Why::Short(Short::Reachable) if counts.short == 0 => {
+            "stopped in this cell, and reached by an agent of this fleet in another one of this run".to_owned()
+        }
+        Why::Short(Short::Reachable) => {
+            let agents = if counts.asked == 1 { "agent" } else { "agents" };
+            format!("{} of {} {agents} reached it{}", counts.short, counts.asked, at(&reached_addresses(&[judged])))
+        }
         Why::Short(_) => {
             let agents = if counts.asked == 1 { "agent" } else { "agents" };
             format!("{} of {} {agents} fell short{}", counts.short, counts.asked, at(&short_addresses(&[judged])))
@@ -211,7 +242,8 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
         Why::Unknown(why @ (Unknown::NoAgent | Unknown::NoContrast)) => why.meaning().to_owned(),
         Why::Unknown(Unknown::TooFewAgents) => {
             let (ok, needed) = (counted(counts.ok as usize, "agent"), judged.cell.min_agents);
-            format!("{ok} reached it, {needed} are needed{}", of_identity(identity))
+            let did = if judged.must_be_blocked() { "found it stopped" } else { "reached it" };
+            format!("{ok} {did}, {needed} are needed{}", of_identity(identity))
         }
         Why::Unknown(Unknown::Silent) => {
             let silent = silent(judged);
@@ -244,6 +276,15 @@ fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
     let testimonies = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).filter_map(|w| w.testimony);
     let short = |o: &&Observation| matches!(o.outcome, Outcome::Short(_));
     let observations = testimonies.flat_map(|t| &t.report.observations).filter(short);
+    observations.filter_map(|o| Some(o.address?.to_string())).collect()
+}
+
+/// Where agents got through a path that must not exist.
+fn reached_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
+    let testimonies = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).filter_map(|w| w.testimony);
+    let reached =
+        |o: &&Observation| o.proof >= Some(Proof::Connected) || o.outcome == Outcome::Short(Short::PartialLoss);
+    let observations = testimonies.flat_map(|t| &t.report.observations).filter(reached);
     observations.filter_map(|o| Some(o.address?.to_string())).collect()
 }
 

@@ -84,6 +84,7 @@ fn run(plan: Plan, agents: &[Sees<'_>], skew_ms: i64) -> (Run, Rosters) {
         fail_fast: false,
         strict: false,
         unlisted: Vec::new(),
+        target_rate: RunSpec::TARGET_RATE,
     });
     while !run.ended() {
         let step = run.step(&rosters, at(1));

@@ -39,6 +39,8 @@ pub const MAX_TEXT_BYTES: usize = 4 * 1024;
 pub const MAX_PEM_BYTES: usize = 64 * 1024;
 /// The longest deadline of one phase, in milliseconds, that an agent may be asked to wait.
 pub const MAX_TIMEOUT_MS: u32 = 300_000;
+/// The longest, in milliseconds, that an agent may be asked to wait before it probes: no run lives longer.
+pub const MAX_START_AFTER_MS: u32 = 600_000;
 /// The largest message, in bytes, that either side sends or takes; other sides close the stream on more.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 

@@ -89,6 +89,7 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         fail_fast: request.fail_fast,
         strict: request.strict,
         unlisted,
+        target_rate: app.target_rate,
     };
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
     app.audit(

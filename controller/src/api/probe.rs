@@ -18,7 +18,7 @@ use super::gate::{current_inventory, deadline, run_id};
 use super::problem::Failure;
 use super::stream;
 use crate::app::App;
-use crate::runs::Kind;
+use crate::runs::{Handle, Kind};
 
 const MAX_TARGETS: usize = 100;
 
@@ -28,7 +28,8 @@ const MAX_TARGETS: usize = 100;
 /// the last one `{"event":"done",…}` or `{"event":"error",…}`.
 #[utoipa::path(post, path = "/v1/probe", request_body = ProbeRequest, security(("token" = [])), responses(
     (status = 200, body = ProbeResults), (status = 401, body = Problem), (status = 403, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+    (status = 422, body = Problem), (status = 429, description = "Too many ad hoc runs or targets; `Retry-After` says when to try again", body = Problem),
+    (status = 503, body = Problem)))]
 pub(super) async fn probe(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
@@ -47,6 +48,7 @@ pub(super) async fn probe(
     let (region, fleet) = (request.region.as_deref(), request.fleet.as_deref());
     let plan = Plan::ad_hoc(&targets, &inventory, region, fleet, request.application.as_deref())?;
     let started = Timestamp::now();
+    let place = app.quota.admit(&principal.name, targets.len(), started)?;
     let spec = RunSpec {
         id: run_id(None)?,
         release: String::new(),
@@ -56,10 +58,19 @@ pub(super) async fn probe(
         fail_fast: false,
         strict: false,
         unlisted: Vec::new(),
+        target_rate: app.target_rate,
     };
     let names = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     app.audit(&principal.name, "probe", &spec.id, &principal.source, &names).await;
     let handle = app.runs.start(Kind::Probe, "", spec, &principal.name).await?;
+    // The run goes on when the caller does not wait for it, and so does its place.
+    let until = handle.clone();
+    tokio::spawn(async move {
+        if let Handle::Active(run) = until {
+            let _ = run.result().await;
+        }
+        drop(place);
+    });
     if stream::wanted(&headers) {
         return Ok(stream::lines(handle));
     }

@@ -6,13 +6,14 @@ use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use preflight_core::diagnostic::Diagnostic;
 use preflight_core::plan::PlanError;
 use preflight_proto::api::{Problem, ProblemBody};
 
+use crate::quota::Busy;
 use crate::runs::RunError;
 use crate::store::StoreError;
 
@@ -21,11 +22,13 @@ use crate::store::StoreError;
 pub(crate) struct Failure {
     status: StatusCode,
     body: ProblemBody,
+    /// In how many seconds it is worth trying again.
+    retry_after_s: Option<u64>,
 }
 
 impl Failure {
     fn new(status: StatusCode, code: &str, message: impl Into<String>, fix: Option<String>) -> Self {
-        Self { status, body: ProblemBody { code: code.to_owned(), message: message.into(), fix } }
+        Self { status, body: ProblemBody { code: code.to_owned(), message: message.into(), fix }, retry_after_s: None }
     }
 
     /// What the caller wrote is wrong.
@@ -63,7 +66,8 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(self.into_problem())).into_response()
+        let wait = self.retry_after_s.map(|seconds| [(RETRY_AFTER, seconds.to_string())]);
+        (self.status, wait, Json(self.into_problem())).into_response()
     }
 }
 
@@ -94,6 +98,14 @@ impl From<RunError> for Failure {
             }
             RunError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None),
         }
+    }
+}
+
+impl From<Busy> for Failure {
+    fn from(busy: Busy) -> Self {
+        let fix = format!("Try again in {} s, or name fewer targets.", busy.retry_after_s());
+        let failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", busy.to_string(), Some(fix));
+        Self { retry_after_s: Some(busy.retry_after_s()), ..failure }
     }
 }
 

@@ -59,6 +59,7 @@ fn spec(id: &str) -> RunSpec {
         fail_fast: false,
         strict: false,
         unlisted: Vec::new(),
+        target_rate: RunSpec::TARGET_RATE,
     }
 }
 
