@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    async fn start() -> (SocketAddr, Arc<Metrics>) {
+    fn start() -> (SocketAddr, Arc<Metrics>) {
         let listener = "127.0.0.1:0".parse::<Loopback>().unwrap().listen().unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Arc::new(Metrics::default());
@@ -171,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_asked_is_answered() {
-        let (address, metrics) = start().await;
+        let (address, metrics) = start();
         for (line, status) in [
             ("GET /metrics", "200"),
             ("GET /-/healthy", "200"),
@@ -191,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_says_nothing_holds_a_place_for_a_while_only() {
-        let (address, _) = start().await;
+        let (address, _) = start();
         let mut mute = Vec::new();
         for _ in 0..CONNECTIONS {
             mute.push(TcpStream::connect(address).await.unwrap());

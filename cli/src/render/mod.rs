@@ -14,7 +14,7 @@ pub(crate) mod tokens;
 use anstyle::{AnsiColor, Style};
 use preflight_core::text::escape_to;
 use preflight_proto::api::State;
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::UnicodeWidthStr;
 
 /// Names and single words are cut here.
 const WORD: usize = 100;
@@ -67,7 +67,7 @@ fn glyph(state: State) -> &'static str {
 
 /// Columns that a text takes; its colours take none.
 fn columns(text: &str) -> usize {
-    anstream::adapter::strip_str(text).map(|part| part.width()).sum()
+    anstream::adapter::strip_str(text).map(UnicodeWidthStr::width).sum()
 }
 
 /// A paragraph: `first` stands before its first line, and the others are indented as far. Words are not broken.

@@ -36,7 +36,7 @@ impl Started {
     }
 
     fn done(&self, ends: BTreeMap<String, usize>) -> Done {
-        let (wall, cpu) = (self.wall.elapsed(), cpu() - self.cpu);
+        let (wall, cpu) = (self.wall.elapsed(), cpu().saturating_sub(self.cpu));
         Done {
             wall_s: wall.as_secs_f64(),
             cpu_s: cpu.as_secs_f64(),

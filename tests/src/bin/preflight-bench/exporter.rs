@@ -29,7 +29,7 @@ pub(crate) struct Cost {
 
 impl<'g> Exporter<'g> {
     pub(crate) fn start(ground: &'g Ground) -> Self {
-        let tls = format!("tls_config: {{ca_file: {}, server_name: {}}}", ground.ca_file(), ground.server_name());
+        let tls = format!("tls_config: {{ca_file: {}, server_name: {}}}", ground.ca_file(), Ground::server_name());
         let module =
             |name: &str, tcp: &str| format!("  {name}: {{prober: tcp, tcp: {{preferred_ip_protocol: ip4{tcp}}}}}\n");
         let modules = [

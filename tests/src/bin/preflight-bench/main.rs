@@ -14,9 +14,12 @@ mod table;
 use prober::Ground;
 use table::Table;
 
+/// A part of the bench: its name, and what measures it.
+type Part = (&'static str, fn(&Table));
+
 fn main() {
     let only = std::env::args().nth(1);
-    let parts: [(&str, fn(&Table)); 4] = [
+    let parts: [Part; 4] = [
         ("probes", |table| probes::measure(&Ground::new(), table)),
         ("dropped", |table| dropped::measure(&Ground::new(), table)),
         ("memory", |table| memory::measure(&Ground::new(), table)),

@@ -123,7 +123,8 @@ impl Ground {
         file.to_string_lossy().into_owned()
     }
 
-    pub(crate) fn server_name(&self) -> &'static str {
+    /// The name that its certificate is for.
+    pub(crate) fn server_name() -> &'static str {
         SERVER_NAME
     }
 }
