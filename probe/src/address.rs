@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, join_all, join3};
 use preflight_core::observation::{Observation, Outcome, Phases, Proof};
 use preflight_core::reason::{Short, Void};
 use preflight_core::spec::ProbeSpec;
@@ -10,13 +11,15 @@ use preflight_core::target::Host;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::connect::{self, ms};
+use crate::connect::{self, Dial, ms};
 use crate::control::{Running, Seen};
 use crate::deadline;
 use crate::engine::{Engine, Guard};
 use crate::failure::Failure;
+use crate::paths::{Check, Checked};
 use crate::protocol::{self, Protocol, Shown, Start, Told, Wire};
 use crate::proxy;
+use crate::socket;
 use crate::tls::{self, Secured};
 
 /// What one address showed.
@@ -72,10 +75,62 @@ impl Way<'_> {
         let dial = connect::dial(address, spec.connect_timeout.duration()).await;
         let seen = &mut probed.seen;
         seen.note = dial.note();
-        seen.attempts = dial.attempts;
-        let mut stream = dial.result.map_err(|failure| of_proxy(spec, failure))?;
-        seen.phases.connect_ms = Some(ms(dial.took));
+        if dial.losers.is_empty() && dial.silent.is_empty() {
+            seen.attempts = dial.attempts;
+            let stream = dial.result.map_err(|failure| of_proxy(spec, failure))?;
+            seen.phases.connect_ms = Some(ms(dial.took));
+            return self.go_on(stream, probed).await;
+        }
+        // Seldom, and large.
+        Box::pin(self.go_on_beside(dial, probed)).await
+    }
+
+    /// Goes on with the connection while the attempts that did not win leave or are looked at.
+    async fn go_on_beside(&self, dial: Dial, probed: &mut Probed) -> Result<(), Failure> {
+        let Dial { result, mut attempts, begin, took, losers, silent, window } = dial;
+        let leave = |stream| -> BoxFuture<'_, ()> { Box::pin(self.leave(stream)) };
+        let answered = 1 + losers.len();
+        let losers = join_all(losers.into_iter().map(leave));
+        let end = match result {
+            Err(failure) => {
+                losers.await;
+                Err(of_proxy(self.spec, failure))
+            }
+            Ok(stream) => {
+                probed.seen.phases.connect_ms = Some(ms(took));
+                let budget = self.spec.paths_timeout();
+                let check = Check { address: self.address, begin, window, budget, leave: &leave };
+                let mut permit = None;
+                let room = || {
+                    permit = self.engine.pace.another();
+                    permit.is_some()
+                };
+                let checked = async {
+                    if silent.is_empty() { Checked::default() } else { check.run(silent, answered, room).await }
+                };
+                let (end, checked, _) = join3(self.go_on(stream, probed), checked, losers).await;
+                attempts.extend(checked.attempts);
+                add_note(&mut probed.seen, checked.note);
+                end.and(checked.failure.map_or(Ok(()), |failure| Err(of_proxy(self.spec, failure))))
+            }
+        };
+        probed.seen.attempts = attempts;
+        end
+    }
+
+    /// Leaves a connection that is not needed as the one that is: a server may count it against a host that a client
+    /// connects and goes without a word. What comes of it is nobody's business.
+    async fn leave(&self, stream: TcpStream) {
+        let seen = Observation::new(Some(self.address), Outcome::Ok);
+        let _ = self.go_on(stream, &mut Probed { seen, control: None, told: Vec::new() }).await;
+    }
+
+    /// What follows the connect.
+    async fn go_on(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
+        let Self { spec, address, .. } = *self;
+        let seen = &mut probed.seen;
         if let Some(via) = &spec.via {
+            socket::ready_to_speak(&stream, address);
             let begin = Instant::now();
             proxy::connect(&mut stream, &spec.target, begin + spec.timeout.duration()).await?;
             seen.phases.proxy_ms = Some(ms(begin.elapsed()));
@@ -86,6 +141,7 @@ impl Way<'_> {
         if spec.require == Proof::Connected || !spec.can_prove(spec.require) {
             return Ok(());
         }
+        socket::ready_to_speak(&stream, address);
         self.speak(stream, probed).await
     }
 
@@ -104,12 +160,12 @@ impl Way<'_> {
         }
     }
 
-    /// What follows the connect.
+    /// The target's own exchange.
     async fn speak(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
         let spec = self.spec;
         let protocol = protocol::of(spec.target.scheme);
         if spec.target.scheme.is_tls() {
-            return self.over_tls(stream, protocol, probed).await;
+            return Box::pin(self.over_tls(stream, protocol, probed)).await;
         }
         let Some(protocol) = protocol else { return Ok(()) };
         if spec.target.scheme.can_upgrade() {
@@ -118,7 +174,7 @@ impl Way<'_> {
             let start = deadline::until(begin + spec.timeout.duration(), protocol.start(&mut wire, spec)).await?;
             match start.unwrap_or_else(|| Err(wire.timed_out()))? {
                 Start::Speak => {}
-                Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
+                Start::Secure => return Box::pin(self.over_tls(stream, Some(protocol), probed)).await,
                 Start::Done(shown) => {
                     self.shown(probed, shown, begin);
                     return Ok(());
@@ -252,7 +308,45 @@ fn spellings(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::engine::{AllowAll, EngineOptions};
+
+    #[tokio::test]
+    async fn an_attempt_that_loses_leaves_as_the_winner_does() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (won, lost) = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+        let serve = async {
+            let mut asked = 0;
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 14];
+                stream.read_exact(&mut request).await.unwrap();
+                stream.write_all(b"+PONG\r\n").await.unwrap();
+                assert_eq!(stream.read(&mut request).await.unwrap(), 0, "it leaves without a reset");
+                asked += 1;
+            }
+            asked
+        };
+        let engine = Engine::new(EngineOptions::default()).unwrap();
+        let spec = ProbeSpec::new(format!("redis://{address}").parse().unwrap());
+        let way = Way { engine: &engine, spec: &spec, guard: &AllowAll, address };
+        let dial = Dial {
+            result: Ok(won),
+            attempts: Vec::new(),
+            begin: Instant::now(),
+            took: Duration::from_millis(1),
+            losers: vec![lost],
+            silent: Vec::new(),
+            window: Duration::from_millis(12),
+        };
+        let seen = Observation::new(Some(address), Outcome::Ok);
+        let mut probed = Probed { seen, control: None, told: Vec::new() };
+        let (asked, end) = tokio::join!(serve, way.go_on_beside(dial, &mut probed));
+        assert_eq!((asked, end, probed.seen.proof), (2, Ok(()), Some(Proof::Protocol)));
+    }
 
     #[test]
     fn the_policy_sees_what_the_kernel_dials() {
