@@ -51,3 +51,4 @@ openapi: setup ## Write the HTTP API's description from the code
 bench: setup ## Measure gate latency, memory and sizes, as ratios where that is fairer
 	$(CARGO) build --workspace --bins --release
 	$(IN_LAB) $(TARGET)/release/preflight-bench
+	$(IN_LAB) $(CARGO) test -p preflight-probe --test loss --offline -- --ignored --nocapture

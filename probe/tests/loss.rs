@@ -58,7 +58,7 @@ fn shell(netns: &str, script: &str) {
 
 /// A firewall of one rule on what this network sends to itself.
 fn rule(rule: &str) -> String {
-    format!("echo 'table inet t {{ chain c {{ type filter hook input priority 0; {rule} }} }}' | nft -f -")
+    format!("echo 'table inet t {{ chain c {{ type filter hook input priority 0; {rule}; }}; }}' | nft -f -")
 }
 
 fn lose(percent: u8) -> String {
@@ -199,7 +199,7 @@ fn a_router_that_prohibits_is_told_from_one_that_knows_no_way() {
         ip -n NS-router route add unreachable 10.79.0.0/24
         nsenter --net=/run/netns/NS-router sh -ec '
             echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-            echo \"table inet t { chain c { type filter hook forward priority 0; tcp dport 7001 reject with icmpx admin-prohibited; } }\" | nft -f -'
+            echo \"table inet t { chain c { type filter hook forward priority 0; tcp dport 7001 reject with icmpx admin-prohibited; }; }\" | nft -f -'
         ip route add default via 10.77.0.2; ip -6 route add default via fd77::2";
     in_network(setup, async || {
         for (target, want, said) in [
