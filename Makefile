@@ -54,3 +54,4 @@ bench: setup ## Measure probes, drops, memory and gates beside others, as ratios
 	@scripts/setup $(BENCH_PACKAGES)
 	$(CARGO) build --workspace --bins --release
 	$(IN_LAB) $(TARGET)/release/preflight-bench $(PART)
+	$(IN_LAB) $(CARGO) test -p preflight-probe --test loss --offline -- --ignored --nocapture

@@ -111,7 +111,8 @@ impl Phases {
     }
 }
 
-/// One connect attempt, from a source port of its own.
+/// One connect attempt, from a source port of its own. Where a port that met silence is asked again, what it came to is one more;
+/// a port that was asked to see whether a path is dead was sent up to six SYNs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When it was sent, after the first one.

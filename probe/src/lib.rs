@@ -6,8 +6,9 @@
 //! | `address.rs` | one address, phase by phase |
 //! | `names.rs` | a name to addresses, as the host's own configuration says |
 //! | `connect.rs`, `socket.rs` | the ladder of connect attempts; sockets with their error queue |
+//! | `paths.rs` | whether silence beside a connect is loss or a dead path |
 //! | `deadline.rs`, `failure.rs` | deadlines that blame nobody for this process's stalls; why a phase ended a probe |
-//! | `control.rs`, `routes.rs` | what the host itself does: accepts everything, has no route |
+//! | `control.rs`, `routes.rs`, `conntrack.rs` | what the host itself does: accepts everything, has no route, is full |
 //! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities or which certificate |
 //! | `files.rs` | files of this host that probes use |
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
@@ -19,6 +20,7 @@
 mod address;
 mod amqp;
 mod connect;
+mod conntrack;
 mod control;
 mod deadline;
 mod engine;
@@ -33,6 +35,7 @@ mod memcached;
 mod mysql;
 mod names;
 mod pace;
+mod paths;
 mod postgres;
 mod protocol;
 mod proxy;
