@@ -472,7 +472,7 @@ mod tests {
             ("[[deny]]\nports = [1]", 1, "missing field"),
             ("[[files]]\naddresses = ['10.0.0.1']", 1, "missing field `paths`"),
             ("[[files]]\npaths = ['/a']\nport = 1", 3, "unknown field"),
-            ("[[files]]\npaths = [\n'/a',\n'etc/key']", 4, "'etc/key' is not an absolute path"),
+            ("[[files]]\npaths = ['/a', 'etc/key']", 2, "'etc/key' is not an absolute path"),
             ("[[files]]\npaths = ['/a/../b']", 2, "without '.', '..' and '//'"),
             ("[[files]]\npaths = ['/a/']", 2, "not the plain path"),
             ("[[files]]\npaths = ['/']", 2, "not the plain path"),
