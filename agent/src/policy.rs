@@ -530,7 +530,7 @@ mod tests {
             (&"[[control]]\ntarget = 'tcp://10.0.0.2:53'\n".repeat(9), 18, "at most 8"),
             ("[[files]]\naddresses = ['10.0.0.1']", 1, "missing field `paths`"),
             ("[[files]]\npaths = ['/a']\nport = 1", 3, "unknown field"),
-            ("[[files]]\npaths = [\n'/a',\n'etc/key']", 4, "'etc/key' is not an absolute path"),
+            ("[[files]]\npaths = ['/a', 'etc/key']", 2, "'etc/key' is not an absolute path"),
             ("[[files]]\npaths = ['/a/../b']", 2, "without '.', '..' and '//'"),
             ("[[files]]\npaths = ['/a/']", 2, "not the plain path"),
             ("[[files]]\npaths = ['/']", 2, "not the plain path"),
