@@ -11,6 +11,7 @@
 //! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities |
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
 //! | `protocol.rs` | what a protocol's opening exchange is given |
+//! | `members.rs`, `resp.rs` | the members that a Redis seed tells of; its replies |
 //! | `redis.rs`, `http.rs`, `postgres.rs`, `mysql.rs`, `memcached.rs`, `amqp.rs`, `grpc.rs` | one protocol each |
 //!
 //! Every phase has one absolute deadline, every read a bound, and text from a peer is escaped before it is kept.
@@ -28,6 +29,7 @@ mod grpc;
 mod http;
 mod judge;
 mod memcached;
+mod members;
 mod mysql;
 mod names;
 mod pace;
@@ -35,6 +37,7 @@ mod postgres;
 mod protocol;
 mod proxy;
 mod redis;
+mod resp;
 mod routes;
 mod socket;
 mod tls;
