@@ -91,7 +91,8 @@ impl Seed<'_, '_> {
         let missing = SLOTS - covered(slots);
         if missing > 0 {
             // Keys of these slots are nobody's; and unless `cluster-require-full-coverage` is off, all are refused.
-            let detail = format!("{missing} of {SLOTS} slots are served by no node, so clients are answered CLUSTERDOWN");
+            let detail =
+                format!("{missing} of {SLOTS} slots are served by no node, so clients are answered CLUSTERDOWN");
             return Err(Stop::Failed(Failure::short(Short::NotReady, detail)));
         }
         let note = self.state(told.len()).await?;

@@ -194,7 +194,10 @@ mod tests {
             (":1.5\r\n", Err(Malformed)),
             ("%1\r\n+a\r\n+b\r\n", Err(Malformed)),
             ("HTTP/1.1 400 Bad Request\r\n", Err(Malformed)),
-            ("*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n", Ok(Some((0..6).fold(Value::Number(1), |v, _| Value::List(vec![v]))))),
+            (
+                "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n",
+                Ok(Some((0..6).fold(Value::Number(1), |v, _| Value::List(vec![v])))),
+            ),
             ("*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n", Err(Malformed)),
         ] {
             assert_eq!(Reader::after(0).read(bytes.as_bytes()), want, "{bytes:?}");
