@@ -119,7 +119,6 @@ async fn local(targets: Vec<Target>, args: &Args) -> Result<ProbeResults, Failur
 
 fn local_result(spec: &ProbeSpec, report: Report) -> ProbeResult {
     let outcome = report.outcome(spec);
-    let probed = u32::try_from(report.observations.iter().filter(|o| o.address.is_some()).count()).unwrap_or(u32::MAX);
     ProbeResult {
         target: spec.target.to_string(),
         region: None,
@@ -132,7 +131,8 @@ fn local_result(spec: &ProbeSpec, report: Report) -> ProbeResult {
         },
         reason: outcome.reason().map(str::to_owned),
         proof: report.observations.iter().filter_map(|o| o.proof).max(),
-        addresses_in_all: (report.resolved > probed).then_some(report.resolved),
+        addresses_in_all: report.cut().map(|(_, all)| all),
+        members_in_all: report.members_cut().map(|(_, all)| all),
         addresses: report.observations,
     }
 }
