@@ -132,7 +132,7 @@ fn a_blocked_replica_behind_a_sentinel() {
     assert!(text.contains("member 10.9.0.3:6379 (replica)"), "{text}");
 
     hosts[2].firewall(&Firewall::open());
-    fleets.gate(&["-o", "json"]).expect_code(0);
+    assert_eq!(fleets.gate(&["-o", "json"]).expect_code(0).state("us/web/cache"), "pass");
 
     fleets.controller.file("preflight.yaml", &manifest.replace("sentinel_master: cache", "sentinel_master: basket"));
     let answer = fleets.gate(&["-o", "json"]).expect_code(2);
