@@ -120,15 +120,21 @@ impl Engine {
     /// It ends by itself, at the latest after [`ProbeSpec::worst_case`] and the wait for permits; dropping it ends it at once.
     pub async fn probe(&self, spec: &ProbeSpec, guard: &dyn Guard) -> Report {
         let mut dialled = self.host(spec, guard).await;
-        let told = std::mem::take(&mut dialled.told);
+        let mut told = std::mem::take(&mut dialled.told);
+        // Seeds that were asked during a failover differ about who is primary: it is one member all the same.
+        let mut endpoints = BTreeSet::new();
+        told.retain(|told| endpoints.insert((told.host.clone(), told.port)));
         let mut report = self.report(dialled);
         report.members = u32::try_from(told.len()).unwrap_or(u32::MAX);
+        // Primaries come first, so that a cut takes Sentinels and replicas.
         let members = told.iter().take(ProbeSpec::MAX_MEMBERS).map(|told| self.member(spec, guard, told));
         report.observations.extend(join_all(members).await.into_iter().flatten());
         report
     }
 
-    /// One member, as the application would dial it: by what its seed told.
+    /// One member, as the application would dial it: by what its seed told, over TLS and through the proxy as the seed, and with
+    /// the certificate for `server_name` if that is given, else for the host that was told. A member of several addresses, a
+    /// name, needs all of a family's.
     async fn member(&self, spec: &ProbeSpec, guard: &dyn Guard, told: &Told) -> Vec<Observation> {
         let target = Target { host: told.host.clone(), port: told.port, ..spec.target.clone() };
         let (families, addresses) = (Families::Any, Addresses::All);

@@ -13,6 +13,7 @@
 //! | `files.rs` | files of this host that probes use |
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
 //! | `protocol.rs` | what a protocol's opening exchange is given |
+//! | `members.rs`, `resp.rs` | the members that a Redis seed tells of; its replies |
 //! | `redis.rs`, `http.rs`, `postgres.rs`, `mysql.rs`, `memcached.rs`, `amqp.rs`, `grpc.rs` | one protocol each |
 //!
 //! Every phase has one absolute deadline, every read a bound, and text from a peer is escaped before it is kept.
@@ -31,6 +32,7 @@ pub mod fuzz;
 mod grpc;
 mod http;
 mod judge;
+mod members;
 mod memcached;
 mod mysql;
 mod names;
@@ -40,6 +42,7 @@ mod postgres;
 mod protocol;
 mod proxy;
 mod redis;
+mod resp;
 mod routes;
 mod socket;
 mod tls;

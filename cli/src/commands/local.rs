@@ -231,6 +231,7 @@ fn result(wanted: &Wanted, report: Report) -> ProbeResult {
         reason: outcome.reason().map(str::to_owned),
         proof: report.observations.iter().filter_map(|o| o.proof).max(),
         addresses_in_all: report.cut().map(|(_, all)| all),
+        members_in_all: report.members_cut().map(|(_, all)| all),
         addresses: report.observations,
     }
 }

@@ -59,7 +59,14 @@ fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
 /// One address: what came of it, how far it got, how long that took; then what was seen.
 pub(crate) fn observation(first: &str, observation: &Observation, width: usize) -> String {
     let mut parts = Vec::new();
-    parts.extend(observation.address.map(|address| address.to_string()));
+    let address = observation.address.map(|address| address.to_string());
+    if let Some(member) = &observation.member {
+        let endpoint = word(&member.endpoint);
+        parts.extend(address.filter(|address| *address != endpoint));
+        parts.insert(0, format!("member {endpoint} ({})", member.role.as_str()));
+    } else {
+        parts.extend(address);
+    }
     match (observation.outcome.reason(), observation.proof.map(proof_name)) {
         (Some(reason), Some(proof)) => parts.extend([reason.to_owned(), format!("got as far as {proof}")]),
         (Some(reason), None) => parts.push(reason.to_owned()),

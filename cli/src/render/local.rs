@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use preflight_core::observation::{Observation, Outcome, Proof, TlsSeen};
 use preflight_core::reason::lookup;
+use preflight_core::spec::ProbeSpec;
 use preflight_proto::api::{ProbeResult, State};
 
 use super::evidence::{attempts, certificate, phases};
@@ -26,6 +27,10 @@ pub(crate) fn result(result: &ProbeResult, width: usize) -> String {
     if let Some(all) = result.addresses_in_all {
         let probed = result.addresses.iter().filter(|o| o.address.is_some() && o.member.is_none()).count();
         let text = format!("the name has {all} addresses; {probed} of them were probed");
+        out.push_str(&paragraph("    ", &text, width));
+    }
+    if let Some(all) = result.members_in_all {
+        let text = format!("it tells of {all} members; {} of them were probed", ProbeSpec::MAX_MEMBERS);
         out.push_str(&paragraph("    ", &text, width));
     }
     out

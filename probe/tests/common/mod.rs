@@ -146,6 +146,19 @@ impl Server {
         })
     }
 
+    /// A Sentinel that watches `primary` as `cache`.
+    pub(crate) fn sentinel(primary: &Self) -> Self {
+        Self::start("redis-sentinel", |port, directory| {
+            let here = directory.display();
+            let config = format!(
+                "port {port}\nbind 127.0.0.1\ndir {here}\nlogfile {here}/log\nsentinel monitor cache 127.0.0.1 {} 1\n",
+                primary.port
+            );
+            std::fs::write(directory.join("conf"), config).unwrap();
+            vec![format!("{here}/conf")]
+        })
+    }
+
     pub(crate) fn nginx() -> Self {
         Self::start("nginx", |port, directory| {
             let here = directory.display();

@@ -6,6 +6,7 @@ mod firewall;
 mod host;
 mod process;
 mod product;
+pub mod redis;
 mod servers;
 mod tls;
 mod wiring;
