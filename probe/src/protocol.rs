@@ -105,11 +105,6 @@ impl<'w> Wire<'w> {
         Self { stream, peer, received: Vec::new(), most: Self::MAX, alert: None }
     }
 
-    /// The address that was dialled.
-    pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
     /// Lets this exchange read up to so many bytes in all, for an answer that has its own, stated bound.
     pub(crate) fn allow(&mut self, bytes: usize) {
         self.most = self.most.max(bytes);
