@@ -8,7 +8,8 @@ use preflight_core::reason::{Short, Void};
 use preflight_core::spec::ProbeSpec;
 use preflight_core::target::Host;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
 use crate::connect::{self, ms};
 use crate::control::{Running, Seen};
@@ -17,7 +18,7 @@ use crate::engine::{Engine, Guard};
 use crate::failure::Failure;
 use crate::protocol::{self, Protocol, Shown, Start, Told, Wire};
 use crate::proxy;
-use crate::tls::{self, Handshake, Secured};
+use crate::tls::{self, Handshake, Metered, Secured};
 
 /// What one address showed.
 pub(crate) struct Probed {
@@ -120,12 +121,13 @@ impl Way<'_> {
                 Start::Speak => {}
                 Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
                 Start::Show(shown) => {
-                    self.shown(probed, shown, begin);
-                    self.leave_by_tls(stream, protocol, probed).await;
+                    let took = begin.elapsed();
+                    self.leave_by_tls(stream, protocol, probed).await?;
+                    self.shown(probed, shown, took);
                     return Ok(());
                 }
                 Start::Done(shown) => {
-                    self.shown(probed, shown, begin);
+                    self.shown(probed, shown, begin.elapsed());
                     return Ok(());
                 }
             }
@@ -146,20 +148,27 @@ impl Way<'_> {
         let alpn = protocol.map_or(&[][..], Protocol::alpn);
         let wanted = Handshake { spec, alpn, anchors: Some(&anchors), provider: &engine.provider };
         let secured = wanted.shake(stream, &mut probed.seen.tls).await?;
-        probed.seen.phases.tls_ms = Some(ms(begin.elapsed()));
-        probed.seen.proof = Some(Proof::Encrypted);
+        let took = ms(begin.elapsed());
         let (mut stream, asked_for_certificate) = match secured {
             Secured::Open { stream, asked_for_certificate } => (stream, asked_for_certificate),
             Secured::LogInFirst => {
+                probed.seen.phases.tls_ms = Some(took);
                 log_in_first(spec, &mut probed.seen);
                 return Ok(());
             }
+            Secured::Distrusted { stream, failure } => {
+                // At least with TLS's own goodbye: an end without it is what some servers log as a lost connection.
+                self.leave_unheard(stream, protocol).await;
+                return Err(failure);
+            }
         };
+        probed.seen.phases.tls_ms = Some(took);
+        probed.seen.proof = Some(Proof::Encrypted);
         let (Some(protocol), Proof::Protocol) = (protocol, spec.require) else {
             if asked_for_certificate {
                 log_in_first(spec, &mut probed.seen);
             }
-            tls::part(stream);
+            self.leave_unheard(stream, protocol).await;
             return Ok(());
         };
         let mut wire = Wire::new(&mut *stream, self.address);
@@ -176,21 +185,43 @@ impl Way<'_> {
         }
     }
 
-    /// A handshake whose end changes nothing of what was proven: what is seen of TLS is shown, a failure is a note.
-    async fn leave_by_tls(&self, stream: TcpStream, protocol: &dyn Protocol, probed: &mut Probed) {
+    /// Leaves inside TLS, as the protocol demands; what the server says to that proves nothing.
+    async fn leave_unheard(&self, mut stream: Box<TlsStream<Metered>>, protocol: Option<&dyn Protocol>) {
+        if let Some(protocol) = protocol.filter(|protocol| protocol.leaves_by_speaking()) {
+            let mut wire = Wire::new(&mut *stream, self.address);
+            let _ = timeout(self.spec.timeout.duration(), protocol.open(&mut wire, self.spec)).await;
+        }
+        tls::part(stream);
+    }
+
+    /// The handshake of a server that asked for it by its answer alone: what is seen of TLS is shown. One that is refused
+    /// with an alert is a note; a server that does not speak TLS at all has not said what it seemed to say.
+    async fn leave_by_tls(
+        &self,
+        stream: TcpStream,
+        protocol: &dyn Protocol,
+        probed: &mut Probed,
+    ) -> Result<(), Failure> {
         let (spec, provider) = (self.spec, &self.engine.provider);
         let wanted = Handshake { spec, alpn: protocol.alpn(), anchors: None, provider };
         match wanted.shake(stream, &mut probed.seen.tls).await {
-            Ok(Secured::Open { stream, .. }) => tls::part(stream),
+            Ok(Secured::Open { stream, .. } | Secured::Distrusted { stream, .. }) => tls::part(stream),
             Ok(Secured::LogInFirst) => {}
-            Err(failure) => {
-                let reason = failure.outcome.reason().unwrap_or_default();
-                let detail = failure.detail.unwrap_or_default();
-                let note =
-                    format!("it offers TLS, which was not asked for, and the handshake fails ({reason}: {detail})");
-                add_note(&mut probed.seen, Some(note));
-            }
+            Err(failure) => match failure.outcome {
+                Outcome::Short(Short::TlsAlert) => {
+                    let detail = failure.detail.unwrap_or_default();
+                    let note = format!("it offers TLS, which was not asked for, and refuses the handshake: {detail}");
+                    add_note(&mut probed.seen, Some(note));
+                }
+                Outcome::Short(reason) => {
+                    let detail = failure.detail.unwrap_or_default();
+                    let what = format!("it answers that it speaks TLS, and does not: {reason}: {detail}");
+                    return Err(Failure::short(Short::ProtocolUnexpected, what));
+                }
+                Outcome::Void(_) | Outcome::Ok => return Err(failure),
+            },
         }
+        Ok(())
     }
 
     /// The protocol's opening exchange, within its deadline.
@@ -198,12 +229,12 @@ impl Way<'_> {
         let begin = Instant::now();
         let end = deadline::until(begin + self.spec.timeout.duration(), protocol.open(wire, self.spec)).await?;
         let shown = end.unwrap_or_else(|| Err(wire.timed_out()))?;
-        self.shown(probed, shown, begin);
+        self.shown(probed, shown, begin.elapsed());
         Ok(())
     }
 
-    fn shown(&self, probed: &mut Probed, shown: Shown, begin: Instant) {
-        probed.seen.phases.protocol_ms = Some(ms(begin.elapsed()));
+    fn shown(&self, probed: &mut Probed, shown: Shown, took: Duration) {
+        probed.seen.phases.protocol_ms = Some(ms(took));
         probed.seen.proof = Some(Proof::Protocol);
         add_note(&mut probed.seen, shown.note);
         probed.told = shown.told;

@@ -11,6 +11,7 @@
 //! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities |
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
 //! | `protocol.rs` | what a protocol's opening exchange is given |
+//! | `fields.rs` | the fields of a binary message |
 //! | `redis.rs`, `http.rs`, `postgres.rs`, `mysql.rs`, `memcached.rs`, `amqp.rs`, `grpc.rs` | one protocol each |
 //!
 //! Every phase has one absolute deadline, every read a bound, and text from a peer is escaped before it is kept.
@@ -22,6 +23,7 @@ mod control;
 mod deadline;
 mod engine;
 mod failure;
+mod fields;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod grpc;
