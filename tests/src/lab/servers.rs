@@ -137,7 +137,7 @@ impl Host {
         self.spawn(name, &["nginx", "-e", "stderr", "-c", &file.to_string_lossy()])
     }
 
-    fn write_pair(&self, pair: &Pair) -> (PathBuf, PathBuf) {
+    pub(super) fn write_pair(&self, pair: &Pair) -> (PathBuf, PathBuf) {
         let (chain, key) = (self.dir().join("chain.pem"), self.dir().join("key.pem"));
         fs::write(&chain, &pair.chain_pem).expect("write a certificate");
         fs::write(&key, &pair.key_pem).expect("write a key");
