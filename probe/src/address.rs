@@ -123,11 +123,11 @@ impl Way<'_> {
                 Start::Show(shown) => {
                     let took = begin.elapsed();
                     self.leave_by_tls(stream, protocol, probed).await?;
-                    self.shown(probed, shown, took);
+                    Self::shown(probed, shown, took);
                     return Ok(());
                 }
                 Start::Done(shown) => {
-                    self.shown(probed, shown, begin.elapsed());
+                    Self::shown(probed, shown, begin.elapsed());
                     return Ok(());
                 }
             }
@@ -229,11 +229,11 @@ impl Way<'_> {
         let begin = Instant::now();
         let end = deadline::until(begin + self.spec.timeout.duration(), protocol.open(wire, self.spec)).await?;
         let shown = end.unwrap_or_else(|| Err(wire.timed_out()))?;
-        self.shown(probed, shown, begin.elapsed());
+        Self::shown(probed, shown, begin.elapsed());
         Ok(())
     }
 
-    fn shown(&self, probed: &mut Probed, shown: Shown, took: Duration) {
+    fn shown(probed: &mut Probed, shown: Shown, took: Duration) {
         probed.seen.phases.protocol_ms = Some(ms(took));
         probed.seen.proof = Some(Proof::Protocol);
         add_note(&mut probed.seen, shown.note);

@@ -64,6 +64,9 @@ const FRAME_END: u8 = 0xce;
 /// No frame may be longer than this before a longer one was agreed on (4.2.3, `frame-min-size`).
 const MAX_FRAME: usize = 4096;
 
+/// How a method frame on channel 0 begins.
+const BEGIN: &[u8] = &[1, 0, 0];
+
 fn read(bytes: &[u8]) -> Reply {
     const NAME: &[u8] = b"AMQP";
     if let Some(version) = bytes.strip_prefix(NAME) {
@@ -73,8 +76,6 @@ fn read(bytes: &[u8]) -> Reply {
             Err(_) => Reply::Foreign,
         };
     }
-    // A method frame on channel 0.
-    const BEGIN: &[u8] = &[1, 0, 0];
     if NAME.starts_with(bytes) || BEGIN.starts_with(bytes) {
         return Reply::Incomplete;
     }

@@ -60,7 +60,7 @@ fn read(bytes: &[u8]) -> Reply {
     const MOST: usize = 512;
     const STARTS: [&[u8]; 3] = [b"VERSION ", b"SERVER_ERROR ", b"CLIENT_ERROR "];
     let may_start = STARTS.iter().any(|start| start.iter().zip(bytes).all(|(want, got)| want == got));
-    let end = bytes.iter().position(|b| b.is_ascii_control());
+    let end = bytes.iter().position(u8::is_ascii_control);
     let (true, true) = (may_start, end.unwrap_or(bytes.len()) <= MOST) else { return Reply::Foreign };
     let Some(end) = end else { return Reply::Incomplete };
     let (line, rest) = bytes.split_at(end);
