@@ -10,7 +10,8 @@ use preflight_core::reason::{Short, Void};
 use preflight_core::spec::ProbeSpec;
 use preflight_core::target::Host;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
 use crate::connect::{self, Dial, ms};
 use crate::control::{Running, Seen};
@@ -21,7 +22,7 @@ use crate::paths::{Check, Checked};
 use crate::protocol::{self, Protocol, Shown, Start, Told, Wire};
 use crate::proxy;
 use crate::socket;
-use crate::tls::{self, Handshake, Secured};
+use crate::tls::{self, Handshake, Metered, Secured};
 use crate::trust::Terms;
 
 /// What one address showed.
@@ -205,12 +206,13 @@ impl Way<'_> {
                 Start::Speak => {}
                 Start::Secure => return Box::pin(self.over_tls(stream, Some(protocol), probed)).await,
                 Start::Show(shown) => {
-                    self::shown(probed, shown, begin);
-                    self.leave_by_tls(stream, protocol, probed).await;
+                    let took = begin.elapsed();
+                    self.leave_by_tls(stream, protocol, probed).await?;
+                    self::shown(probed, shown, took);
                     return Ok(());
                 }
                 Start::Done(shown) => {
-                    self::shown(probed, shown, begin);
+                    self::shown(probed, shown, begin.elapsed());
                     return Ok(());
                 }
             }
@@ -234,15 +236,22 @@ impl Way<'_> {
         let alpn = protocol.map_or(&[][..], Protocol::alpn);
         let wanted = Handshake { spec, alpn, terms: Some(terms), provider: &engine.provider };
         let secured = wanted.shake(stream, &mut probed.seen.tls).await?;
-        probed.seen.phases.tls_ms = Some(ms(begin.elapsed()));
-        probed.seen.proof = Some(Proof::Encrypted);
+        let took = ms(begin.elapsed());
         let (mut stream, asked_for_certificate) = match secured {
             Secured::Open { stream, asked_for_certificate } => (stream, asked_for_certificate),
             Secured::LogInFirst => {
+                probed.seen.phases.tls_ms = Some(took);
                 log_in_first(spec, &mut probed.seen);
                 return Ok(());
             }
+            Secured::Distrusted { stream, failure } => {
+                // At least with TLS's own goodbye: an end without it is what some servers log as a lost connection.
+                self.leave_unheard(stream, protocol).await;
+                return Err(failure);
+            }
         };
+        probed.seen.phases.tls_ms = Some(took);
+        probed.seen.proof = Some(Proof::Encrypted);
         let (Some(protocol), Proof::Protocol) = (protocol, spec.require) else {
             match &terms.client {
                 Some(client) if asked_for_certificate => {
@@ -251,7 +260,7 @@ impl Way<'_> {
                 None if asked_for_certificate => log_in_first(spec, &mut probed.seen),
                 Some(_) | None => {}
             }
-            tls::part(stream);
+            self.leave_unheard(stream, protocol).await;
             return Ok(());
         };
         let mut wire = Wire::new(&mut *stream, self.address);
@@ -275,21 +284,43 @@ impl Way<'_> {
         end
     }
 
-    /// A handshake whose end changes nothing of what was proven: what is seen of TLS is shown, a failure is a note.
-    async fn leave_by_tls(&self, stream: TcpStream, protocol: &dyn Protocol, probed: &mut Probed) {
+    /// Leaves inside TLS, as the protocol demands; what the server says to that proves nothing.
+    async fn leave_unheard(&self, mut stream: Box<TlsStream<Metered>>, protocol: Option<&dyn Protocol>) {
+        if let Some(protocol) = protocol.filter(|protocol| protocol.leaves_by_speaking()) {
+            let mut wire = Wire::new(&mut *stream, self.address);
+            let _ = timeout(self.spec.timeout.duration(), protocol.open(&mut wire, self.spec)).await;
+        }
+        tls::part(stream);
+    }
+
+    /// The handshake of a server that asked for it by its answer alone: what is seen of TLS is shown. One that is refused
+    /// with an alert is a note; a server that does not speak TLS at all has not said what it seemed to say.
+    async fn leave_by_tls(
+        &self,
+        stream: TcpStream,
+        protocol: &dyn Protocol,
+        probed: &mut Probed,
+    ) -> Result<(), Failure> {
         let (spec, provider) = (self.spec, &self.engine.provider);
         let wanted = Handshake { spec, alpn: protocol.alpn(), terms: None, provider };
         match wanted.shake(stream, &mut probed.seen.tls).await {
-            Ok(Secured::Open { stream, .. }) => tls::part(stream),
+            Ok(Secured::Open { stream, .. } | Secured::Distrusted { stream, .. }) => tls::part(stream),
             Ok(Secured::LogInFirst) => {}
-            Err(failure) => {
-                let reason = failure.outcome.reason().unwrap_or_default();
-                let detail = failure.detail.unwrap_or_default();
-                let note =
-                    format!("it offers TLS, which was not asked for, and the handshake fails ({reason}: {detail})");
-                add_note(&mut probed.seen, Some(note));
-            }
+            Err(failure) => match failure.outcome {
+                Outcome::Short(Short::TlsAlert) => {
+                    let detail = failure.detail.unwrap_or_default();
+                    let note = format!("it offers TLS, which was not asked for, and refuses the handshake: {detail}");
+                    add_note(&mut probed.seen, Some(note));
+                }
+                Outcome::Short(reason) => {
+                    let detail = failure.detail.unwrap_or_default();
+                    let what = format!("it answers that it speaks TLS, and does not: {reason}: {detail}");
+                    return Err(Failure::short(Short::ProtocolUnexpected, what));
+                }
+                Outcome::Void(_) | Outcome::Ok => return Err(failure),
+            },
         }
+        Ok(())
     }
 
     /// The protocol's opening exchange, within its deadline.
@@ -297,13 +328,13 @@ impl Way<'_> {
         let begin = Instant::now();
         let end = deadline::until(begin + self.spec.timeout.duration(), protocol.open(wire, self.spec)).await?;
         let shown = end.unwrap_or_else(|| Err(wire.timed_out()))?;
-        self::shown(probed, shown, begin);
+        self::shown(probed, shown, begin.elapsed());
         Ok(())
     }
 }
 
-fn shown(probed: &mut Probed, shown: Shown, begin: Instant) {
-    probed.seen.phases.protocol_ms = Some(ms(begin.elapsed()));
+fn shown(probed: &mut Probed, shown: Shown, took: Duration) {
+    probed.seen.phases.protocol_ms = Some(ms(took));
     probed.seen.proof = Some(Proof::Protocol);
     add_note(&mut probed.seen, shown.note);
     probed.told = shown.told;

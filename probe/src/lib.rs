@@ -14,6 +14,7 @@
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
 //! | `protocol.rs` | what a protocol's opening exchange is given |
 //! | `members.rs`, `resp.rs` | the members that a Redis seed tells of; its replies |
+//! | `fields.rs` | the fields of a binary message |
 //! | `redis.rs`, `http.rs`, `postgres.rs`, `mysql.rs`, `memcached.rs`, `amqp.rs`, `grpc.rs` | one protocol each |
 //!
 //! Every phase has one absolute deadline, every read a bound, and text from a peer is escaped before it is kept.
@@ -26,6 +27,7 @@ mod control;
 mod deadline;
 mod engine;
 mod failure;
+mod fields;
 mod files;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -1,6 +1,7 @@
 //! What a protocol's opening exchange is given: a wire with a bound on what it reads. The deadline is the engine's.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use preflight_core::observation::Role;
@@ -10,6 +11,7 @@ use preflight_core::target::{Host, Scheme};
 use preflight_core::text;
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
 
 use crate::amqp::Amqp;
 use crate::failure::Failure;
@@ -25,6 +27,13 @@ pub(crate) trait Protocol: Sync {
     /// What to offer in TLS as the protocol that follows (ALPN, RFC 7301); nothing by default.
     fn alpn(&self) -> &'static [&'static [u8]] {
         &[]
+    }
+
+    /// Whether a server that is left inside TLS without a word counts that against this host, up to blocking it. It then
+    /// hears [`Protocol::open`] even where its certificate failed, and what it answers proves nothing. Such an exchange must
+    /// hold nothing that would be worth hiding.
+    fn leaves_by_speaking(&self) -> bool {
+        false
     }
 
     /// How a connection begins, for protocols with an upgrade to TLS of their own ([`Scheme::can_upgrade`]).
@@ -142,6 +151,24 @@ impl<'w> Wire<'w> {
                 Err(self.closed(&error.to_string()))
             }
         }
+    }
+
+    /// What came back was all that the peer had to say: ends this side's speech and waits a moment for the peer's end.
+    pub(crate) async fn nothing_more(&mut self) -> Result<(), Failure> {
+        let before = self.received.len();
+        self.parted().await;
+        if self.received.len() == before { Ok(()) } else { Err(self.unexpected("more than the protocol's answer")) }
+    }
+
+    /// Ends this side's speech and waits a moment for the peer to close, reading what it still says: a close with unread
+    /// data is a reset, which servers count as an error.
+    pub(crate) async fn parted(&mut self) {
+        const PATIENCE: Duration = Duration::from_millis(250);
+        let _ = timeout(PATIENCE, async {
+            let _ = self.stream.shutdown().await;
+            while self.more().await.is_ok() {}
+        })
+        .await;
     }
 
     /// What came back is not this protocol.

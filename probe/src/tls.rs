@@ -32,9 +32,9 @@ use crate::failure::Failure;
 use crate::judge::Chain;
 use crate::trust::{Client, Terms, Trusted};
 
-/// A handshake whose certificate is good.
+/// A handshake that came to its end.
 pub(crate) enum Secured {
-    /// The connection is open.
+    /// The connection is open, and the certificate is good.
     Open {
         /// The connection.
         stream: Box<TlsStream<Metered>>,
@@ -43,6 +43,13 @@ pub(crate) enum Secured {
     },
     /// The server showed who it is, and ended the handshake because it wants a client certificate (TLS 1.2).
     LogInFirst,
+    /// The connection is open, and the certificate is not good.
+    Distrusted {
+        /// The connection.
+        stream: Box<TlsStream<Metered>>,
+        /// What is wrong with the certificate.
+        failure: Failure,
+    },
 }
 
 /// A handshake to make.
@@ -100,9 +107,7 @@ impl Handshake<'_> {
                     seen.cipher = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map(str::to_owned);
                 }
                 if let Err(failure) = judge() {
-                    let (metered, _) = stream.into_inner();
-                    part(metered);
-                    return Err(failure);
+                    return Ok(Secured::Distrusted { stream: Box::new(stream), failure });
                 }
                 Ok(Secured::Open { stream: Box::new(stream), asked_for_certificate })
             }

@@ -2,6 +2,7 @@
 //! groups and real servers. Every test makes its own, so that tests run side by side.
 
 mod api;
+mod databases;
 mod firewall;
 mod host;
 mod process;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use api::{Answer, Api};
+pub use databases::{Counters, Mariadb, Memcached, Postgres, Rabbitmq};
 pub use firewall::Firewall;
 pub use host::Host;
 pub use process::{Exited, Process};
