@@ -5,12 +5,13 @@ use crate::inventory::Region;
 use crate::name::Name;
 use crate::observation::Proof;
 use crate::plan::sha256;
-use crate::spec::{Addresses, Families, Millis, ProbeSpec, TlsOptions};
+use crate::spec::{Addresses, Expect, Families, HttpOptions, Millis, ProbeSpec, Proxy, TlsOptions, Topology};
 use crate::target::{Host, Target};
 
 mod check;
 mod diff;
 mod file;
+mod options;
 mod pem;
 mod template;
 
@@ -47,6 +48,14 @@ pub struct Dependency {
     pub timeout: Millis,
     /// How far the probe must get, where the scheme's default is not meant. Every target's scheme can get so far.
     pub require: Option<Proof>,
+    /// What is expected of the path.
+    pub expect: Expect,
+    /// The longest from the first packet to the last proof.
+    pub max_latency: Option<Millis>,
+    /// What of an HTTP answer is accepted; empty unless every target's scheme is HTTP.
+    pub http: HttpOptions,
+    /// Which members are probed too; none unless every target's scheme is Redis.
+    pub topology: Option<Topology>,
     /// Which families must work.
     pub families: Families,
     /// How many addresses must work.
@@ -58,6 +67,8 @@ pub struct Dependency {
     /// How the code uses it.
     pub usage: Usage,
     targets: Targets,
+    /// The proxy on the way.
+    via: Option<Template>,
 }
 
 /// Where a dependency is.
@@ -168,9 +179,12 @@ impl Dependency {
                 })?
             }
         };
-        let target = template
-            .resolve(&region.name, &region.vars)
-            .map_err(|wrong| Diagnostic::new(file, template.place, wrong.message, wrong.fix))?;
+        let resolve = |template: &Template| {
+            let resolved = template.resolve(&region.name, &region.vars);
+            resolved.map_err(|wrong| Diagnostic::new(file, template.place, wrong.message, wrong.fix))
+        };
+        let target = resolve(template)?;
+        let via = self.via.as_ref().map(resolve).transpose()?.and_then(options::proxy);
         if let Some(lacking) = self.lacks_family(&target) {
             let (has, host) = (if lacking == "IPv6" { "IPv4" } else { "IPv6" }, &target.host);
             return Err(Diagnostic::new(
@@ -180,7 +194,7 @@ impl Dependency {
                 "write a name that has addresses of both, or families: any",
             ));
         }
-        Ok(self.spec_of(target))
+        Ok(self.spec_of(target, via))
     }
 
     /// The family that is asked for and that an address written out cannot have.
@@ -195,7 +209,7 @@ impl Dependency {
         }
     }
 
-    fn spec_of(&self, target: Target) -> ProbeSpec {
+    fn spec_of(&self, target: Target, via: Option<Proxy>) -> ProbeSpec {
         ProbeSpec {
             connect_timeout: self.connect_timeout,
             timeout: self.timeout,
@@ -203,7 +217,12 @@ impl Dependency {
             families: self.families,
             addresses: self.addresses,
             tls: TlsOptions { upgrade: self.tls_given && target.scheme.can_upgrade(), ..self.tls.clone() },
-            ..ProbeSpec::new(target)
+            expect: self.expect,
+            max_latency: self.max_latency,
+            via,
+            http: self.http.clone(),
+            topology: self.topology.clone(),
+            target,
         }
     }
 }

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::spec::TlsVersion;
 
 const GOOD: &str = r#"
 application: shop
@@ -76,6 +77,41 @@ fn text_that_other_yaml_readers_take_for_something_else_is_text() {
 }
 
 #[test]
+fn options_are_what_is_written() {
+    let text = "application: a\ndependencies:\n\
+        \x20 db: {target: postgres://db, tls: {}, max_latency: 50ms}\n\
+        \x20 plain: {target: mysql://db}\n\
+        \x20 api: {target: \"https://api.example/health\", via: \"http://proxy.{region}:3128\", http: {status: [204, 3xx], body: up}}\n\
+        \x20 cache: {target: redis://c, topology: sentinel, sentinel_master: shop}\n\
+        \x20 shut: {target: redis://d, expect: blocked}\n\
+        \x20 pinned: {target: tls://e:1, tls: {min_version: 1.3, cert_file: /a, key_file: /b, fingerprint: 'SHA256:@'}}\n";
+    let manifest = parse(&text.replace('@', &"AB:".repeat(32))).unwrap();
+    let inventory = "regions: {eu: {fleets: {web: {}}}}\napplications: {a: {fleets: {eu: [web]}}}";
+    let inventory = crate::inventory::Inventory::parse("inventory.yaml", inventory).unwrap();
+    let built = crate::plan::Plan::build(&manifest, &inventory, &["eu".to_owned()], false).unwrap();
+    let [db, plain, api, cache, shut, pinned] = built.cells.iter().map(|c| &c.spec).collect::<Vec<_>>()[..] else {
+        panic!("{built:#?}")
+    };
+    assert_eq!((db.tls.upgrade, db.max_latency, plain.tls.upgrade), (true, Some(Millis(50)), false));
+    assert!(db.can_prove(Proof::Encrypted) && !plain.can_prove(Proof::Encrypted));
+    assert_eq!(api.target.to_string(), "https://api.example:443/health");
+    assert_eq!(api.via.as_ref().unwrap().to_string(), "http://proxy.eu:3128");
+    assert!(api.http.accepts(204) && api.http.accepts(301) && !api.http.accepts(200));
+    assert!(db.http.accepts(404) && !db.http.accepts(502));
+    assert_eq!(cache.topology, Some(Topology::Sentinel { master: Some("shop".into()) }));
+    assert_eq!((shut.expect, shut.require), (Expect::Blocked, Proof::Connected));
+    assert_eq!(pinned.tls.fingerprint.as_deref(), Some("ab".repeat(32).as_str()));
+    assert_eq!(pinned.tls.min_version, TlsVersion::V1_3);
+    assert_eq!(pinned.tls.client.as_ref().unwrap().key_file, "/b");
+    // A cell that uses none of what came later keeps its digest, and with it what was proven of it.
+    let spec = serde_json::to_value(plain).unwrap();
+    let keys: Vec<&str> = spec.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["addresses", "connect_timeout", "families", "require", "target", "timeout", "tls"]);
+    let back: ProbeSpec = serde_json::from_value(serde_json::to_value(api).unwrap()).unwrap();
+    assert_eq!(back, *api);
+}
+
+#[test]
 fn a_byte_order_mark_and_crlf_are_fine() {
     let text = format!("\u{feff}{}", GOOD.replace('\n', "\r\n"));
     assert_eq!(parse(&text).unwrap().position("db").unwrap().place, Place { line: 14, column: 3 });
@@ -124,10 +160,10 @@ fn a_dependency_as_a_person_gets_it_wrong() {
     let t = "target: redis://c";
     for (lines, line, column, message, fix) in [
         ("tagret: redis://c", 4, 5, "unknown key 'tagret'", "write 'target', or leave it out; the keys here are target, targets,"),
-        ("topology: mesh", 4, 5, "unknown key 'topology'", "leave it out"),
+        ("mesh: yes", 4, 5, "unknown key 'mesh'", "leave it out"),
         ("timeout: 5s", 3, 3, "x has no target", "scheme://host:port"),
         ("target: c:6379", 4, 13, "no scheme", "redis://cache.internal:6379"),
-        ("target: http://c", 4, 13, "no probe speaks 'http'", "tcp, tls, redis"),
+        ("target: ftp://c", 4, 13, "no probe speaks 'ftp'", "tcp, tls, redis"),
         ("target: redis://a{dns", 4, 13, "brace", "{name}"),
         ("target: [redis://c]", 4, 13, "single value", ""),
         ("target:", 4, 11, "a value is missing", ""),
@@ -136,8 +172,33 @@ fn a_dependency_as_a_person_gets_it_wrong() {
         ("targets: {EU: redis://c}", 4, 15, "'E'", "lower case: eu"),
         ("targets: {eu: redis://c, eu: redis://d}", 4, 30, "second time", "remove"),
         ("targets: {eu: redis//c}", 4, 19, "no scheme", "redis://"),
-        (&format!("{t}\nexpect: blocked"), 5, 13, "not supported by this version", "leave this dependency out"),
         (&format!("{t}\nexpect: open"), 5, 13, "'open'", "reachable"),
+        (&format!("{t}\nexpect: blocked\nrequire: protocol"), 6, 14, "means nothing beside 'expect: blocked'", "leave it out"),
+        (&format!("{t}\nexpect: blocked\naddresses: any"), 6, 16, "addresses means nothing", "no address"),
+        (&format!("{t}\nmax_latency: 0ms"), 5, 18, "out of range", "1ms to 60s"),
+        (&format!("{t}\ntopology: mesh"), 5, 15, "'mesh'", "cluster"),
+        (&format!("{t}\ntopology: cluster\nsentinel_master: a"), 6, 22, "beside 'topology: sentinel'", "leave sentinel_master out"),
+        (&format!("{t}\ntopology: sentinel\nsentinel_master: a b"), 6, 22, "is no name", "mymaster"),
+        ("target: memcached://c\ntopology: cluster", 5, 15, "topology means nothing to memcached://", "redis://"),
+        (&format!("{t}\nhttp: {{status: [200]}}"), 5, 11, "http means nothing to redis://", "https://"),
+        ("target: http://c\nhttp: {status: []}", 5, 20, "0 entries", "[200, 3xx]"),
+        ("target: http://c\nhttp: {status: [2xx, 099]}", 5, 26, "'099' is no HTTP status", "2xx"),
+        ("target: http://c\nhttp: {status: [6xx]}", 5, 21, "'6xx'", "2xx"),
+        ("target: http://c\nhttp: {body: ''}", 5, 18, "body is empty", "short text"),
+        ("target: tcp://c:1\nvia: http://p:3128", 5, 10, "may say yes before it connects", "https://"),
+        ("target: tls://c:1\nvia: http://p:3128\nrequire: connected", 5, 10, "may say yes", "https://"),
+        ("target: tls://c:1\nvia: p:3128", 5, 10, "via 'p:3128' has no scheme", "http://proxy.internal:3128"),
+        ("target: tls://c:1\nvia: https://p:3128", 5, 10, "is no proxy", "http://proxy.internal:3128"),
+        ("target: tls://c:1\nvia: http://p:3128/x", 5, 10, "is no proxy", "http://proxy.internal:3128"),
+        ("target: memcached://c\ntls: {}", 5, 10, "tls means nothing to memcached://", "leave tls out"),
+        ("target: amqp://c\ntls: {}", 5, 10, "tls means nothing to amqp://", "use amqps://"),
+        ("target: tls://c:1\ntls: {ca_file: /a, fingerprint: x}", 5, 37, "fingerprint and ca_file both say", "keep one"),
+        ("target: tls://c:1\ntls: {ca_file: a.pem}", 5, 20, "not an absolute path", "from / on"),
+        ("target: tls://c:1\ntls: {ca_file: /a/../b}", 5, 20, "not an absolute path", "from / on"),
+        ("target: tls://c:1\ntls: {cert_file: /a}", 5, 22, "useless without its key", "key_file"),
+        ("target: tls://c:1\ntls: {key_file: /a}", 5, 21, "useless without its certificate", "cert_file"),
+        ("target: tls://c:1\ntls: {min_version: 1.1}", 5, 24, "'1.1'", "1.2"),
+        ("target: tls://c:1\ntls: {fingerprint: sha256:12}", 5, 24, "not a SHA-256", "openssl"),
         (&format!("{t}\ntimeout: 5"), 5, 14, "not a duration", "5s or 5ms"),
         (&format!("{t}\ntimeout: fast"), 5, 14, "not a duration", "5s or 250ms"),
         (&format!("{t}\ntimeout: -5s"), 5, 14, "not a duration", "whole number"),

@@ -270,6 +270,7 @@ pub struct Report {
     pub members: u32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
@@ -338,14 +339,15 @@ impl Report {
     fn works(&self, spec: &ProbeSpec, addresses: Addresses, of_host: &[&Observation], resolved: usize) -> Outcome {
         // A v4-mapped address is dialled over IPv4 and proves nothing of IPv6.
         let judged = of_host.iter().map(|o| (o.address.map(|a| a.ip().to_canonical()), self.judge(spec, o)));
-        let (addressed, lookups): (Vec<_>, Vec<_>) = judged.partition(|(ip, _)| ip.is_some());
-        let addressed: Vec<(IpAddr, Outcome)> = addressed.into_iter().filter_map(|(ip, o)| Some((ip?, o))).collect();
+        let (of_addresses, lookups): (Vec<_>, Vec<_>) = judged.partition(|(ip, _)| ip.is_some());
+        let of_addresses: Vec<(IpAddr, Outcome)> =
+            of_addresses.into_iter().filter_map(|(ip, o)| Some((ip?, o))).collect();
         // A lookup that failed for one family only stands beside the other's addresses, without one of its own.
         let failed_lookup = lookups.into_iter().map(|(_, outcome)| outcome).min_by_key(|o| rank(*o));
-        if addressed.is_empty() {
+        if of_addresses.is_empty() {
             return failed_lookup.unwrap_or(Outcome::Void(Void::Cancelled));
         }
-        let of = |v6: bool| addressed.iter().filter(move |(ip, _)| ip.is_ipv6() == v6);
+        let of = |v6: bool| of_addresses.iter().filter(move |(ip, _)| ip.is_ipv6() == v6);
         let family = |v6: bool| -> Outcome {
             // By family: an IPv6 address inside one's own network is often a public one, and must not soften what is
             // asked of the private IPv4 addresses beside it.
@@ -375,7 +377,7 @@ impl Report {
                 let outcomes: Vec<Outcome> = [false, true].into_iter().filter(|v6| routed(*v6)).map(family).collect();
                 if outcomes.is_empty() {
                     // No family can be used: how its addresses fell short says why, or that there is no route.
-                    let why = worst(addressed.iter().map(|(_, outcome)| *outcome).chain(failed_lookup));
+                    let why = worst(of_addresses.iter().map(|(_, outcome)| *outcome).chain(failed_lookup));
                     return if why == Outcome::Ok { Outcome::Short(Short::NetUnreachable) } else { why };
                 }
                 best_or_worst(outcomes)

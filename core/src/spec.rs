@@ -88,7 +88,7 @@ pub enum TlsVersion {
 /// TLS options of a target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct TlsOptions {
-    /// Ask for TLS by the protocol's own upgrade, and require it (PostgreSQL, MySQL).
+    /// Ask for TLS by the protocol's own upgrade, and require it (`postgres`, `mysql`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub upgrade: bool,
     /// The name to ask for (SNI) and to verify, where it is not the target's host.

@@ -25,7 +25,7 @@ pub enum Scheme {
     Https,
     /// The answer of PostgreSQL to a request for TLS.
     Postgres,
-    /// The greeting of MySQL or `MariaDB`.
+    /// The greeting of `MySQL` or `MariaDB`.
     Mysql,
     /// memcached `version`.
     Memcached,

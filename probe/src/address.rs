@@ -120,7 +120,7 @@ impl Way<'_> {
                 Start::Speak => {}
                 Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
                 Start::Done(shown) => {
-                    self.shown(probed, shown, begin);
+                    self::shown(probed, shown, begin);
                     return Ok(());
                 }
             }
@@ -174,16 +174,16 @@ impl Way<'_> {
         let begin = Instant::now();
         let end = deadline::until(begin + self.spec.timeout.duration(), protocol.open(wire, self.spec)).await?;
         let shown = end.unwrap_or_else(|| Err(wire.timed_out()))?;
-        self.shown(probed, shown, begin);
+        self::shown(probed, shown, begin);
         Ok(())
     }
+}
 
-    fn shown(&self, probed: &mut Probed, shown: Shown, begin: Instant) {
-        probed.seen.phases.protocol_ms = Some(ms(begin.elapsed()));
-        probed.seen.proof = Some(Proof::Protocol);
-        add_note(&mut probed.seen, shown.note);
-        probed.told = shown.told;
-    }
+fn shown(probed: &mut Probed, shown: Shown, begin: Instant) {
+    probed.seen.phases.protocol_ms = Some(ms(begin.elapsed()));
+    probed.seen.proof = Some(Proof::Protocol);
+    add_note(&mut probed.seen, shown.note);
+    probed.told = shown.told;
 }
 
 /// A failure to reach what is dialled, by what that is: of a proxy, what went wrong stands in the detail.

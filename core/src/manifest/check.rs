@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::file::{DependencyFile, FleetsFile, ManifestFile, TlsFile, UsageFile};
+use super::file::{DependencyFile, FleetsFile, ManifestFile, UsageFile};
 use super::template::Template;
-use super::{Dependency, Fleets, Manifest, RegionTarget, Targets, Usage, pem};
+use super::{Dependency, Fleets, Manifest, RegionTarget, Targets, Usage, options};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::name::{Name, instead};
 use crate::observation::Proof;
-use crate::spec::{Addresses, Families, Millis, ProbeSpec, TlsOptions};
-use crate::target::{Host, Scheme, Target};
+use crate::spec::{Addresses, Expect, Families, HttpOptions, Millis, ProbeSpec, TlsOptions};
+use crate::target::Scheme;
 use crate::text::{escape, is_plain};
 use crate::yaml::{At, Source};
 
@@ -52,17 +52,12 @@ pub(super) fn manifest(file: &str, digest: String, written: ManifestFile) -> Res
 fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Result<Dependency, Diagnostic> {
     let place = name.place;
     let name = source.name(name)?;
-    expectation(source, written.expect.as_ref())?;
     let targets = targets(source, &name, place, &written)?;
-    let require =
-        written.require.as_ref().map(|require| proof(source, require, &targets, written.tls.is_some())).transpose()?;
-    if let Some(tls) = &written.tls
-        && let Some(plain) = schemes(&targets).find(|scheme| !scheme.is_tls() && !scheme.can_upgrade())
-    {
-        let secured = plain.secured().map_or_else(String::new, |secured| format!("use {secured}://, or "));
-        let fix = format!("{secured}leave tls out");
-        return Err(source.error(tls.place, format!("tls means nothing to {plain}://, which does not speak TLS"), fix));
-    }
+    let schemes: Vec<Scheme> = schemes(&targets).collect();
+    options::fit(source, &written, &schemes)?;
+    let expect = word(source, "expect", written.expect.as_ref(), &EXPECTS)?;
+    let required = written.require.as_ref();
+    let required = required.map(|require| proof(source, require, &schemes, written.tls.is_some())).transpose()?;
     Ok(Dependency {
         fleets: written.fleets.map_or(Ok(Fleets::All), |written| fleets(source, written))?,
         connect_timeout: duration_or(
@@ -73,37 +68,27 @@ fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Res
             ProbeSpec::DEFAULT_CONNECT_TIMEOUT,
         )?,
         timeout: duration_or(source, "timeout", written.timeout.as_ref(), 60_000, ProbeSpec::DEFAULT_TIMEOUT)?,
+        max_latency: written.max_latency.map(|at| duration(source, "max_latency", &at, 1, 60_000)).transpose()?,
         families: word(source, "families", written.families.as_ref(), &FAMILIES)?,
         addresses: word(source, "addresses", written.addresses.as_ref(), &ADDRESSES)?,
+        via: written.via.map(|at| options::via(source, &at)).transpose()?,
+        http: written.http.map_or(Ok(HttpOptions::default()), |written| options::http(source, &written.value))?,
+        topology: options::topology(source, written.topology.as_ref(), written.sentinel_master.as_ref())?,
         tls_given: written.tls.is_some(),
-        tls: written.tls.map_or(Ok(TlsOptions::default()), |written| tls(source, written.value))?,
+        tls: written.tls.map_or(Ok(TlsOptions::default()), |written| options::tls(source, written.value))?,
         usage: written.usage.map_or(Ok(Usage::default()), |written| usage(source, &written))?,
+        // That nothing gets as far as a connection is all that can be shown of a path that must not exist.
+        require: if expect == Expect::Blocked { Some(Proof::Connected) } else { required },
+        expect,
         name,
         place,
-        require,
         targets,
     })
 }
 
-fn expectation(source: Source, expect: Option<&At<String>>) -> Result<(), Diagnostic> {
-    match expect.map(|at| (at.value.as_str(), at.place)) {
-        None | Some(("reachable", _)) => Ok(()),
-        Some(("blocked", place)) => Err(source.error(
-            place,
-            "'expect: blocked' is not supported by this version, and to ignore it would be a false pass",
-            "leave this dependency out until a version that supports it",
-        )),
-        Some((other, place)) => Err(source.error(
-            place,
-            format!("'{}' is no expectation", escape(other)),
-            "write 'reachable', or leave expect out",
-        )),
-    }
-}
-
 fn targets(source: Source, name: &Name, place: Place, written: &DependencyFile) -> Result<Targets, Diagnostic> {
     let template = |at: &At<String>| {
-        Template::parse(&at.value, at.place).map_err(|wrong| source.error(at.place, wrong.message, wrong.fix))
+        Template::parse("target", &at.value, at.place).map_err(|wrong| source.error(at.place, wrong.message, wrong.fix))
     };
     match (&written.target, &written.targets) {
         (Some(target), None) => template(target).map(Targets::Same),
@@ -139,7 +124,7 @@ fn schemes(targets: &Targets) -> impl Iterator<Item = Scheme> {
     templates.into_iter().map(|t| t.scheme)
 }
 
-fn proof(source: Source, require: &At<String>, targets: &Targets, upgraded: bool) -> Result<Proof, Diagnostic> {
+fn proof(source: Source, require: &At<String>, schemes: &[Scheme], upgraded: bool) -> Result<Proof, Diagnostic> {
     let known = [("connected", Proof::Connected), ("encrypted", Proof::Encrypted), ("protocol", Proof::Protocol)];
     if require.value == "resolved" {
         return Err(source.error(
@@ -152,7 +137,7 @@ fn proof(source: Source, require: &At<String>, targets: &Targets, upgraded: bool
     let Some(proof) = proof else {
         return Err(source.error(require.place, "require is empty", "leave it out"));
     };
-    match schemes(targets).find(|scheme| !scheme.can_prove(proof, upgraded)) {
+    match schemes.iter().find(|scheme| !scheme.can_prove(proof, upgraded)) {
         None => Ok(proof),
         Some(scheme) => {
             let can: Vec<&str> =
@@ -224,12 +209,13 @@ fn fleets(source: Source, At { value, place }: At<FleetsFile>) -> Result<Fleets,
     Ok(Fleets::Only { fleets, because })
 }
 
+const EXPECTS: [(&str, Expect); 2] = [("reachable", Expect::Reachable), ("blocked", Expect::Blocked)];
 const FAMILIES: [(&str, Families); 4] =
     [("any", Families::Any), ("ipv4", Families::Ipv4), ("ipv6", Families::Ipv6), ("both", Families::Both)];
 const ADDRESSES: [(&str, Addresses); 2] = [("all", Addresses::All), ("any", Addresses::Any)];
 
 /// One of a few words, or the default where nothing is written.
-fn word<T: Copy + Default>(
+pub(super) fn word<T: Copy + Default>(
     source: Source,
     key: &str,
     at: Option<&At<String>>,
@@ -276,35 +262,6 @@ fn duration(source: Source, key: &str, at: &At<String>, min: u32, max: u32) -> R
             at.place,
             format!("{key} {text} is out of range"),
             format!("write {} to {}", Millis(min), Millis(max)),
-        )),
-    }
-}
-
-fn tls(source: Source, written: TlsFile) -> Result<TlsOptions, Diagnostic> {
-    let server_name = written.server_name.map(|at| server_name(source, &at)).transpose()?;
-    if let Some(at) = &written.ca_pem {
-        pem::check(&at.value).map_err(|error| {
-            source.error(
-                at.place,
-                format!("ca_pem is not PEM certificates: {error}"),
-                "write the certificates themselves: ca_pem: | and, indented below it, -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----",
-            )
-        })?;
-    }
-    Ok(TlsOptions { server_name, ca_pem: written.ca_pem.map(|at| at.value), ..TlsOptions::default() })
-}
-
-/// A DNS name or address, by the same rules as a target's host.
-fn server_name(source: Source, at: &At<String>) -> Result<String, Diagnostic> {
-    let text = at.value.as_str();
-    let bracketed = if text.contains(':') { format!("tls://[{text}]:1") } else { format!("tls://{text}:1") };
-    match bracketed.parse::<Target>() {
-        Ok(Target { host: Host::Ip(ip), .. }) => Ok(ip.to_string()),
-        Ok(Target { host: Host::Name(name), .. }) => Ok(name),
-        Err(_) => Err(source.error(
-            at.place,
-            format!("server_name '{}' is not a host name or address", escape(text)),
-            "write a name that the server's certificate carries, such as cache.internal; placeholders are for targets only",
         )),
     }
 }

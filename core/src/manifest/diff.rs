@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Dependency, Fleets, Manifest, Targets};
 use crate::observation::Proof;
 use crate::plan::sha256;
-use crate::spec::{Addresses, Families};
+use crate::spec::{Addresses, Expect, Families, TlsVersion, Topology};
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -110,6 +110,35 @@ fn fields(dependency: &Dependency) -> Fields {
     fields.push(("addresses", addresses(dependency.addresses).to_owned()));
     let tls = &dependency.tls;
     fields.extend(tls.server_name.as_ref().map(|name| ("tls.server_name", name.clone())));
+    if dependency.expect == Expect::Blocked {
+        fields.push(("expect", "blocked".to_owned()));
+    }
+    fields.extend(dependency.max_latency.map(|most| ("max_latency", most.to_string())));
+    fields.extend(dependency.via.as_ref().map(|via| ("via", via.text().to_owned())));
+    let http = &dependency.http;
+    if !http.status.is_empty() {
+        let ranges: Vec<String> = http.status.iter().map(|range| format!("{} to {}", range.from, range.to)).collect();
+        fields.push(("http.status", ranges.join(", ")));
+    }
+    fields.extend(http.body.as_ref().map(|body| ("http.body", body.clone())));
+    match &dependency.topology {
+        None => {}
+        Some(Topology::Cluster) => fields.push(("topology", "cluster".to_owned())),
+        Some(Topology::Sentinel { master }) => {
+            fields.push(("topology", "sentinel".to_owned()));
+            fields.extend(master.as_ref().map(|name| ("sentinel_master", name.clone())));
+        }
+    }
+    if dependency.tls_given {
+        fields.push(("tls", "given".to_owned()));
+    }
+    if tls.min_version == TlsVersion::V1_3 {
+        fields.push(("tls.min_version", "1.3".to_owned()));
+    }
+    fields.extend(tls.ca_file.as_ref().map(|file| ("tls.ca_file", file.clone())));
+    fields.extend(tls.client.as_ref().map(|files| ("tls.cert_file", files.cert_file.clone())));
+    fields.extend(tls.client.as_ref().map(|files| ("tls.key_file", files.key_file.clone())));
+    fields.extend(tls.fingerprint.as_ref().map(|hex| ("tls.fingerprint", hex.clone())));
     fields.extend(tls.ca_pem.as_ref().map(|pem| ("tls.ca_pem", sha256(pem.as_bytes()))));
     let usage = dependency.usage;
     fields.extend(usage.calls_per_request.map(|n| ("usage.calls_per_request", n.to_string())));

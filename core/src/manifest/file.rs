@@ -9,7 +9,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::observation::Proof;
-use crate::spec::{Addresses, Families};
+use crate::spec::{Addresses, Expect, Families, TlsVersion};
 use crate::yaml::{At, Entries, given};
 
 /// What an application depends on: preflight proves, before a release ships, that every fleet that runs it can reach
@@ -31,7 +31,8 @@ pub(super) struct ManifestFile {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Dependency", extend("oneOf" = [{"required": ["target"]}, {"required": ["targets"]}]))]
 pub(super) struct DependencyFile {
-    /// The URL, the same for every region: `scheme://host:port` with scheme `tcp`, `tls`, `redis` or `rediss`.
+    /// The URL, the same for every region: `scheme://host:port` with scheme `tcp`, `tls`, `redis`, `rediss`, `http`, `https`, `postgres`,
+    /// `mysql`, `memcached`, `amqp`, `amqps`, `grpc` or `grpcs`; for HTTP with a path, for gRPC with `/` and a service's name.
     /// `{region}` and the region's `vars` of the inventory may stand in host and port.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<String>")]
@@ -56,10 +57,31 @@ pub(super) struct DependencyFile {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<Proof>")]
     pub(super) require: Option<At<String>>,
-    /// What is expected: `reachable`, the default.
+    /// What is expected: `reachable`, the default, or `blocked`: a path that must not exist. It passes only where something stops it
+    /// while another agent of the same run reaches the target.
     #[serde(default, deserialize_with = "given")]
-    #[schemars(with = "Option<ExpectSchema>")]
+    #[schemars(with = "Option<Expect>")]
     pub(super) expect: Option<At<String>>,
+    /// The longest from the first packet to the last proof, the name's lookup left out: 1ms to 60s. Beyond it is `too_slow`.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<DurationSchema>")]
+    pub(super) max_latency: Option<At<String>>,
+    /// The HTTP proxy that is asked to `CONNECT` to the target: `http://host:port`. Placeholders as in `target`.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    pub(super) via: Option<At<String>>,
+    /// What of an HTTP answer is accepted. Only for http and https.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<HttpFile>")]
+    pub(super) http: Option<At<HttpFile>>,
+    /// The members that a Redis target is asked for, each of which is probed too: `cluster` or `sentinel`.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<TopologySchema>")]
+    pub(super) topology: Option<At<String>>,
+    /// For `topology: sentinel`, the name of the primary that the code asks for; all of them if absent.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    pub(super) sentinel_master: Option<At<String>>,
     /// Which address families must work.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<Families>")]
@@ -68,7 +90,7 @@ pub(super) struct DependencyFile {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<Addresses>")]
     pub(super) addresses: Option<At<String>>,
-    /// How TLS is verified. Only for tls and rediss.
+    /// How TLS is verified. For postgres and mysql, `tls: {}` is enough to ask for their own upgrade to TLS and to require it.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<TlsFile>")]
     pub(super) tls: Option<At<TlsFile>>,
@@ -90,6 +112,41 @@ pub(super) struct TlsFile {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<String>")]
     pub(super) ca_pem: Option<At<String>>,
+    /// A file of PEM certificates on the agent's host, which its policy must bind to this destination.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    pub(super) ca_file: Option<At<String>>,
+    /// The client's certificate: a PEM file on the agent's host, which its policy must bind to this destination.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    pub(super) cert_file: Option<At<String>>,
+    /// The key of `cert_file`, likewise.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    pub(super) key_file: Option<At<String>>,
+    /// The oldest version that is accepted: 1.2, the default, or 1.3.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<TlsVersion>")]
+    pub(super) min_version: Option<At<String>>,
+    /// Trusts exactly the certificate with this SHA-256, whatever its issuer and names: `sha256:` and 64 hex digits.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    pub(super) fingerprint: Option<At<String>>,
+}
+
+/// What of an HTTP answer is accepted.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Http")]
+pub(super) struct HttpFile {
+    /// The statuses that are accepted, such as `[200, 3xx]`; all but 502, 503 and 504 by default.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<StatusSchema>>")]
+    pub(super) status: Option<At<Vec<At<String>>>>,
+    /// A text that the body must contain, within its first 64 KiB.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    pub(super) body: Option<At<String>>,
 }
 
 /// How the code uses a dependency.
@@ -211,10 +268,20 @@ enum AllSchema {
 }
 
 #[derive(JsonSchema)]
-#[schemars(rename = "Expect", rename_all = "lowercase", inline)]
+#[schemars(rename = "Topology", rename_all = "lowercase", inline)]
 #[expect(dead_code, reason = "only its schema is used")]
-enum ExpectSchema {
-    Reachable,
+enum TopologySchema {
+    Cluster,
+    Sentinel,
+}
+
+/// A status, or all of a hundred.
+#[derive(JsonSchema)]
+#[schemars(rename = "Status", untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum StatusSchema {
+    Code(#[schemars(range(min = 100, max = 599))] u16),
+    Class(#[schemars(regex(pattern = r"^[1-5]([0-9]{2}|xx)$"))] String),
 }
 
 /// A duration: a whole number with its unit, `250ms` or `5s`.

@@ -9,6 +9,8 @@ use crate::text::escape;
 /// A target as written: where it stands, and what it is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template {
+    /// The key that it is the value of.
+    key: &'static str,
     text: String,
     pub(crate) place: Place,
     /// Written out, never a placeholder: what may be required and which options apply depends on it.
@@ -33,19 +35,20 @@ fn wrong(message: impl Into<String>, fix: impl Into<String>) -> Wrong {
     Wrong { message: message.into(), fix: fix.into() }
 }
 
-const FORM: &str =
-    "write it as scheme://host:port with scheme tcp, tls, redis or rediss, for example redis://cache.internal:6379";
+fn form() -> String {
+    format!("write it as scheme://host:port, with one of {}, for example redis://cache.internal:6379", Scheme::list())
+}
 
 impl Template {
     /// Checks braces and names, the scheme, and all of the rest that does not wait for a region.
-    pub(crate) fn parse(text: &str, place: Place) -> Result<Self, Wrong> {
-        let pieces = pieces(text)?;
+    pub(crate) fn parse(key: &'static str, text: &str, place: Place) -> Result<Self, Wrong> {
+        let pieces = pieces(key, text)?;
         let Some((scheme, _)) = text.split_once("://") else {
-            return Err(wrong(format!("target '{}' has no scheme", escape(text)), FORM));
+            return Err(wrong(format!("{key} '{}' has no scheme", escape(text)), form()));
         };
         if scheme.contains('{') {
             return Err(wrong(
-                format!("target '{}' has a placeholder for its scheme", escape(text)),
+                format!("{key} '{}' has a placeholder for its scheme", escape(text)),
                 "write the scheme out; where regions differ use targets: {region: url, …}",
             ));
         }
@@ -58,8 +61,8 @@ impl Template {
             known.ok_or_else(|| format!("no probe speaks '{scheme}'"))
         };
         match scheme {
-            Ok(scheme) => Ok(Self { text: text.to_owned(), place, scheme, pieces }),
-            Err(error) => Err(wrong(format!("target '{}' is not valid: {}", escape(text), escape(&error)), FORM)),
+            Ok(scheme) => Ok(Self { key, text: text.to_owned(), place, scheme, pieces }),
+            Err(error) => Err(wrong(format!("{key} '{}' is not valid: {}", escape(text), escape(&error)), form())),
         }
     }
 
@@ -74,7 +77,11 @@ impl Template {
                     let value = vars.get(name).ok_or_else(|| {
                         let known: Vec<&str> = vars.keys().map(Name::as_str).chain(["region"]).collect();
                         wrong(
-                            format!("region {region} has no value for {{{name}}} in target '{}'", escape(&self.text)),
+                            format!(
+                                "region {region} has no value for {{{name}}} in {} '{}'",
+                                self.key,
+                                escape(&self.text)
+                            ),
                             format!(
                                 "add {name} to regions.{region}.vars in the inventory, or use another; {}",
                                 instead(name.as_str(), known)
@@ -88,14 +95,20 @@ impl Template {
         resolved.parse().map_err(|error: TargetError| {
             wrong(
                 format!(
-                    "target '{}' is '{}' in region {region}, which is not valid: {}",
+                    "{} '{}' is '{}' in region {region}, which is not valid: {}",
+                    self.key,
                     escape(&self.text),
                     escape(&resolved),
                     escape(&error.to_string())
                 ),
-                format!("change the target, or regions.{region}.vars in the inventory"),
+                format!("change the {}, or regions.{region}.vars in the inventory", self.key),
             )
         })
+    }
+
+    /// Whether something follows host and port.
+    pub(crate) fn has_path(&self) -> bool {
+        self.text.split_once("://").is_some_and(|(_, rest)| rest.trim_end_matches('/').contains(['/', '?', '#']))
     }
 
     /// The text as it is written.
@@ -104,10 +117,10 @@ impl Template {
     }
 }
 
-fn pieces(text: &str) -> Result<Vec<Piece>, Wrong> {
+fn pieces(key: &str, text: &str) -> Result<Vec<Piece>, Wrong> {
     let unbalanced = || {
         wrong(
-            format!("target '{}' has a brace without its other half", escape(text)),
+            format!("{key} '{}' has a brace without its other half", escape(text)),
             "write placeholders as {name}, each with both braces",
         )
     };
@@ -173,7 +186,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Template, Wrong> {
-        Template::parse(text, Place::START)
+        Template::parse("target", text, Place::START)
     }
 
     fn vars(pairs: &[(&str, &str)]) -> Vars {
@@ -221,7 +234,7 @@ mod tests {
             ("redis://a{B}", "{B} is not a placeholder"),
             ("redis://a{b c}", "is not a placeholder"),
             ("{scheme}://a:1", "placeholder for its scheme"),
-            ("http://{region}.example", "http"),
+            ("ftp://{region}.example", "ftp"),
             ("gopher://[{a}]:1", "gopher"),
             ("redis://u:{pw}@cache", "password"),
             ("redis://{region}/0", "/0"),
