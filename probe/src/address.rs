@@ -17,7 +17,7 @@ use crate::engine::{Engine, Guard};
 use crate::failure::Failure;
 use crate::protocol::{self, Protocol, Shown, Start, Told, Wire};
 use crate::proxy;
-use crate::tls::{self, Secured};
+use crate::tls::{self, Handshake, Secured};
 
 /// What one address showed.
 pub(crate) struct Probed {
@@ -119,6 +119,11 @@ impl Way<'_> {
             match start.unwrap_or_else(|| Err(wire.timed_out()))? {
                 Start::Speak => {}
                 Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
+                Start::Show(shown) => {
+                    self.shown(probed, shown, begin);
+                    self.leave_by_tls(stream, protocol, probed).await;
+                    return Ok(());
+                }
                 Start::Done(shown) => {
                     self::shown(probed, shown, begin);
                     return Ok(());
@@ -138,7 +143,9 @@ impl Way<'_> {
         let Self { engine, spec, .. } = *self;
         let anchors = engine.trust.anchors(&spec.tls)?;
         let begin = Instant::now();
-        let secured = tls::handshake(stream, spec, &anchors, &engine.provider, &mut probed.seen.tls).await?;
+        let alpn = protocol.map_or(&[][..], Protocol::alpn);
+        let wanted = Handshake { spec, alpn, anchors: Some(&anchors), provider: &engine.provider };
+        let secured = wanted.shake(stream, &mut probed.seen.tls).await?;
         probed.seen.phases.tls_ms = Some(ms(begin.elapsed()));
         probed.seen.proof = Some(Proof::Encrypted);
         let (mut stream, asked_for_certificate) = match secured {
@@ -166,6 +173,23 @@ impl Way<'_> {
                 Ok(())
             }
             end => end,
+        }
+    }
+
+    /// A handshake whose end changes nothing of what was proven: what is seen of TLS is shown, a failure is a note.
+    async fn leave_by_tls(&self, stream: TcpStream, protocol: &dyn Protocol, probed: &mut Probed) {
+        let (spec, provider) = (self.spec, &self.engine.provider);
+        let wanted = Handshake { spec, alpn: protocol.alpn(), anchors: None, provider };
+        match wanted.shake(stream, &mut probed.seen.tls).await {
+            Ok(Secured::Open { stream, .. }) => tls::part(stream),
+            Ok(Secured::LogInFirst) => {}
+            Err(failure) => {
+                let reason = failure.outcome.reason().unwrap_or_default();
+                let detail = failure.detail.unwrap_or_default();
+                let note =
+                    format!("it offers TLS, which was not asked for, and the handshake fails ({reason}: {detail})");
+                add_note(&mut probed.seen, Some(note));
+            }
         }
     }
 

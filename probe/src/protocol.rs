@@ -42,8 +42,11 @@ pub(crate) trait Protocol: Sync {
 pub(crate) enum Start {
     /// In the clear.
     Speak,
-    /// The server waits for a TLS handshake.
+    /// The server waits for a TLS handshake; its certificate is judged, and the exchange goes on inside.
     Secure,
+    /// The service has shown what it is, and waits for a TLS handshake that nobody asked for. It is made so as to leave
+    /// as the protocol leaves; its certificate is shown and not judged, and nothing is sent inside.
+    Show(Shown),
     /// The service has shown what it is already.
     Done(Shown),
 }

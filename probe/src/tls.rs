@@ -41,60 +41,75 @@ pub(crate) enum Secured {
     LogInFirst,
 }
 
-/// Shakes hands and judges. What was seen goes to `seen`, also where it fails.
-pub(crate) async fn handshake(
-    tcp: TcpStream,
-    spec: &ProbeSpec,
-    anchors: &Anchors,
-    provider: &Arc<CryptoProvider>,
-    seen: &mut Option<TlsSeen>,
-) -> Result<Secured, Failure> {
-    let name = server_name(spec)?;
-    let recorder = Arc::new(Recorder { provider: provider.clone(), record: Mutex::default() });
-    let asked = Arc::new(Asked::default());
-    let versions = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    let mut config = versions
-        .map_err(|error| Failure::short(Short::TlsAlert, error.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(recorder.clone())
-        .with_client_cert_resolver(asked.clone());
-    // A resumed session would show no certificate.
-    config.resumption = Resumption::disabled();
+/// A handshake to make.
+#[derive(Clone, Copy)]
+pub(crate) struct Handshake<'a> {
+    pub(crate) spec: &'a ProbeSpec,
+    /// What is offered as the protocol that follows (ALPN).
+    pub(crate) alpn: &'static [&'static [u8]],
+    /// The authorities to judge by; none where the certificate is only shown.
+    pub(crate) anchors: Option<&'a Anchors>,
+    pub(crate) provider: &'a Arc<CryptoProvider>,
+}
 
-    let deadline = Instant::now() + spec.timeout.duration();
-    let mut connect = TlsConnector::from(Arc::new(config)).connect(name.clone(), Metered::new(tcp)).into_fallible();
-    let end = until(deadline, &mut connect).await?;
-    let record = recorder.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if !record.chain.is_empty() {
-        let version = record.version.map(version_name);
-        *seen = Some(TlsSeen { version, cipher: None, chain: judge::describe(&record.chain) });
-    }
-    let judge = || judge::judge(&record.chain, &name, anchors, provider, UnixTime::now());
-    let asked_for_certificate = asked.0.load(Ordering::Relaxed);
-    match end {
-        Some(Ok(stream)) => {
-            if let Some(seen) = seen {
-                let (_, session) = stream.get_ref();
-                seen.version = session.protocol_version().map(version_name);
-                seen.cipher = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map(str::to_owned);
-            }
-            if let Err(failure) = judge() {
-                let (metered, _) = stream.into_inner();
-                part(metered);
-                return Err(failure);
-            }
-            Ok(Secured::Open { stream: Box::new(stream), asked_for_certificate })
+impl Handshake<'_> {
+    /// Shakes hands and judges. What was seen goes to `seen`, also where it fails.
+    pub(crate) async fn shake(&self, tcp: TcpStream, seen: &mut Option<TlsSeen>) -> Result<Secured, Failure> {
+        let Self { spec, alpn, anchors, provider } = *self;
+        let name = server_name(spec)?;
+        let recorder = Arc::new(Recorder { provider: provider.clone(), record: Mutex::default() });
+        let asked = Arc::new(Asked::default());
+        let versions = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let mut config = versions
+            .map_err(|error| Failure::short(Short::TlsAlert, error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(recorder.clone())
+            .with_client_cert_resolver(asked.clone());
+        // A resumed session would show no certificate.
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+
+        let deadline = Instant::now() + spec.timeout.duration();
+        let mut connect = TlsConnector::from(Arc::new(config)).connect(name.clone(), Metered::new(tcp)).into_fallible();
+        let end = until(deadline, &mut connect).await?;
+        let record = recorder.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !record.chain.is_empty() {
+            let version = record.version.map(version_name);
+            *seen = Some(TlsSeen { version, cipher: None, chain: judge::describe(&record.chain) });
         }
-        Some(Err((error, metered))) => {
-            // The record is signed once the server has proven its key over this handshake.
-            if record.version.is_some() && asked_for_certificate && alert_of(&error).is_some_and(demands_certificate) {
-                judge()?;
-                return Ok(Secured::LogInFirst);
+        let judge = || match anchors {
+            Some(anchors) => judge::judge(&record.chain, &name, anchors, provider, UnixTime::now()),
+            None => Ok(()),
+        };
+        let asked_for_certificate = asked.0.load(Ordering::Relaxed);
+        match end {
+            Some(Ok(stream)) => {
+                if let Some(seen) = seen {
+                    let (_, session) = stream.get_ref();
+                    seen.version = session.protocol_version().map(version_name);
+                    seen.cipher = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map(str::to_owned);
+                }
+                if let Err(failure) = judge() {
+                    let (metered, _) = stream.into_inner();
+                    part(metered);
+                    return Err(failure);
+                }
+                Ok(Secured::Open { stream: Box::new(stream), asked_for_certificate })
             }
-            Err(broken(&error, &metered.head))
+            Some(Err((error, metered))) => {
+                // The record is signed once the server has proven its key over this handshake.
+                if record.version.is_some()
+                    && asked_for_certificate
+                    && alert_of(&error).is_some_and(demands_certificate)
+                {
+                    judge()?;
+                    return Ok(Secured::LogInFirst);
+                }
+                Err(broken(&error, &metered.head))
+            }
+            // The stream is inside of the handshake that did not end, so what came of it cannot be shown.
+            None => Err(Failure::short(Short::TlsTimeout, format!("no end of the handshake in {}", spec.timeout))),
         }
-        // The stream is inside of the handshake that did not end, so what came of it cannot be shown.
-        None => Err(Failure::short(Short::TlsTimeout, format!("no end of the handshake in {}", spec.timeout))),
     }
 }
 
