@@ -120,7 +120,7 @@ impl Way<'_> {
                 Start::Speak => {}
                 Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
                 Start::Show(shown) => {
-                    self.shown(probed, shown, begin);
+                    shown(probed, shown, begin);
                     self.leave_by_tls(stream, protocol, probed).await;
                     return Ok(());
                 }
@@ -131,7 +131,11 @@ impl Way<'_> {
             }
         }
         let mut wire = Wire::new(&mut stream, self.address);
-        self.converse(protocol, &mut wire, probed).await
+        let end = self.converse(protocol, &mut wire, probed).await;
+        if protocol.lingers() {
+            tls::part(stream);
+        }
+        end
     }
 
     async fn over_tls(
@@ -162,7 +166,9 @@ impl Way<'_> {
             tls::part(stream);
             return Ok(());
         };
+        let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         let mut wire = Wire::new(&mut *stream, self.address);
+        wire.chose(alpn);
         let end = self.converse(protocol, &mut wire, probed).await;
         // In TLS 1.3 the server complains of the missing certificate only now (RFC 8446, 4.4.2.4).
         let demanded = asked_for_certificate && wire.alert().is_some_and(tls::demands_certificate);

@@ -27,6 +27,12 @@ pub(crate) trait Protocol: Sync {
         &[]
     }
 
+    /// Whether the server may still be sending when the exchange has ended. In the clear too the connection is then left by
+    /// [`part`](crate::tls::part), since a close with unread data is a reset.
+    fn lingers(&self) -> bool {
+        false
+    }
+
     /// How a connection begins, for protocols with an upgrade to TLS of their own ([`Scheme::can_upgrade`]).
     fn start<'a>(&'a self, _wire: &'a mut Wire<'_>, _spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Start, Failure>> {
         Box::pin(std::future::ready(Ok(Start::Speak)))
@@ -93,6 +99,7 @@ pub(crate) struct Wire<'w> {
     peer: SocketAddr,
     received: Vec<u8>,
     most: usize,
+    alpn: Option<Vec<u8>>,
     alert: Option<AlertDescription>,
 }
 
@@ -102,12 +109,22 @@ impl<'w> Wire<'w> {
 
     /// A wire to `peer`, the address that was dialled.
     pub(crate) fn new(stream: &'w mut dyn Duplex, peer: SocketAddr) -> Self {
-        Self { stream, peer, received: Vec::new(), most: Self::MAX, alert: None }
+        Self { stream, peer, received: Vec::new(), most: Self::MAX, alpn: None, alert: None }
     }
 
     /// The address that was dialled.
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Takes down which of [`Protocol::alpn`] the server chose in TLS, if any.
+    pub(crate) fn chose(&mut self, alpn: Option<Vec<u8>>) {
+        self.alpn = alpn;
+    }
+
+    /// The protocol that the server chose in TLS (ALPN).
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
     }
 
     /// Lets this exchange read up to so many bytes in all, for an answer that has its own, stated bound.
@@ -128,19 +145,28 @@ impl<'w> Wire<'w> {
         &self.received
     }
 
+    /// How many more bytes may be read.
+    pub(crate) fn room(&self) -> usize {
+        self.most.saturating_sub(self.received.len())
+    }
+
     /// Waits for more.
     pub(crate) async fn more(&mut self) -> Result<(), Failure> {
-        let room = self.most - self.received.len();
+        if self.more_or_end().await? { Ok(()) } else { Err(self.closed("closed")) }
+    }
+
+    /// Waits for more, for answers that may end by the close: false where the peer closed in good order.
+    pub(crate) async fn more_or_end(&mut self) -> Result<bool, Failure> {
+        let room = self.room();
         if room == 0 {
             return Err(self.unexpected(&format!("more than {} KiB without an end", self.most / 1024)));
         }
         let mut buffer = [0_u8; 1024];
         let part = &mut buffer[..room.min(1024)];
         match self.stream.read(part).await {
-            Ok(0) => Err(self.closed("closed")),
             Ok(count) => {
                 self.received.extend_from_slice(part.get(..count).unwrap_or_default());
-                Ok(())
+                Ok(count > 0)
             }
             Err(error) => {
                 self.alert = crate::tls::alert_of(&error);
@@ -154,7 +180,8 @@ impl<'w> Wire<'w> {
         Failure::short(Short::ProtocolUnexpected, format!("{what}: {}", self.shown()))
     }
 
-    fn closed(&self, how: &str) -> Failure {
+    /// The peer ended the connection before it had answered.
+    pub(crate) fn closed(&self, how: &str) -> Failure {
         let detail = if self.received.is_empty() { how.to_owned() } else { format!("{how} after: {}", self.shown()) };
         Failure::short(Short::ProtocolClosed, detail)
     }
