@@ -77,7 +77,11 @@ impl Way<'_> {
         seen.phases.connect_ms = Some(ms(dial.took));
         if let Some(via) = &spec.via {
             let begin = Instant::now();
-            proxy::connect(&mut stream, &spec.target, begin + spec.timeout.duration()).await?;
+            if let Err(failure) = proxy::connect(&mut stream, spec, via).await {
+                // A refusal has a body, and to close with unread data is a reset.
+                tls::part(stream);
+                return Err(failure);
+            }
             seen.phases.proxy_ms = Some(ms(begin.elapsed()));
             add_note(seen, Some(format!("through the proxy {via}")));
         }
@@ -120,7 +124,7 @@ impl Way<'_> {
                 Start::Speak => {}
                 Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
                 Start::Show(shown) => {
-                    shown(probed, shown, begin);
+                    self::shown(probed, shown, begin);
                     self.leave_by_tls(stream, protocol, probed).await;
                     return Ok(());
                 }
