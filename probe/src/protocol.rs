@@ -1,6 +1,9 @@
 //! What a protocol's opening exchange is given: a wire with a bound on what it reads. The deadline is the engine's.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
 use preflight_core::observation::Role;
@@ -9,7 +12,7 @@ use preflight_core::spec::ProbeSpec;
 use preflight_core::target::{Host, Scheme};
 use preflight_core::text;
 use rustls::AlertDescription;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use crate::amqp::Amqp;
 use crate::failure::Failure;
@@ -101,6 +104,7 @@ pub(crate) struct Wire<'w> {
     most: usize,
     alpn: Option<Vec<u8>>,
     alert: Option<AlertDescription>,
+    failed: Option<Failure>,
 }
 
 impl<'w> Wire<'w> {
@@ -109,7 +113,7 @@ impl<'w> Wire<'w> {
 
     /// A wire to `peer`, the address that was dialled.
     pub(crate) fn new(stream: &'w mut dyn Duplex, peer: SocketAddr) -> Self {
-        Self { stream, peer, received: Vec::new(), most: Self::MAX, alpn: None, alert: None }
+        Self { stream, peer, received: Vec::new(), most: Self::MAX, alpn: None, alert: None, failed: None }
     }
 
     /// The address that was dialled.
@@ -198,7 +202,57 @@ impl<'w> Wire<'w> {
         self.alert
     }
 
+    /// Why a read through [`AsyncRead`] failed, or found the connection closed.
+    pub(crate) fn failed(&mut self) -> Option<Failure> {
+        self.failed.take()
+    }
+
     fn shown(&self) -> String {
         text::escape_bytes(&self.received)
+    }
+}
+
+/// For exchanges that a library makes. The bound holds, and what went wrong is kept for [`Wire::failed`].
+impl AsyncRead for Wire<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let wire = &mut *self;
+        let room = wire.room().min(buf.remaining());
+        if room == 0 && buf.remaining() > 0 {
+            let failure = wire.unexpected(&format!("more than {} KiB without an end", wire.most / 1024));
+            wire.failed = Some(failure);
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
+        let mut part = [0_u8; 1024];
+        let mut part = ReadBuf::new(part.get_mut(..room.min(1024)).unwrap_or_default());
+        match ready!(Pin::new(&mut *wire.stream).poll_read(cx, &mut part)) {
+            Ok(()) => {
+                let bytes = part.filled();
+                wire.received.extend_from_slice(bytes);
+                buf.put_slice(bytes);
+                if bytes.is_empty() {
+                    wire.failed = Some(wire.closed("closed"));
+                }
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                wire.alert = crate::tls::alert_of(&error);
+                wire.failed = Some(wire.closed(&error.to_string()));
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_shutdown(cx)
     }
 }

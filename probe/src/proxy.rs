@@ -89,6 +89,8 @@ fn judge(via: &Proxy, head: &Head) -> Result<(), Failure> {
     let detail = format!("{via}: {}{squid}", head.first.line);
     match head.first.status {
         200..=299 => Ok(()),
+        // tinyproxy's word for a target that it cannot reach.
+        500 if head.first.line.contains("Unable to connect") => Err(Failure::short(Short::ProxyTargetFailed, detail)),
         502..=504 => Err(Failure::short(Short::ProxyTargetFailed, detail)),
         407 => Err(Failure::short(Short::ProxyRefused, format!("{detail}: it asks for a login, and probes carry none"))),
         _ => Err(Failure::short(Short::ProxyRefused, detail)),
@@ -139,6 +141,7 @@ mod tests {
             ("405 x\r\n", Some("proxy_refused")),
             ("407 x\r\n", Some("proxy_refused")),
             ("500 x\r\n", Some("proxy_refused")),
+            ("500 Unable to connect\r\n", Some("proxy_target_failed")),
             ("501 x\r\n", Some("proxy_refused")),
             ("502 x\r\n", Some("proxy_target_failed")),
             ("503 x\r\nX-Squid-Error: ERR_CONNECT_FAIL 111\r\n", Some("proxy_target_failed")),

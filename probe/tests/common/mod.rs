@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+mod web;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -82,7 +84,7 @@ impl Server {
     }
 
     /// Starts `program` on a free port, and waits until it listens.
-    fn start(program: &str, arguments: impl Fn(u16, &std::path::Path) -> Vec<String>) -> Self {
+    pub(super) fn start(program: &str, arguments: impl Fn(u16, &std::path::Path) -> Vec<String>) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::SeqCst);
         let directory = std::env::temp_dir().join(format!("preflight-probe-{}-{number}", std::process::id()));
