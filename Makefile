@@ -1,7 +1,7 @@
 # What a person runs and what CI runs are the same commands.
 
 PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base libfaketime util-linux procps ca-certificates \
-    gcc g++ libc6-dev postgresql mariadb-server memcached rabbitmq-server redis-sentinel
+    gcc g++ libc6-dev postgresql mariadb-server memcached rabbitmq-server redis-sentinel squid tinyproxy
 IN_LAB := scripts/in-lab
 # Tests mostly wait for networks and clocks, so more of them than there are cores run side by side.
 THREADS ?= 6

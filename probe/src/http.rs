@@ -116,7 +116,9 @@ async fn answer(wire: &mut Wire<'_>) -> Result<Answer, Failure> {
                     continue;
                 }
                 Read::Whole(head, length) => return Ok(Answer::Whole(head, begin + length)),
-                Read::Incomplete(Some(first)) if first.status >= 200 && (bytes.len() >= MAX_HEAD || wire.room() == 0) => {
+                Read::Incomplete(Some(first))
+                    if first.status >= 200 && (bytes.len() >= MAX_HEAD || wire.room() == 0) =>
+                {
                     return Ok(Answer::TooLong(first));
                 }
                 Read::Incomplete(_) => {}

@@ -92,7 +92,9 @@ fn judge(via: &Proxy, head: &Head) -> Result<(), Failure> {
         // tinyproxy's word for a target that it cannot reach.
         500 if head.first.line.contains("Unable to connect") => Err(Failure::short(Short::ProxyTargetFailed, detail)),
         502..=504 => Err(Failure::short(Short::ProxyTargetFailed, detail)),
-        407 => Err(Failure::short(Short::ProxyRefused, format!("{detail}: it asks for a login, and probes carry none"))),
+        407 => {
+            Err(Failure::short(Short::ProxyRefused, format!("{detail}: it asks for a login, and probes carry none")))
+        }
         _ => Err(Failure::short(Short::ProxyRefused, detail)),
     }
 }

@@ -94,7 +94,7 @@ async fn a_body_has_to_contain_its_text() {
         ("/page", "ready", "ok"),
         ("/page", "the service is ready\n", "ok"),
         ("/page", "Ready", "body_unexpected"),
-        ("/chunked", "indeed ready", "ok"),
+        ("/chunked", "service is ready", "ok"),
         ("/chunked", "not there", "body_unexpected"),
         ("/large", "xxx", "ok"),
         ("/large", "ready", "body_unexpected"),
@@ -166,12 +166,7 @@ async fn two_thousand_probes_leave_nothing_but_their_requests() {
     log.dedup_by_key(|line| line.clone());
     assert_eq!(
         log,
-        [
-            "GET / HTTP/1.1|200",
-            "GET /large HTTP/1.1|200",
-            "GET /page HTTP/1.1|200",
-            "GET /status/404 HTTP/1.1|404"
-        ]
+        ["GET / HTTP/1.1|200", "GET /large HTTP/1.1|200", "GET /page HTTP/1.1|200", "GET /status/404 HTTP/1.1|404"]
     );
     assert_eq!(server.lines("access").len(), 2_000);
     assert_eq!(server.lines("error"), before);
@@ -221,7 +216,9 @@ async fn endless(head: &'static [u8], part: &'static [u8], pause: Duration) -> S
     let (address, _) = scripted(move |mut stream| async move {
         let _ = stream.write_all(head).await;
         while stream.write_all(part).await.is_ok() {
-            tokio::time::sleep(pause).await;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
         }
     })
     .await;

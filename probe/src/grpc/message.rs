@@ -111,9 +111,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_strictly() {
-        let framed = |message: &[u8]| {
-            response(&[&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], message].concat())
-        };
+        let framed =
+            |message: &[u8]| response(&[&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], message].concat());
         for (message, want) in [
             (&[][..], Some(Serving::Unknown)),
             (&[8, 0], Some(Serving::Unknown)),
@@ -122,7 +121,10 @@ mod tests {
             (&[8, 3], Some(Serving::ServiceUnknown)),
             (&[8, 2, 8, 1], Some(Serving::Serving)),
             (&[8, 0x81, 0x00], Some(Serving::Serving)),
-            (&[0x12, 2, b'h', b'i', 8, 1, 0x18, 0xff, 1, 0x21, 0, 0, 0, 0, 0, 0, 0, 0, 0x2d, 0, 0, 0, 0], Some(Serving::Serving)),
+            (
+                &[0x12, 2, b'h', b'i', 8, 1, 0x18, 0xff, 1, 0x21, 0, 0, 0, 0, 0, 0, 0, 0, 0x2d, 0, 0, 0, 0],
+                Some(Serving::Serving),
+            ),
             (&[8, 4], None),
             (&[8], None),
             (&[8, 0x80], None),

@@ -5,7 +5,8 @@ use super::Server;
 /// What nginx answers where.
 const LOCATIONS: &str = r#"
     location = / { return 200 "hello"; }
-    location ~ ^/status/(301|302|307|308)$ { return $1 /elsewhere; }
+    location = /status/301 { return 301 /elsewhere; }
+    location = /status/308 { return 308 /elsewhere; }
     location = /status/204 { return 204; }
     location = /status/304 { return 304; }
     location = /status/400 { return 400; }
@@ -18,8 +19,7 @@ const LOCATIONS: &str = r#"
     location = /status/503 { return 503 "maintenance"; }
     location = /status/504 { return 504; }
     location = /host { return 200 "$http_host $request_method $http_user_agent $http_accept $http_connection."; }
-    location = /chunked { gzip on; gzip_types *; gzip_min_length 1; sub_filter 'ready' 'indeed ready'; sub_filter_types *;
-        alias DIR/page; }
+    location = /chunked { ssi on; ssi_types *; alias DIR/page; }
     location = /page { default_type text/plain; alias DIR/page; }
     location = /large { default_type text/plain; alias DIR/large; }
 "#;
