@@ -183,7 +183,7 @@ async fn search(wire: &mut Wire<'_>, head: &Head, begin: usize, wanted: &str) ->
         if let Err(broken) = taken {
             return Err(wire.unexpected(broken.0));
         }
-        if body.is_whole() || wire.room() == 0 {
+        if body.is_whole() || body.is_full() || wire.room() == 0 {
             return Err(absent(&body, head, wanted));
         }
         if !wire.more_or_end().await? {
@@ -194,7 +194,7 @@ async fn search(wire: &mut Wire<'_>, head: &Head, begin: usize, wanted: &str) ->
 
 fn absent(body: &Body, head: &Head, wanted: &str) -> Failure {
     let packed = head.encoding.as_ref().map(|how| format!(", compressed by {how} though unasked")).unwrap_or_default();
-    let (all, length) = (if body.is_whole() { "" } else { "the first " }, body.len());
+    let (all, length) = (if body.is_whole() && !body.is_full() { "" } else { "the first " }, body.len());
     let begins = if length == 0 { String::new() } else { format!("; it begins: {}", body.begin()) };
     let detail = format!("'{wanted}' is not in {all}{length} bytes of the body{packed}{begins}");
     Failure::short(Short::BodyUnexpected, detail)

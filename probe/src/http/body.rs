@@ -1,5 +1,6 @@
 //! The body of an HTTP/1.x answer, read piece by piece, and searched for a text (RFC 9112, 6 and 7.1).
 
+use preflight_core::spec::HttpOptions;
 use preflight_core::text;
 
 use super::head::Framing;
@@ -91,7 +92,8 @@ impl Body {
 
     fn keep(&mut self, fresh: &[u8], most: u64) -> usize {
         let count = usize::try_from(most).unwrap_or(usize::MAX).min(fresh.len());
-        self.decoded.extend(fresh.iter().take(count));
+        let room = HttpOptions::MAX_BODY.saturating_sub(self.decoded.len());
+        self.decoded.extend(fresh.iter().take(count.min(room)));
         count
     }
 
@@ -118,7 +120,12 @@ impl Body {
         self.next == Next::UntilClose
     }
 
-    /// How long it is so far, in bytes.
+    /// Whether as much of it is here as is looked at.
+    pub(super) fn is_full(&self) -> bool {
+        self.decoded.len() >= HttpOptions::MAX_BODY
+    }
+
+    /// How much of it is here, in bytes.
     pub(super) fn len(&self) -> usize {
         self.decoded.len()
     }
