@@ -1,7 +1,7 @@
 # What a person runs and what CI runs are the same commands.
 
 PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base libfaketime util-linux procps ca-certificates \
-    gcc g++ libc6-dev postgresql mariadb-server memcached rabbitmq-server redis-sentinel curl
+    gcc g++ libc6-dev postgresql mariadb-server memcached rabbitmq-server redis-sentinel curl squid tinyproxy
 # What the bench measures beside preflight; nothing else needs them.
 BENCH_PACKAGES := prometheus-blackbox-exporter nmap
 IN_LAB := scripts/in-lab

@@ -102,6 +102,8 @@ reasons! {
             "Wait until it has loaded or its primary is back, then run the gate again.";
         StatusUnexpected = "status_unexpected", "the answer has a status that is not accepted",
             "Look at the service's log for this request.";
+        BodyUnexpected = "body_unexpected", "the answer's body does not contain the text that the manifest asks for",
+            "Compare `http: {body: …}` with what the evidence shows of the body; it is searched within its first 64 KiB.";
         TooSlow = "too_slow", "it works, but slower than `max_latency` allows",
             "Look at the phases in the evidence: which one is slow?";
         ProxyUnreachable = "proxy_unreachable", "the proxy on the way could not be reached",
@@ -110,6 +112,10 @@ reasons! {
             "Allow the target in the proxy's rules.";
         ProxyTargetFailed = "proxy_target_failed", "the proxy answered, and could not reach the target itself",
             "Check the path from the proxy to the target; the evidence shows the proxy's words.";
+        ProxyTimeout = "proxy_timeout", "the proxy was reached, and did not answer in time: mostly it waits for a target that stays silent",
+            "Check the path from the proxy to the target first, then the proxy's load. With a `timeout` above the proxy's own connect timeout it says which.";
+        ProxyUnexpected = "proxy_unexpected", "what answers where the proxy should be does not speak as an HTTP proxy does",
+            "Check the proxy's address and port, and that it speaks plain HTTP to its clients.";
         Reachable = "reachable", "the target answers, and the manifest says that it must not",
             "Close the path, or change `expect` in the manifest.";
     }

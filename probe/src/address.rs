@@ -138,7 +138,11 @@ impl Way<'_> {
         if let Some(via) = &spec.via {
             socket::ready_to_speak(&stream, address);
             let begin = Instant::now();
-            proxy::connect(&mut stream, &spec.target, begin + spec.timeout.duration()).await?;
+            if let Err(failure) = proxy::connect(&mut stream, spec, via).await {
+                // A refusal has a body, and to close with unread data is a reset.
+                tls::part(stream);
+                return Err(failure);
+            }
             seen.phases.proxy_ms = Some(ms(begin.elapsed()));
             add_note(seen, Some(format!("through the proxy {via}")));
         }
@@ -218,7 +222,11 @@ impl Way<'_> {
             }
         }
         let mut wire = Wire::new(&mut stream, self.address);
-        self.converse(protocol, &mut wire, probed).await
+        let end = self.converse(protocol, &mut wire, probed).await;
+        if protocol.lingers() {
+            tls::part(stream);
+        }
+        end
     }
 
     async fn over_tls(
@@ -263,7 +271,9 @@ impl Way<'_> {
             self.leave_unheard(stream, protocol).await;
             return Ok(());
         };
+        let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         let mut wire = Wire::new(&mut *stream, self.address);
+        wire.chose(alpn);
         let end = self.converse(protocol, &mut wire, probed).await;
         // In TLS 1.3 the server complains of the client's certificate only now (RFC 8446, 4.4.2.4).
         let alert = wire.alert().filter(|_| asked_for_certificate);

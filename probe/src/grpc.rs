@@ -1,17 +1,248 @@
-//! gRPC.
+//! gRPC over HTTP/2 (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>, RFC 9113): one unary call of
+//! `grpc.health.v1.Health/Check`, for the service that the URL's path names, or for the server as a whole.
+//!
+//! - **Sent**: the HTTP/2 preface, by prior knowledge in the clear and over TLS after ALPN has chosen `h2`; one request without credentials. The
+//!   server may push nothing, and its headers, frames and window are small.
+//! - **Accepted**: `SERVING`, with `grpc-status: 0`. A server without a health service speaks gRPC all the same, which is the proof unless a service
+//!   was named; one that asks for a login has proven the path too.
+//! - **Left** by `GOAWAY` with `NO_ERROR` once the call has ended (RFC 9113, 6.8).
 
-use futures_util::future::BoxFuture;
-use preflight_core::reason::Void;
+mod message;
+
+use std::io::Cursor;
+
+use futures_util::future::{BoxFuture, Either, select};
+use h2::client::{Builder, SendRequest};
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_TYPE, TE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use preflight_core::reason::Short;
 use preflight_core::spec::ProbeSpec;
+use preflight_core::target::Target;
+use preflight_core::text;
 
+use self::message::Serving;
 use crate::failure::Failure;
+use crate::http::authority;
 use crate::protocol::{Protocol, Shown, Wire};
 
 /// The gRPC protocol.
 pub(crate) struct Grpc;
 
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// The most of an answer's message that is looked at, in bytes.
+const MAX_MESSAGE: usize = 2 * 1024;
+
+type Call = SendRequest<Cursor<Vec<u8>>>;
+
 impl Protocol for Grpc {
-    fn open<'a>(&'a self, _wire: &'a mut Wire<'_>, _spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Shown, Failure>> {
-        Box::pin(std::future::ready(Err(Failure::void(Void::PolicyDenied, "this version cannot probe it"))))
+    fn alpn(&self) -> &'static [&'static [u8]] {
+        &[b"h2"]
     }
+
+    fn lingers(&self) -> bool {
+        true
+    }
+
+    fn open<'a>(&'a self, wire: &'a mut Wire<'_>, spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Shown, Failure>> {
+        Box::pin(async move {
+            if spec.speaks_tls() && wire.alpn() != Some(b"h2") {
+                let detail = "over TLS the server does not choose h2 (ALPN), which gRPC clients insist on";
+                return Err(Failure::short(Short::ProtocolUnexpected, detail));
+            }
+            let service = spec.target.path.strip_prefix('/').unwrap_or_default();
+            let ended = exchange(wire, &spec.target, service).await;
+            // What the connection itself met says more than what HTTP/2 makes of it.
+            let answer = ended.map_err(|error| broken(wire, &error))?;
+            judge(answer, service)
+        })
+    }
+}
+
+/// How the server ended the call.
+#[derive(Debug, Default)]
+struct Answer {
+    http: StatusCode,
+    headers: HeaderMap,
+    message: Vec<u8>,
+    trailers: HeaderMap,
+}
+
+async fn exchange(wire: &mut Wire<'_>, target: &Target, service: &str) -> Result<Answer, h2::Error> {
+    let handshake = Builder::new()
+        .enable_push(false)
+        .max_header_list_size(4 * 1024)
+        .max_frame_size(16 * 1024)
+        .header_table_size(0)
+        .initial_window_size(4 * 1024)
+        .initial_connection_window_size(64 * 1024)
+        .max_concurrent_reset_streams(1)
+        .max_pending_accept_reset_streams(1)
+        .handshake::<_, Cursor<Vec<u8>>>(wire);
+    let (client, connection) = handshake.await?;
+    let call = std::pin::pin!(call(client, target, service));
+    // The call's end drops its handle, and a connection without one leaves by GOAWAY.
+    match select(call, connection).await {
+        Either::Left((answer, connection)) => {
+            let answer = answer?;
+            // How the goodbye goes changes nothing of what was said.
+            let _ = connection.await;
+            Ok(answer)
+        }
+        Either::Right((ended, call)) => {
+            ended?;
+            call.await
+        }
+    }
+}
+
+/// The call, by a handle that it takes with it.
+async fn call(client: Call, target: &Target, service: &str) -> Result<Answer, h2::Error> {
+    let mut client = client.ready().await?;
+    let (answer, mut sending) = client.send_request(request(target), false)?;
+    sending.send_data(Cursor::new(message::request(service)), true)?;
+    let (head, mut body) = answer.await?.into_parts();
+    let mut answer = Answer { http: head.status, headers: head.headers, ..Answer::default() };
+    // What is no gRPC is judged by its head.
+    if is_grpc(&answer) {
+        read(&mut body, &mut answer).await?;
+    }
+    Ok(answer)
+}
+
+async fn read(body: &mut RecvStream, answer: &mut Answer) -> Result<(), h2::Error> {
+    while let Some(part) = body.data().await {
+        let part = part?;
+        answer.message.extend_from_slice(&part);
+        body.flow_control().release_capacity(part.len())?;
+        if answer.message.len() > MAX_MESSAGE {
+            return Ok(());
+        }
+    }
+    answer.trailers = body.trailers().await?.unwrap_or_default();
+    Ok(())
+}
+
+fn request(target: &Target) -> Request<()> {
+    let scheme = if target.scheme.is_tls() { "https" } else { "http" };
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    // A host is a DNS name or an address, and those are always authorities.
+    *request.uri_mut() = format!("{scheme}://{}{CHECK}", authority(target)).parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(crate::http::USER_AGENT));
+    request
+}
+
+fn is_grpc(answer: &Answer) -> bool {
+    let typed = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    answer.http == StatusCode::OK && answer.headers.get(CONTENT_TYPE).is_some_and(typed)
+}
+
+/// What the answer comes to.
+fn judge(answer: Answer, service: &str) -> Result<Shown, Failure> {
+    if !is_grpc(&answer) {
+        return Err(plain(&answer));
+    }
+    if answer.message.len() > MAX_MESSAGE {
+        return Err(unexpected("the answer is too long for a health check's"));
+    }
+    // An answer without a message carries its status in the head ("Trailers-Only").
+    let code = answer.trailers.get(STATUS).or_else(|| answer.headers.get(STATUS));
+    let Some(code) = code.and_then(|code| code.to_str().ok()) else {
+        return Err(unexpected("it speaks gRPC and ends the call without a status (grpc-status)"));
+    };
+    let said = answer.trailers.get(MESSAGE).or_else(|| answer.headers.get(MESSAGE));
+    let said = said.map(|said| format!(": {}", text::escape_bytes(said.as_bytes()))).unwrap_or_default();
+    let named = if service.is_empty() { String::new() } else { format!(" of {service}") };
+    let status = |name: &str| format!("the health check{named} ends with {name}{said}");
+    let noted = |note: String| Ok(Shown { note: Some(note), ..Shown::default() });
+    match code {
+        "0" => serving(&answer.message, &named),
+        "5" => Err(Failure::short(Short::StatusUnexpected, status("NOT_FOUND (5): it does not know the service"))),
+        "7" => noted(format!("asks for a login (PERMISSION_DENIED){said}")),
+        "12" if service.is_empty() => noted(format!("speaks gRPC, has no health service{said}")),
+        "12" => Err(Failure::short(Short::StatusUnexpected, status("UNIMPLEMENTED (12): it has no health service"))),
+        "14" => Err(Failure::short(Short::NotReady, status("UNAVAILABLE (14)"))),
+        "16" => noted(format!("asks for a login (UNAUTHENTICATED){said}")),
+        _ => match code.parse::<u8>().ok().and_then(|code| NAMES.get(usize::from(code))) {
+            Some(name) => Err(Failure::short(Short::StatusUnexpected, status(&format!("{name} ({code})")))),
+            None => Err(unexpected(&format!("a status that gRPC does not have: {}", text::escape(code)))),
+        },
+    }
+}
+
+const STATUS: &str = "grpc-status";
+const MESSAGE: &str = "grpc-message";
+
+/// The names of the status codes, from 0 (<https://github.com/grpc/grpc/blob/master/doc/statuscodes.md>).
+const NAMES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+fn serving(message: &[u8], named: &str) -> Result<Shown, Failure> {
+    let not_ready = |what: &str| Err(Failure::short(Short::NotReady, format!("the health check{named} says {what}")));
+    match message::response(message) {
+        Ok(Some(Serving::Serving)) => Ok(Shown::default()),
+        Ok(Some(Serving::NotServing)) => not_ready("NOT_SERVING"),
+        Ok(Some(Serving::Unknown)) => not_ready("UNKNOWN"),
+        Ok(Some(Serving::ServiceUnknown)) => {
+            let detail = format!("the health check{named} says SERVICE_UNKNOWN");
+            Err(Failure::short(Short::StatusUnexpected, detail))
+        }
+        Ok(None) => Err(unexpected("the health check ends well, and without a whole answer")),
+        Err(what) => Err(unexpected(what)),
+    }
+}
+
+fn unexpected(what: &str) -> Failure {
+    Failure::short(Short::ProtocolUnexpected, what)
+}
+
+/// An answer of HTTP/2 that is none of gRPC: mostly a proxy's own, or a web server's.
+fn plain(answer: &Answer) -> Failure {
+    let kind = answer.headers.get(CONTENT_TYPE).map(|kind| text::escape_bytes(kind.as_bytes()));
+    let kind = kind.unwrap_or_else(|| "without a type".to_owned());
+    let detail = format!("an answer of HTTP/2, but not of gRPC: {} ({kind})", answer.http);
+    let reason = if answer.http == StatusCode::OK { Short::ProtocolUnexpected } else { Short::StatusUnexpected };
+    Failure::short(reason, detail)
+}
+
+/// Why there is no answer.
+fn broken(wire: &mut Wire<'_>, error: &h2::Error) -> Failure {
+    if wire.received().starts_with(b"HTTP/1.") {
+        return wire.unexpected("it answers in HTTP/1, and gRPC needs HTTP/2");
+    }
+    if wire.received().starts_with(&[0x15, 3]) {
+        return wire.unexpected("the port wants TLS, so use grpcs");
+    }
+    // RFC 9113, 8.7 and 6.8: the request was not looked at, or the server is about to leave.
+    let leaving = error.is_remote() && matches!(error.reason(), Some(Reason::REFUSED_STREAM | Reason::NO_ERROR));
+    if leaving {
+        return Failure::short(Short::NotReady, format!("it speaks HTTP/2, and takes no calls: {error}"));
+    }
+    if let Some(failure) = wire.failed().filter(|_| error.is_io() || !error.is_remote()) {
+        return failure;
+    }
+    wire.unexpected(&format!("not gRPC over HTTP/2 ({error})"))
 }

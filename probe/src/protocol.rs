@@ -1,6 +1,9 @@
 //! What a protocol's opening exchange is given: a wire with a bound on what it reads. The deadline is the engine's.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -10,7 +13,7 @@ use preflight_core::spec::ProbeSpec;
 use preflight_core::target::{Host, Scheme};
 use preflight_core::text;
 use rustls::AlertDescription;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
 use crate::amqp::Amqp;
@@ -33,6 +36,12 @@ pub(crate) trait Protocol: Sync {
     /// hears [`Protocol::open`] even where its certificate failed, and what it answers proves nothing. Such an exchange must
     /// hold nothing that would be worth hiding.
     fn leaves_by_speaking(&self) -> bool {
+        false
+    }
+
+    /// Whether the server may still be sending when the exchange has ended. In the clear too the connection is then left by
+    /// [`part`](crate::tls::part), since a close with unread data is a reset.
+    fn lingers(&self) -> bool {
         false
     }
 
@@ -102,7 +111,9 @@ pub(crate) struct Wire<'w> {
     peer: SocketAddr,
     received: Vec<u8>,
     most: usize,
+    alpn: Option<Vec<u8>>,
     alert: Option<AlertDescription>,
+    failed: Option<Failure>,
 }
 
 impl<'w> Wire<'w> {
@@ -111,12 +122,22 @@ impl<'w> Wire<'w> {
 
     /// A wire to `peer`, the address that was dialled.
     pub(crate) fn new(stream: &'w mut dyn Duplex, peer: SocketAddr) -> Self {
-        Self { stream, peer, received: Vec::new(), most: Self::MAX, alert: None }
+        Self { stream, peer, received: Vec::new(), most: Self::MAX, alpn: None, alert: None, failed: None }
     }
 
     /// Lets this exchange read up to so many bytes in all, for an answer that has its own, stated bound.
     pub(crate) fn allow(&mut self, bytes: usize) {
         self.most = self.most.max(bytes);
+    }
+
+    /// Takes down which of [`Protocol::alpn`] the server chose in TLS, if any.
+    pub(crate) fn chose(&mut self, alpn: Option<Vec<u8>>) {
+        self.alpn = alpn;
+    }
+
+    /// The protocol that the server chose in TLS (ALPN).
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
     }
 
     /// Sends a request. An error is left to the read that follows: a peer that has refused and closed already has mostly
@@ -132,19 +153,28 @@ impl<'w> Wire<'w> {
         &self.received
     }
 
+    /// How many more bytes may be read.
+    pub(crate) fn room(&self) -> usize {
+        self.most.saturating_sub(self.received.len())
+    }
+
     /// Waits for more.
     pub(crate) async fn more(&mut self) -> Result<(), Failure> {
-        let room = self.most - self.received.len();
+        if self.more_or_end().await? { Ok(()) } else { Err(self.closed("closed")) }
+    }
+
+    /// Waits for more, for answers that may end by the close: false where the peer closed in good order.
+    pub(crate) async fn more_or_end(&mut self) -> Result<bool, Failure> {
+        let room = self.room();
         if room == 0 {
             return Err(self.unexpected(&format!("more than {} KiB without an end", self.most / 1024)));
         }
         let mut buffer = [0_u8; 1024];
         let part = &mut buffer[..room.min(1024)];
         match self.stream.read(part).await {
-            Ok(0) => Err(self.closed("closed")),
             Ok(count) => {
                 self.received.extend_from_slice(part.get(..count).unwrap_or_default());
-                Ok(())
+                Ok(count > 0)
             }
             Err(error) => {
                 self.alert = crate::tls::alert_of(&error);
@@ -176,7 +206,8 @@ impl<'w> Wire<'w> {
         Failure::short(Short::ProtocolUnexpected, format!("{what}: {}", self.shown()))
     }
 
-    fn closed(&self, how: &str) -> Failure {
+    /// The peer ended the connection before it had answered.
+    pub(crate) fn closed(&self, how: &str) -> Failure {
         let detail = if self.received.is_empty() { how.to_owned() } else { format!("{how} after: {}", self.shown()) };
         Failure::short(Short::ProtocolClosed, detail)
     }
@@ -193,7 +224,57 @@ impl<'w> Wire<'w> {
         self.alert
     }
 
+    /// Why a read through [`AsyncRead`] failed, or found the connection closed.
+    pub(crate) fn failed(&mut self) -> Option<Failure> {
+        self.failed.take()
+    }
+
     fn shown(&self) -> String {
         text::escape_bytes(&self.received)
+    }
+}
+
+/// For exchanges that a library makes. The bound holds, and what went wrong is kept for [`Wire::failed`].
+impl AsyncRead for Wire<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let wire = &mut *self;
+        let room = wire.room().min(buf.remaining());
+        if room == 0 && buf.remaining() > 0 {
+            let failure = wire.unexpected(&format!("more than {} KiB without an end", wire.most / 1024));
+            wire.failed = Some(failure);
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
+        let mut part = [0_u8; 1024];
+        let mut part = ReadBuf::new(part.get_mut(..room.min(1024)).unwrap_or_default());
+        match ready!(Pin::new(&mut *wire.stream).poll_read(cx, &mut part)) {
+            Ok(()) => {
+                let bytes = part.filled();
+                wire.received.extend_from_slice(bytes);
+                buf.put_slice(bytes);
+                if bytes.is_empty() {
+                    wire.failed = Some(wire.closed("closed"));
+                }
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                wire.alert = crate::tls::alert_of(&error);
+                wire.failed = Some(wire.closed(&error.to_string()));
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_shutdown(cx)
     }
 }

@@ -100,7 +100,8 @@ impl Handshake<'_> {
         };
         let asked_for_certificate = asked.asked.load(Ordering::Relaxed);
         match end {
-            Some(Ok(stream)) => {
+            Some(Ok(mut stream)) => {
+                stream.get_mut().0.grant();
                 if let Some(seen) = seen {
                     let (_, session) = stream.get_ref();
                     seen.version = session.protocol_version().map(version_name);
@@ -174,6 +175,10 @@ fn broken(error: &io::Error, head: &[u8], spec: &ProbeSpec) -> Failure {
             Short::TlsAlert,
             format!("the server speaks none of the versions offered, {}: {tls}", spoken(spec)),
         ),
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            let detail = format!("{tls}: it does not speak the protocol that was offered (ALPN)");
+            Failure::short(Short::TlsAlert, detail)
+        }
         Error::AlertReceived(_) => Failure::short(Short::TlsAlert, tls.to_string()),
         Error::InvalidCertificate(_) | Error::NoCertificatesPresented => {
             Failure::short(Short::TlsUntrusted, tls.to_string())
@@ -280,10 +285,10 @@ fn version_name(version: ProtocolVersion) -> String {
 /// unread data is a reset, which servers count as an error.
 pub(crate) fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
     const PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
+    const MOST: u64 = 64 * 1024;
     tokio::spawn(timeout(PATIENCE, async move {
-        let mut buffer = [0_u8; 1024];
         let _ = stream.shutdown().await;
-        while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+        let _ = tokio::io::copy(&mut stream.take(MOST), &mut tokio::io::sink()).await;
     }));
 }
 
@@ -390,15 +395,22 @@ pub(crate) struct Metered {
 
 /// The bound is reached.
 #[derive(Debug, thiserror::Error)]
-#[error("more than 64 KiB of handshake")]
+#[error("more than is read of one connection: 64 KiB of handshake, 192 KiB in all")]
 struct TooMuch;
 
 impl Metered {
     const MAX: usize = 64 * 1024;
+    /// What follows the handshake: the records of the most that an exchange may read.
+    const BEYOND: usize = 128 * 1024;
     const HEAD: usize = 48;
 
     fn new(inner: TcpStream) -> Self {
         Self { inner, left: Self::MAX, head: Vec::new() }
+    }
+
+    /// The handshake is over: what follows has a bound of its own.
+    fn grant(&mut self) {
+        self.left += Self::BEYOND;
     }
 }
 
