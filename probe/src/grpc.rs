@@ -21,7 +21,7 @@ use preflight_core::spec::ProbeSpec;
 use preflight_core::target::Target;
 use preflight_core::text;
 
-use self::message::Serving;
+use self::message::Health;
 use crate::failure::Failure;
 use crate::http::authority;
 use crate::protocol::{Protocol, Shown, Wire};
@@ -55,7 +55,7 @@ impl Protocol for Grpc {
             let ended = exchange(wire, &spec.target, service).await;
             // What the connection itself met says more than what HTTP/2 makes of it.
             let answer = ended.map_err(|error| broken(wire, &error))?;
-            judge(answer, service)
+            judge(&answer, service)
         })
     }
 }
@@ -144,9 +144,9 @@ fn is_grpc(answer: &Answer) -> bool {
 }
 
 /// What the answer comes to.
-fn judge(answer: Answer, service: &str) -> Result<Shown, Failure> {
-    if !is_grpc(&answer) {
-        return Err(plain(&answer));
+fn judge(answer: &Answer, service: &str) -> Result<Shown, Failure> {
+    if !is_grpc(answer) {
+        return Err(plain(answer));
     }
     if answer.message.len() > MAX_MESSAGE {
         return Err(unexpected("the answer is too long for a health check's"));
@@ -203,10 +203,10 @@ const NAMES: [&str; 17] = [
 fn serving(message: &[u8], named: &str) -> Result<Shown, Failure> {
     let not_ready = |what: &str| Err(Failure::short(Short::NotReady, format!("the health check{named} says {what}")));
     match message::response(message) {
-        Ok(Some(Serving::Serving)) => Ok(Shown::default()),
-        Ok(Some(Serving::NotServing)) => not_ready("NOT_SERVING"),
-        Ok(Some(Serving::Unknown)) => not_ready("UNKNOWN"),
-        Ok(Some(Serving::ServiceUnknown)) => {
+        Ok(Some(Health::Serving)) => Ok(Shown::default()),
+        Ok(Some(Health::NotServing)) => not_ready("NOT_SERVING"),
+        Ok(Some(Health::Unknown)) => not_ready("UNKNOWN"),
+        Ok(Some(Health::ServiceUnknown)) => {
             let detail = format!("the health check{named} says SERVICE_UNKNOWN");
             Err(Failure::short(Short::StatusUnexpected, detail))
         }

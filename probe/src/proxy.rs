@@ -27,15 +27,15 @@ pub(crate) async fn connect(stream: &mut TcpStream, spec: &ProbeSpec, via: &Prox
     let deadline = Instant::now() + spec.timeout.duration();
     // An error is left to the read that follows: a proxy that has refused already may have said why.
     let _ = stream.write_all(request(&spec.target).as_bytes()).await;
-    let mut heard = Vec::new();
-    let end = deadline::until(deadline, answer(stream, &mut heard)).await?;
+    let mut bytes = Vec::new();
+    let end = deadline::until(deadline, answer(stream, &mut bytes)).await?;
     match end {
         Some(Ok(head)) => judge(via, &head),
-        Some(Err(what)) => Err(unexpected(via, &what, &heard)),
-        None if heard.is_empty() => {
+        Some(Err(what)) => Err(unexpected(via, &what, &bytes)),
+        None if bytes.is_empty() => {
             Err(Failure::short(Short::ProxyTimeout, format!("{via}: no answer to CONNECT in {}", spec.timeout)))
         }
-        None => Err(unexpected(via, "no end of its answer in time", &heard)),
+        None => Err(unexpected(via, "no end of its answer in time", &bytes)),
     }
 }
 
@@ -45,7 +45,7 @@ fn request(target: &Target) -> String {
 }
 
 /// Reads the final answer's head, and not a byte more.
-async fn answer(stream: &mut TcpStream, heard: &mut Vec<u8>) -> Result<Head, String> {
+async fn answer(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Head, String> {
     let mut begin = 0;
     loop {
         let mut waiting = [0; 1024];
@@ -54,19 +54,19 @@ async fn answer(stream: &mut TcpStream, heard: &mut Vec<u8>) -> Result<Head, Str
             return Err("closed".to_owned());
         }
         let waiting = waiting.get(..count).unwrap_or_default();
-        let take = head_ends(heard.get(begin..).unwrap_or_default(), waiting).unwrap_or(count);
-        let before = heard.len();
-        heard.resize(before + take, 0);
+        let take = head_ends(bytes.get(begin..).unwrap_or_default(), waiting).unwrap_or(count);
+        let before = bytes.len();
+        bytes.resize(before + take, 0);
         // What was peeked is there: this does not wait.
-        let taken = stream.read_exact(heard.get_mut(before..).unwrap_or_default()).await;
+        let taken = stream.read_exact(bytes.get_mut(before..).unwrap_or_default()).await;
         taken.map_err(|error| error.to_string())?;
-        match head::read(heard.get(begin..).unwrap_or_default()) {
+        match head::read(bytes.get(begin..).unwrap_or_default()) {
             Read::Foreign => return Err("it does not answer as an HTTP proxy".to_owned()),
             Read::Whole(head, length) if head.first.status < 200 => begin += length,
             Read::Whole(head, _) => return Ok(head),
             Read::Incomplete(_) => {}
         }
-        if heard.len() >= MAX_HEAD {
+        if bytes.len() >= MAX_HEAD {
             return Err("more than 4 KiB without an end".to_owned());
         }
     }
@@ -99,8 +99,8 @@ fn judge(via: &Proxy, head: &Head) -> Result<(), Failure> {
     }
 }
 
-fn unexpected(via: &Proxy, what: &str, heard: &[u8]) -> Failure {
-    let shown = if heard.is_empty() { String::new() } else { format!(": {}", text::escape_bytes(heard)) };
+fn unexpected(via: &Proxy, what: &str, bytes: &[u8]) -> Failure {
+    let shown = if bytes.is_empty() { String::new() } else { format!(": {}", text::escape_bytes(bytes)) };
     Failure::short(Short::ProxyUnexpected, format!("{via}: {what}{shown}"))
 }
 

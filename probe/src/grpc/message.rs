@@ -3,7 +3,7 @@
 
 /// What the health service says of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Serving {
+pub(super) enum Health {
     Unknown,
     Serving,
     NotServing,
@@ -35,7 +35,7 @@ fn varint(mut value: usize, out: &mut Vec<u8>) {
 }
 
 /// Reads exactly one framed `HealthCheckResponse`; none while it is incomplete.
-pub(super) fn response(bytes: &[u8]) -> Result<Option<Serving>, &'static str> {
+pub(super) fn response(bytes: &[u8]) -> Result<Option<Health>, &'static str> {
     let [compressed, a, b, c, d, message @ ..] = bytes else { return Ok(None) };
     if *compressed != 0 {
         return Err("the answer is compressed, though unasked");
@@ -54,15 +54,14 @@ pub(super) fn response(bytes: &[u8]) -> Result<Option<Serving>, &'static str> {
 }
 
 /// Field 1 of the message, an enum, the last one where it stands more than once; fields that came later are skipped.
-fn status(mut message: &[u8]) -> Option<Serving> {
+fn status(mut message: &[u8]) -> Option<Health> {
     let mut status = 0;
     while !message.is_empty() {
         let key = number(&mut message)?;
         let (field, kind) = (key >> 3, key & 7);
         match (field, kind) {
-            (0, _) => return None,
             (1, 0) => status = number(&mut message)?,
-            (1, _) => return None,
+            (0 | 1, _) => return None,
             (_, 0) => drop(number(&mut message)?),
             (_, 1) => message = message.get(8..)?,
             (_, 2) => {
@@ -74,10 +73,10 @@ fn status(mut message: &[u8]) -> Option<Serving> {
         }
     }
     match status {
-        0 => Some(Serving::Unknown),
-        1 => Some(Serving::Serving),
-        2 => Some(Serving::NotServing),
-        3 => Some(Serving::ServiceUnknown),
+        0 => Some(Health::Unknown),
+        1 => Some(Health::Serving),
+        2 => Some(Health::NotServing),
+        3 => Some(Health::ServiceUnknown),
         _ => None,
     }
 }
@@ -114,16 +113,16 @@ mod tests {
         let framed =
             |message: &[u8]| response(&[&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], message].concat());
         for (message, want) in [
-            (&[][..], Some(Serving::Unknown)),
-            (&[8, 0], Some(Serving::Unknown)),
-            (&[8, 1], Some(Serving::Serving)),
-            (&[8, 2], Some(Serving::NotServing)),
-            (&[8, 3], Some(Serving::ServiceUnknown)),
-            (&[8, 2, 8, 1], Some(Serving::Serving)),
-            (&[8, 0x81, 0x00], Some(Serving::Serving)),
+            (&[][..], Some(Health::Unknown)),
+            (&[8, 0], Some(Health::Unknown)),
+            (&[8, 1], Some(Health::Serving)),
+            (&[8, 2], Some(Health::NotServing)),
+            (&[8, 3], Some(Health::ServiceUnknown)),
+            (&[8, 2, 8, 1], Some(Health::Serving)),
+            (&[8, 0x81, 0x00], Some(Health::Serving)),
             (
                 &[0x12, 2, b'h', b'i', 8, 1, 0x18, 0xff, 1, 0x21, 0, 0, 0, 0, 0, 0, 0, 0, 0x2d, 0, 0, 0, 0],
-                Some(Serving::Serving),
+                Some(Health::Serving),
             ),
             (&[8, 4], None),
             (&[8], None),

@@ -32,12 +32,12 @@ impl Server {
             let here = directory.display().to_string();
             std::fs::write(directory.join("page"), "the service is ready\n").unwrap();
             std::fs::write(directory.join("large"), format!("{}ready", "x".repeat(70_000))).unwrap();
-            let (mut ssl, mut files) = ("", String::new());
+            let (mut ssl, mut files) = ("", "");
             if let Some((chain, key)) = tls {
                 std::fs::write(directory.join("chain"), chain).unwrap();
                 std::fs::write(directory.join("key"), key).unwrap();
                 ssl = " ssl";
-                files = "ssl_certificate DIR/chain; ssl_certificate_key DIR/key;".to_owned();
+                files = "ssl_certificate DIR/chain; ssl_certificate_key DIR/key;";
             }
             // Without a master there is no worker that would outlive it.
             let config = format!(
