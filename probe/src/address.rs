@@ -204,7 +204,7 @@ impl Way<'_> {
         let Some(protocol) = protocol else { return Ok(()) };
         if spec.target.scheme.can_upgrade() {
             let begin = Instant::now();
-            let mut wire = Wire::new(&mut stream, self.address);
+            let mut wire = Wire::new(&mut stream);
             let start = deadline::until(begin + spec.timeout.duration(), protocol.start(&mut wire, spec)).await?;
             match start.unwrap_or_else(|| Err(wire.timed_out()))? {
                 Start::Speak => {}
@@ -221,7 +221,7 @@ impl Way<'_> {
                 }
             }
         }
-        let mut wire = Wire::new(&mut stream, self.address);
+        let mut wire = Wire::new(&mut stream);
         let end = self.converse(protocol, &mut wire, probed).await;
         if protocol.lingers() {
             tls::part(stream);
@@ -272,7 +272,7 @@ impl Way<'_> {
             return Ok(());
         };
         let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-        let mut wire = Wire::new(&mut *stream, self.address);
+        let mut wire = Wire::new(&mut *stream);
         wire.chose(alpn);
         let end = self.converse(protocol, &mut wire, probed).await;
         // In TLS 1.3 the server complains of the client's certificate only now (RFC 8446, 4.4.2.4).
@@ -297,7 +297,7 @@ impl Way<'_> {
     /// Leaves inside TLS, as the protocol demands; what the server says to that proves nothing.
     async fn leave_unheard(&self, mut stream: Box<TlsStream<Metered>>, protocol: Option<&dyn Protocol>) {
         if let Some(protocol) = protocol.filter(|protocol| protocol.leaves_by_speaking()) {
-            let mut wire = Wire::new(&mut *stream, self.address);
+            let mut wire = Wire::new(&mut *stream);
             let _ = timeout(self.spec.timeout.duration(), protocol.open(&mut wire, self.spec)).await;
         }
         tls::part(stream);

@@ -52,7 +52,7 @@ async fn seed(topology: &Topology, replies: &[&str]) -> Result<Shown, Failure> {
     });
     let peer: SocketAddr = "127.0.0.1:17001".parse().unwrap();
     let spec = ProbeSpec::new("redis://seed.test:17001".parse().unwrap());
-    let end = ask(&mut Wire::new(&mut ours, peer), &spec, topology).await;
+    let end = ask(&mut Wire::new(&mut ours), &spec, topology).await;
     drop(ours);
     let (asked, replies, more) = server.await.unwrap();
     assert_eq!((asked, more), (replies, 0), "every reply was asked for, and no more: {end:?}");

@@ -1,7 +1,6 @@
 //! What a protocol's opening exchange is given: a wire with a bound on what it reads. The deadline is the engine's.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -108,7 +107,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 /// The connection as a protocol sees it.
 pub(crate) struct Wire<'w> {
     stream: &'w mut dyn Duplex,
-    peer: SocketAddr,
     received: Vec<u8>,
     most: usize,
     alpn: Option<Vec<u8>>,
@@ -120,9 +118,8 @@ impl<'w> Wire<'w> {
     /// At most this much application data is read, where an exchange asks for no more.
     const MAX: usize = 4 * 1024;
 
-    /// A wire to `peer`, the address that was dialled.
-    pub(crate) fn new(stream: &'w mut dyn Duplex, peer: SocketAddr) -> Self {
-        Self { stream, peer, received: Vec::new(), most: Self::MAX, alpn: None, alert: None, failed: None }
+    pub(crate) fn new(stream: &'w mut dyn Duplex) -> Self {
+        Self { stream, received: Vec::new(), most: Self::MAX, alpn: None, alert: None, failed: None }
     }
 
     /// Lets this exchange read up to so many bytes in all, for an answer that has its own, stated bound.
