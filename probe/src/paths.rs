@@ -94,7 +94,7 @@ impl Check<'_> {
         let mut ports = join_all(silent.into_iter().map(|local| self.burst(Port::new(Some(local)), gap))).await;
         let still: Vec<Port> = ports.extract_if(.., |port| port.how == How::Silent).collect();
         if still.is_empty() {
-            return self.checked(ports, answered);
+            return self.checked(&ports, answered);
         }
         let more = PORTS.saturating_sub(asked + answered).min(if room() { PORTS } else { FEW });
         let again = join_all(still.into_iter().map(|port| self.second(port, gap)));
@@ -106,7 +106,7 @@ impl Check<'_> {
         });
         let (again, sample) = join(again, join_all(sample)).await;
         ports.extend(again.into_iter().chain(sample));
-        self.checked(ports, answered)
+        self.checked(&ports, answered)
     }
 
     async fn second(&self, port: Port, gap: Duration) -> Port {
@@ -149,7 +149,7 @@ impl Check<'_> {
         }
     }
 
-    fn checked(&self, ports: Vec<Port>, answered: usize) -> Checked {
+    fn checked(&self, ports: &[Port], answered: usize) -> Checked {
         let dead: Vec<&Port> = ports.iter().filter(|port| port.how == How::Silent).collect();
         let known = ports.iter().filter(|port| !matches!(port.how, How::Unable(_))).count() + answered;
         let unable = ports.iter().find_map(|port| match &port.how {
