@@ -1,5 +1,5 @@
-//! The host's connection tracking table. A full one drops what is new on this very host ("nf_conntrack: table full, dropping
-//! packet" in its log), which looks like silence of every target.
+//! The host's connection tracking table. A full one drops what is new on this very host (`nf_conntrack: table full, dropping
+//! packet` in its log), which looks like silence of every target.
 
 use std::fs;
 use std::path::Path;

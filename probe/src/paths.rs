@@ -10,9 +10,9 @@
 //! holds a half-open connection, to which the next SYN, with another sequence number, does not fit: Linux answers with an
 //! acknowledgement, which makes this host send a reset and the SYN once more; and of such answers it gives one in half a second
 //! (`net.ipv4.tcp_invalid_ratelimit`). If that one is lost as well, which with the first SYN-ACK comes to 0.09 × 0.17 = 1.5 %, the rest of the
-//! burst is silent. So more SYNs at once say little, a second burst says more: about 0.5 % of ports stay silent
-//! through both. One such port is no proof. Three of twelve are: by loss alone that happens in about 220 × 0.005³ = 3 in 100,000, and it is looked for only
-//! where the first port stayed silent already.
+//! burst is silent. So more SYNs at once say little, and a second burst says more: of 10,000 dials at that loss 0.7 % found a port that
+//! stayed silent through both. One such port is no proof. Three of twelve are: that the first stays silent, and two of ten others do too,
+//! comes by loss alone to 0.007 × 45 × 0.007² = 1.5 in 100,000.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -94,7 +94,7 @@ impl Check<'_> {
         let mut ports = join_all(silent.into_iter().map(|local| self.burst(Port::new(Some(local)), gap))).await;
         let still: Vec<Port> = ports.extract_if(.., |port| port.how == How::Silent).collect();
         if still.is_empty() {
-            return self.checked(ports, answered);
+            return self.checked(&ports, answered);
         }
         let more = PORTS.saturating_sub(asked + answered).min(if room() { PORTS } else { FEW });
         let again = join_all(still.into_iter().map(|port| self.second(port, gap)));
@@ -106,7 +106,7 @@ impl Check<'_> {
         });
         let (again, sample) = join(again, join_all(sample)).await;
         ports.extend(again.into_iter().chain(sample));
-        self.checked(ports, answered)
+        self.checked(&ports, answered)
     }
 
     async fn second(&self, port: Port, gap: Duration) -> Port {
@@ -149,7 +149,7 @@ impl Check<'_> {
         }
     }
 
-    fn checked(&self, ports: Vec<Port>, answered: usize) -> Checked {
+    fn checked(&self, ports: &[Port], answered: usize) -> Checked {
         let dead: Vec<&Port> = ports.iter().filter(|port| port.how == How::Silent).collect();
         let known = ports.iter().filter(|port| !matches!(port.how, How::Unable(_))).count() + answered;
         let unable = ports.iter().find_map(|port| match &port.how {

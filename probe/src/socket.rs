@@ -43,7 +43,7 @@ pub(crate) struct Opening {
 impl Opening {
     /// Sends the SYN: from a fresh source port, or from this very address and port.
     pub(crate) fn start(address: SocketAddr, from: Option<SocketAddr>) -> Result<Self, Refusal> {
-        let stream = TcpStream::from_std(send_syn(address, from)?.into()).map_err(local)?;
+        let stream = TcpStream::from_std(send_syn(address, from)?.into()).map_err(|error| local(&error))?;
         Ok(Self { stream, address })
     }
 
@@ -64,7 +64,7 @@ impl Opening {
 
     /// How it ends.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
-        ready!(self.stream.poll_write_ready(cx)).map_err(local)?;
+        ready!(self.stream.poll_write_ready(cx)).map_err(|error| local(&error))?;
         Poll::Ready(match getsockopt(&self.stream, sockopt::SocketError) {
             // Having no error is not yet being connected, and nothing is a pass that only looks like one.
             Ok(0) if self.is_connected() => Ok(()),
@@ -75,7 +75,7 @@ impl Opening {
     }
 }
 
-fn local(error: std::io::Error) -> Refusal {
+fn local(error: &std::io::Error) -> Refusal {
     Refusal::Failed(Failure::void(Void::LocalResources, error.to_string()))
 }
 

@@ -126,8 +126,9 @@ fn loss_by_chance_is_neither_a_drop_nor_a_dead_path() {
         let spec = spec("tcp://127.0.0.1:7001");
         let reports = many(200, &spec, &engine(400)).await;
         let wrong: Vec<&Observation> = reports.iter().map(seen).filter(|o| reason(o) != "ok").collect();
-        // One in 100 times that this runs, one of 200 may be called a drop.
-        assert!(wrong.len() <= 1 && wrong.iter().all(|o| reason(o) == "connect_timeout"), "{wrong:#?}");
+        // One in 80 times that this runs, one of 200 is called a drop or a dead path; two, in no lifetime of this test.
+        let chance = |o: &&Observation| ["connect_timeout", "partial_loss"].contains(&reason(o));
+        assert!(wrong.len() <= 1 && wrong.iter().all(chance), "{wrong:#?}");
         let lost = reports.iter().filter(|report| seen(report).attempts.len() > 1).count();
         assert!(lost > 10, "nothing was lost: {lost}");
     });
@@ -158,8 +159,9 @@ fn ten_thousand_dials_at_ten_percent_loss() {
         println!(
             "{DIALS} dials at 10 % loss each way: {of:?}; connected by attempt 1 to 6: {attempts:?}; silent ports noted: {few}"
         );
-        // 4.7 in 100,000 are expected, so that four of 10,000 would be one case in 1,500.
-        assert!(of.get("connect_timeout").is_none_or(|count| *count < 4) && !of.contains_key("partial_loss"), "{of:?}");
+        // 6.2 in 100,000 are expected (connect.rs, paths.rs), so that five of 10,000 would be one case in 2,000.
+        let wrong = DIALS - of.get("ok").copied().unwrap_or_default();
+        assert!(wrong < 5 && of.keys().all(|of| ["ok", "connect_timeout", "partial_loss"].contains(of)), "{of:?}");
     });
 }
 
