@@ -90,7 +90,8 @@ fn may_be_ours(outcome: Outcome) -> bool {
             | Short::ProtocolTimeout
             | Short::ProtocolClosed
             | Short::TooSlow
-            | Short::ProxyUnreachable => true,
+            | Short::ProxyUnreachable
+            | Short::ProxyTimeout => true,
             Short::TlsNotSpoken
             | Short::TlsAlert
             | Short::TlsUntrusted
@@ -100,9 +101,11 @@ fn may_be_ours(outcome: Outcome) -> bool {
             | Short::TlsNameMismatch
             | Short::TlsFingerprintMismatch
             | Short::ProtocolUnexpected
+            | Short::BodyUnexpected
             | Short::NotReady
             | Short::StatusUnexpected
             | Short::ProxyRefused
+            | Short::ProxyUnexpected
             | Short::ProxyTargetFailed
             | Short::Reachable => false,
         },

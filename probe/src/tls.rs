@@ -168,6 +168,10 @@ fn broken(error: &io::Error, head: &[u8], spec: &ProbeSpec) -> Failure {
         let reason = if too_much { Short::TlsNotSpoken } else { Short::TlsClosed };
         return Failure::short(reason, error.to_string());
     };
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other error is a peer that does not speak TLS as it should"
+    )]
     match tls {
         // No version or cipher suite in common, as some servers say with an alert and others with an answer.
         Error::PeerIncompatible(_) => Failure::short(Short::TlsAlert, format!("{}{tls}", versions_apart(head, spec))),

@@ -11,7 +11,7 @@ use super::{Host, Server, wait_for};
 use crate::certificates::Pair;
 
 /// These make their own directories and accounts first, and Erlang is slow to begin with.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 
 /// What a server counts, by name.
 pub type Counters = BTreeMap<String, String>;
