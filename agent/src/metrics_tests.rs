@@ -26,7 +26,7 @@ fn report(spec: &ProbeSpec, outcome: Outcome) -> Report {
 /// A series: name, labels and value.
 type Series = (String, Vec<(String, String)>, f64);
 
-/// Every series. Strict: what `promtool check metrics` and the OpenMetrics grammar would refuse panics.
+/// Every series. Strict: what `promtool check metrics` and the `OpenMetrics` grammar would refuse panics.
 fn series(text: &str) -> Vec<Series> {
     let name_is_good = |name: &str| {
         !name.is_empty()
