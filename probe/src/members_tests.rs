@@ -1,8 +1,11 @@
-use std::net::SocketAddr;
-
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+
+/// What a cluster's seed answers, how many members that comes to or why none, and a word of the note or detail.
+type Asked<'a> = (&'a [&'a str], Result<usize, &'a str>, &'a str);
+/// The same of a Sentinel, with what it is asked for.
+type Watched<'a> = (&'a Topology, &'a [&'a str], Result<usize, &'a str>, &'a str);
 
 /// What a real node of six said (Redis 7.0), ids shortened.
 const SIX: &str = "*3\r\n*4\r\n:0\r\n:5460\r\n*4\r\n$9\r\n127.0.0.1\r\n:17001\r\n$2\r\n04\r\n*0\r\n*4\r\n$9\r\n127.0.0.1\r\n:17004\r\n$2\r\n50\r\n*0\r\n\
@@ -50,7 +53,6 @@ async fn seed(topology: &Topology, replies: &[&str]) -> Result<Shown, Failure> {
         let more = theirs.read(&mut [0; 1024]).await.unwrap_or(0);
         (asked, replies.len(), more)
     });
-    let peer: SocketAddr = "127.0.0.1:17001".parse().unwrap();
     let spec = ProbeSpec::new("redis://seed.test:17001".parse().unwrap());
     let end = ask(&mut Wire::new(&mut ours), &spec, topology).await;
     drop(ours);
@@ -108,8 +110,7 @@ async fn what_a_cluster_says_and_what_that_means() {
     let deaf = "-NOPERM this user has no permissions to run the 'cluster|info' command\r\n";
     let long =
         format!("*2000\r\n{}", "$60\r\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n".repeat(1100));
-    type Case<'a> = (&'a [&'a str], Result<usize, &'a str>, &'a str);
-    let cases: &[Case] = &[
+    let cases: &[Asked] = &[
         (&[&one, &ok], Ok(1), ""),
         (&[&one, &info("ok", 3)], Ok(1), "knows 3 nodes and tells clients of 1"),
         (&[&one, &info("fail", 1)], Err("not_ready"), "CLUSTERDOWN"),
@@ -167,8 +168,7 @@ async fn what_a_sentinel_says_and_what_that_means() {
     let one = listed(&[instance("cache", "10.0.0.1", 6379)]);
     let nowhere = listed(&[instance("cache", "?", 6379)]);
     let unknown = "-ERR unknown command 'SENTINEL', with args beginning with: 'MASTERS' \r\n";
-    type Case<'a> = (&'a Topology, &'a [&'a str], Result<usize, &'a str>, &'a str);
-    let cases: &[Case] = &[
+    let cases: &[Watched] = &[
         (&MASTERS, &[&one, "*0\r\n", "*0\r\n"], Ok(1), ""),
         (&MASTERS, &[&one, "*0\r\n", "-NOPERM no permissions\r\n"], Ok(0), "SENTINEL SENTINELS cache"),
         (
