@@ -1,7 +1,9 @@
 # What a person runs and what CI runs are the same commands.
 
 PACKAGES := mold redis-server redis-tools nginx-light nftables iproute2 dnsmasq-base libfaketime util-linux procps ca-certificates \
-    gcc g++ libc6-dev postgresql mariadb-server memcached rabbitmq-server redis-sentinel
+    gcc g++ libc6-dev postgresql mariadb-server memcached rabbitmq-server redis-sentinel curl
+# What the bench measures beside preflight; nothing else needs them.
+BENCH_PACKAGES := prometheus-blackbox-exporter nmap
 IN_LAB := scripts/in-lab
 # Tests mostly wait for networks and clocks, so more of them than there are cores run side by side.
 THREADS ?= 6
@@ -48,6 +50,8 @@ fuzz: setup ## Fuzz what reads foreign bytes, each target for FUZZ_SECONDS
 openapi: setup ## Write the HTTP API's description from the code
 	$(CARGO) run -p preflight-controller -- openapi > controller/openapi.json
 
-bench: setup ## Measure gate latency, memory and sizes, as ratios where that is fairer
+bench: setup ## Measure probes, drops, memory and gates beside others, as ratios; PART=probes for one part
+	@scripts/setup $(BENCH_PACKAGES)
 	$(CARGO) build --workspace --bins --release
-	$(IN_LAB) $(TARGET)/release/preflight-bench
+	$(IN_LAB) $(TARGET)/release/preflight-bench $(PART)
+	$(IN_LAB) $(CARGO) test -p preflight-probe --test loss --offline -- --ignored --nocapture

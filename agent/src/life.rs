@@ -17,6 +17,7 @@ use crate::backoff::{Backoff, Setback};
 use crate::dial::{DialError, dial};
 use crate::enrol::enrol;
 use crate::identity::Identity;
+use crate::metrics::Metrics;
 use crate::policy::ControllerPorts;
 use crate::prober::{HostGuard, Prober};
 use crate::refusal;
@@ -41,6 +42,8 @@ pub struct Agent<P> {
     pub guard: Arc<HostGuard>,
     /// What is asked, under way and answered.
     pub runs: Runs<P>,
+    /// What this agent tells of itself.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What to do next.
@@ -164,10 +167,13 @@ impl<P: Prober> Agent<P> {
             identity: &self.identity,
             guard: &self.guard,
             runs: &mut self.runs,
+            metrics: &self.metrics,
             stop: stop.clone(),
             backoff,
         };
-        match stream::attend(context).await {
+        let end = stream::attend(context).await;
+        self.metrics.connected(false);
+        match end {
             End::Stopped => Turn::Stopped,
             End::Renewed(renewed) => Turn::Next(Step::Connect(renewed)),
             End::Lost(setback) => self.after(credentials, setback),

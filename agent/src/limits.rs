@@ -20,19 +20,28 @@ pub struct Limits {
     pub targets: u32,
     /// Addresses at once, over all targets: each has up to [`EngineOptions::SOCKETS`] descriptors.
     pub addresses: u32,
+    /// Control targets at once, beside all that.
+    pub controls: u32,
 }
 
 impl Limits {
-    /// The policy's ceiling, lowered to what the descriptors allow: a third of them for name lookups, the rest for dials.
+    /// The policy's ceiling, lowered to what the descriptors allow: at most a quarter of them for control targets, where there
+    /// are any; a third of what remains for name lookups, and the rest for dials.
     pub fn new(policy: &Policy, descriptors: u64) -> Self {
+        let sockets = EngineOptions::SOCKETS as u64;
         let free = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
-        let within = |descriptors: u64, each: u64| {
-            let most = u32::try_from(descriptors / each).unwrap_or(u32::MAX);
-            policy.max_concurrent.min(most).max(1)
+        let within = |descriptors: u64, each: u64, most: u32| {
+            let fit = u32::try_from(descriptors / each).unwrap_or(u32::MAX);
+            most.min(fit).max(1)
         };
+        let wanted = u32::try_from(policy.controls().len()).unwrap_or(u32::MAX);
+        let each_control = sockets + LOOKUP_DESCRIPTORS;
+        let controls = if wanted == 0 { 0 } else { within(free / 4, each_control, wanted) };
+        let free = free.saturating_sub(u64::from(controls) * each_control);
         Self {
-            targets: within(free / 3, LOOKUP_DESCRIPTORS),
-            addresses: within(free - free / 3, EngineOptions::SOCKETS as u64),
+            targets: within(free / 3, LOOKUP_DESCRIPTORS, policy.max_concurrent),
+            addresses: within(free - free / 3, sockets, policy.max_concurrent),
+            controls,
         }
     }
 }
@@ -55,16 +64,28 @@ mod tests {
 
     #[test]
     fn descriptors_are_left_for_the_stream() {
-        let policy = Policy::default();
-        for descriptors in [0, 24, 64, 100, 256, 1024, 65_536, u64::MAX] {
-            let limits = Limits::new(&policy, descriptors);
-            let used = u64::from(limits.targets) * LOOKUP_DESCRIPTORS
-                + u64::from(limits.addresses) * EngineOptions::SOCKETS as u64;
-            assert!(limits.targets > 0 && limits.addresses > 0);
-            assert!(descriptors < 64 || used <= descriptors - RESERVED_DESCRIPTORS, "{descriptors}: {limits:?}");
+        let controls = |count| "[[control]]\ntarget = 'tcp://10.0.0.2:53'\n".repeat(count);
+        for policy in [0, 1, 8].map(|count| Policy::parse("p.toml", &controls(count)).unwrap()) {
+            for descriptors in [0, 24, 64, 100, 256, 1024, 65_536, u64::MAX] {
+                let limits = Limits::new(&policy, descriptors);
+                let sockets = EngineOptions::SOCKETS as u64;
+                let used = u64::from(limits.targets) * LOOKUP_DESCRIPTORS
+                    + u64::from(limits.addresses) * sockets
+                    + u64::from(limits.controls) * (sockets + LOOKUP_DESCRIPTORS);
+                assert!(limits.targets > 0 && limits.addresses > 0);
+                assert_eq!(limits.controls == 0, policy.controls().len() == 0);
+                assert!(descriptors < 64 || used <= descriptors - RESERVED_DESCRIPTORS, "{descriptors}: {limits:?}");
+            }
         }
-        let plenty = Limits::new(&policy, 65_536);
-        assert_eq!(plenty, Limits { targets: Policy::MAX_CONCURRENT, addresses: Policy::MAX_CONCURRENT });
+        let plenty = Limits::new(&Policy::default(), 65_536);
+        let ceiling = Policy::MAX_CONCURRENT;
+        assert_eq!(plenty, Limits { targets: ceiling, addresses: ceiling, controls: 0 });
         assert!(raise_descriptors() > 0);
+    }
+
+    #[test]
+    fn a_thousand_dropped_targets_do_not_queue() {
+        let limits = Limits::new(&Policy::default(), 20_000);
+        assert!(limits.targets >= 1_000 && limits.addresses >= 1_000, "{limits:?}");
     }
 }

@@ -8,14 +8,19 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use preflight_agent::address::ControllerAddress;
+use preflight_agent::conntrack::Careful;
+use preflight_agent::control::Controlled;
 use preflight_agent::identity::{Identity, Pair, Sources};
 use preflight_agent::life::{Agent, live};
 use preflight_agent::limits::{Limits, raise_descriptors};
+use preflight_agent::metrics::{Metrics, Recorded};
 use preflight_agent::policy::Policy;
 use preflight_agent::prober::{HostGuard, LocalProber};
 use preflight_agent::runs::Runs;
+use preflight_agent::serve::{Loopback, serve};
 use preflight_agent::state::{StateDir, machine_fingerprint};
-use preflight_agent::{downward, imds};
+use preflight_agent::{conntrack, downward, imds};
+use preflight_core::target::Target;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -54,12 +59,16 @@ struct RunArgs {
     /// The file with the join token, read each time that this agent must enrol.
     #[arg(long, value_name = "FILE")]
     join_token_file: PathBuf,
-    /// What this agent may probe, and how fast (TOML). Nothing that the controller sends lifts it.
+    /// What this agent may probe, how fast, and which targets are known to be good (TOML). Nothing that the controller sends lifts it.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// An attribute of this host's network identity, beside what it finds out by itself. Repeat it for more.
     #[arg(long, value_name = "KEY=VALUE")]
     identity: Vec<Pair>,
+    /// Serve /metrics, /-/healthy and /-/ready by plain HTTP on this loopback address, such as 127.0.0.1:9464. Off unless
+    /// given.
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<Loopback>,
 }
 
 /// The exit code for wrong usage, the same in all of preflight's programs (`EX_USAGE` of sysexits.h).
@@ -95,15 +104,20 @@ fn run(args: RunArgs, policy: Policy) -> anyhow::Result<()> {
     let state = StateDir::open(&args.state_dir, machine_fingerprint())?;
     let sources = Sources { imds: imds::ENDPOINT, podinfo: downward::DIR.into(), added: args.identity };
     let identity = Arc::new(Identity::new(sources));
+    let port = args.metrics_listen.map(Loopback::listen).transpose()?;
+    let metrics = Arc::new(Metrics::default());
+    let controls: Vec<Target> = policy.controls().cloned().collect();
     let guard = Arc::new(HostGuard::new(policy));
-    let prober = LocalProber::new(guard.clone(), limits)?;
+    let prober = Careful::new(LocalProber::new(guard.clone(), limits)?, conntrack::PROC);
+    let prober = Controlled::new(prober, LocalProber::of_controls(guard.clone(), limits)?, controls);
     let agent = Agent {
         controller: args.controller,
         token_file: args.join_token_file,
         state,
         identity: identity.clone(),
         guard,
-        runs: Runs::new(prober, identity, limits.targets),
+        runs: Runs::new(Recorded::new(prober, metrics.clone()), identity, limits.targets),
+        metrics: metrics.clone(),
     };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -115,6 +129,9 @@ fn run(args: RunArgs, policy: Policy) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build();
     runtime.context("failed to start")?.block_on(async {
         let stop = stop_signals().context("failed to listen for signals")?;
+        if let Some(port) = port {
+            tokio::spawn(serve(port, metrics));
+        }
         Ok(live(agent, stop).await?)
     })
 }

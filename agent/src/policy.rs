@@ -2,8 +2,8 @@
 //! that a controller sends lifts it.
 //!
 //! ```toml
-//! max_concurrent = 64        # probes under way at once; at most 256
-//! max_per_second = 200       # probes begun in a second; at most 500
+//! max_concurrent = 64        # probes under way at once; at most 2048
+//! max_per_second = 200       # probes begun in a second; at most 5000
 //!
 //! [[allow]]                  # with any allow rule, everything else is denied
 //! addresses = ["10.0.0.0/8", "2001:db8:1::/48"]
@@ -11,7 +11,20 @@
 //!
 //! [[deny]]                   # deny wins
 //! addresses = ["10.0.9.0/24"]
+//!
+//! [[files]]                  # files of this host (an authority, a client's certificate and key), and where they may be used
+//! paths = ["/etc/shop/client.pem", "/etc/shop/client.key"]
+//! addresses = ["10.0.3.0/24"]
+//! ports = [6380]
+//!
+//! [[control]]                # a target that is known to be good; at most 8
+//! target = "tcp://10.0.0.2:53"
 //! ```
+//!
+//! A file that no rule names is used nowhere. Paths are compared as they are written.
+//!
+//! When a probe falls short and no control target can be reached either, the network of this host is broken: what was seen
+//! does not count (`control_failed`). A control target that the rules above deny is an error.
 //!
 //! Beside what is allowed, `192.0.2.1` and `2001:db8::1` are tried, which nobody answers (RFC 5737, RFC 3849): where they
 //! connect, something on the host accepts every connection, and a pass would mean nothing. A deny rule can forbid that.
@@ -27,7 +40,9 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use preflight_core::diagnostic::Diagnostic;
+use preflight_core::target::{Host, Target};
 use serde::Deserialize;
+use toml::Spanned;
 
 /// What the agent may probe, and how fast.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -35,6 +50,8 @@ use serde::Deserialize;
 pub struct Policy {
     allow: Vec<Rule>,
     deny: Vec<Rule>,
+    control: Vec<ControlTarget>,
+    files: Vec<FileRule>,
     /// Probes under way at once.
     #[serde(deserialize_with = "concurrent")]
     pub max_concurrent: u32,
@@ -45,9 +62,11 @@ pub struct Policy {
 
 impl Policy {
     /// The ceiling of `max_concurrent`, which a file may only lower.
-    pub const MAX_CONCURRENT: u32 = 256;
+    pub const MAX_CONCURRENT: u32 = 2_048;
     /// The ceiling of `max_per_second`, which a file may only lower.
-    pub const MAX_PER_SECOND: u32 = 500;
+    pub const MAX_PER_SECOND: u32 = 5_000;
+    /// At most this many control targets.
+    pub const MAX_CONTROLS: usize = 8;
 
     /// Reads a policy file. Its errors name file, line and column.
     pub fn read(path: &Path) -> Result<Self, Diagnostic> {
@@ -60,21 +79,45 @@ impl Policy {
         }
     }
 
-    fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {
-        toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
+    pub(crate) fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {
+        let problem = |at: usize, message: String| {
             let before = text.get(..at).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
             let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            Diagnostic {
-                file: file.to_owned(),
-                line: number(line),
-                column: number(column),
-                message: error.message().to_owned(),
-                fix: None,
+            Diagnostic { file: file.to_owned(), line: number(line), column: number(column), message, fix: None }
+        };
+        let policy: Self = toml::from_str(text)
+            .map_err(|error| problem(error.span().map_or(0, |span| span.start), error.message().to_owned()))?;
+        match policy.wrong_control() {
+            Some((at, message)) => Err(problem(at, message)),
+            None => Ok(policy),
+        }
+    }
+
+    /// The first control target that cannot be one, and where it stands.
+    fn wrong_control(&self) -> Option<(usize, String)> {
+        let denied = |target: &Target| match target.host {
+            Host::Ip(ip) => !self.allows(SocketAddr::new(ip, target.port), &ControllerPorts::default()),
+            // Denied, if it is, when it has been resolved.
+            Host::Name(_) => false,
+        };
+        self.control.iter().enumerate().find_map(|(index, ControlTarget { target })| {
+            let at = target.span().start;
+            if index == Self::MAX_CONTROLS {
+                Some((at, format!("there can be at most {} control targets", Self::MAX_CONTROLS)))
+            } else if denied(target.get_ref()) {
+                let target = target.get_ref();
+                Some((at, format!("this policy denies the control target {target} itself, so it could never be good")))
+            } else {
+                None
             }
         })
+    }
+
+    /// The control targets.
+    pub fn controls(&self) -> impl ExactSizeIterator<Item = &Target> {
+        self.control.iter().map(|control| control.target.get_ref())
     }
 
     /// Whether the agent may dial this address, given where its controller is.
@@ -92,11 +135,24 @@ impl Policy {
         let allowed = |ip: &IpAddr| self.allow.iter().any(|rule| rule.covers(*ip, address.port()));
         self.allow.is_empty() || spellings.iter().all(allowed)
     }
+
+    /// Whether a file of this host may be used towards this address. Paths are compared byte by byte.
+    pub fn may_use(&self, file: &Path, address: SocketAddr) -> bool {
+        let bound = |ip: &IpAddr| self.files.iter().any(|rule| rule.binds(file, *ip, address.port()));
+        spellings(address.ip()).iter().all(bound)
+    }
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { allow: vec![], deny: vec![], max_concurrent: Self::MAX_CONCURRENT, max_per_second: Self::MAX_PER_SECOND }
+        Self {
+            allow: vec![],
+            deny: vec![],
+            control: vec![],
+            files: vec![],
+            max_concurrent: Self::MAX_CONCURRENT,
+            max_per_second: Self::MAX_PER_SECOND,
+        }
     }
 }
 
@@ -175,6 +231,13 @@ fn never(ip: IpAddr) -> bool {
     }
 }
 
+/// A target that is known to be good.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControlTarget {
+    target: Spanned<Target>,
+}
+
 /// Address ranges and the ports on them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,8 +249,46 @@ struct Rule {
 
 impl Rule {
     fn covers(&self, ip: IpAddr, port: u16) -> bool {
-        self.ports.0.iter().any(|ports| ports.contains(&port))
-            && self.addresses.iter().any(|range| range.0.contains(&ip))
+        covers(&self.addresses, &self.ports, ip, port)
+    }
+}
+
+fn covers(addresses: &[Range], ports: &Ports, ip: IpAddr, port: u16) -> bool {
+    ports.0.iter().any(|ports| ports.contains(&port)) && addresses.iter().any(|range| range.0.contains(&ip))
+}
+
+/// Files and where they may be used.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRule {
+    paths: Vec<FilePath>,
+    addresses: Vec<Range>,
+    #[serde(default)]
+    ports: Ports,
+}
+
+impl FileRule {
+    fn binds(&self, file: &Path, ip: IpAddr, port: u16) -> bool {
+        // As bytes: `Path` takes `/a//b` and `/a/./b` for `/a/b`.
+        self.paths.iter().any(|path| path.0.as_bytes() == file.as_os_str().as_encoded_bytes())
+            && covers(&self.addresses, &self.ports, ip, port)
+    }
+}
+
+/// An absolute path that says where it leads: without `.`, `..` or an empty part.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct FilePath(String);
+
+impl TryFrom<String> for FilePath {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parts = text.strip_prefix('/').ok_or_else(|| format!("'{text}' is not an absolute path"))?;
+        if parts.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(format!("'{text}' is not the plain path of a file; write it without '.', '..' and '//'"));
+        }
+        Ok(Self(text))
     }
 }
 
@@ -359,12 +460,61 @@ mod tests {
     }
 
     #[test]
+    fn control_targets_are_what_the_policy_lets_be_probed() {
+        let text = "[[allow]]\naddresses = ['10.0.0.0/8']\n[[control]]\ntarget = 'tcp://10.0.0.2:53'\n\
+                    [[control]]\ntarget = 'https://status.internal'";
+        let policy = Policy::parse("p.toml", text).unwrap();
+        let targets: Vec<String> = policy.controls().map(ToString::to_string).collect();
+        assert_eq!(targets, ["tcp://10.0.0.2:53", "https://status.internal:443"]);
+    }
+
+    #[test]
+    fn a_file_goes_where_it_is_bound_and_nowhere_else() {
+        let policy = "
+            [[files]]
+            paths = ['/etc/shop/client.pem', '/etc/shop/client.key']
+            addresses = ['10.0.3.0/24', '2001:db8::/32']
+            ports = [6380]
+            [[files]]
+            paths = ['/etc/ca.pem']
+            addresses = ['10.0.0.0/8']
+        ";
+        let may = |policy: &str, file: &str, address: &str| {
+            Policy::parse("policy.toml", policy).unwrap().may_use(Path::new(file), address.parse().unwrap())
+        };
+        for (file, address) in [
+            ("/etc/shop/client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/client.key", "[::ffff:10.0.3.7]:6380"),
+            ("/etc/shop/client.key", "[2001:db8::7]:6380"),
+            ("/etc/ca.pem", "10.9.9.8:1"),
+        ] {
+            assert!(may(policy, file, address), "{file} {address}");
+            assert!(!may("", file, address), "{file} {address} without a rule");
+        }
+        for (file, address) in [
+            ("/etc/shop/client.pem", "10.0.3.7:6379"),
+            ("/etc/shop/client.pem", "10.0.4.7:6380"),
+            ("/etc/shop/client.pem", "[64:ff9b::10.0.4.7]:6380"),
+            ("/etc/shop//client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/./client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/../shop/client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/client.pem/", "10.0.3.7:6380"),
+            ("etc/shop/client.pem", "10.0.3.7:6380"),
+            ("/etc/shop/Client.pem", "10.0.3.7:6380"),
+            ("/etc/shop", "10.0.3.7:6380"),
+            ("/etc/ca.pem", "8.8.8.8:443"),
+        ] {
+            assert!(!may(policy, file, address), "{file} {address}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_line() {
         for (text, line, says) in [
             ("max_concurrent = 64\nmax_per_seconds = 2", 2, "unknown field"),
             ("[[allow]]\naddresses = ['10.0.0.0/8']\nport = 1", 3, "unknown field"),
-            ("\nmax_concurrent = 1000", 2, "max_concurrent is 1000; it can be set from 1 to 256"),
-            ("max_per_second = 0", 1, "from 1 to 500"),
+            ("\nmax_concurrent = 3000", 2, "max_concurrent is 3000; it can be set from 1 to 2048"),
+            ("max_per_second = 0", 1, "from 1 to 5000"),
             ("[[deny]]\naddresses = ['10.0.0.0/33']", 2, "not an address range"),
             ("[[deny]]\naddresses = ['10.0.0.1/8']", 2, "did you mean 10.0.0.0/8?"),
             ("[[deny]]\naddresses = ['::ffff:10.0.0.0/104']", 2, "IPv4"),
@@ -372,6 +522,18 @@ mod tests {
             ("[[deny]]\naddresses = ['::/0']\nports = [70000]", 3, "ports are"),
             ("[[deny]]\naddresses = ['::/0']\nports = []", 3, "at least one port"),
             ("[[deny]]\nports = [1]", 1, "missing field"),
+            ("[[control]]\ntarget = 'tcp://169.254.169.254:80'", 2, "denies the control target"),
+            ("[[control]]\ntarget = 'tcp://10.0.0.2:53'\n[[deny]]\naddresses = ['10.0.0.0/8']", 2, "itself"),
+            ("[[allow]]\naddresses = ['10.0.0.0/8']\n[[control]]\ntarget = 'tcp://8.8.8.8:53'", 4, "denies"),
+            ("[[control]]\ntarget = '10.0.0.2:53'", 2, ""),
+            ("[[control]]\ntargets = 'tcp://10.0.0.2:53'", 2, "unknown field"),
+            (&"[[control]]\ntarget = 'tcp://10.0.0.2:53'\n".repeat(9), 18, "at most 8"),
+            ("[[files]]\naddresses = ['10.0.0.1']", 1, "missing field `paths`"),
+            ("[[files]]\npaths = ['/a']\nport = 1", 3, "unknown field"),
+            ("[[files]]\npaths = ['/a', 'etc/key']", 2, "'etc/key' is not an absolute path"),
+            ("[[files]]\npaths = ['/a/../b']", 2, "without '.', '..' and '//'"),
+            ("[[files]]\npaths = ['/a/']", 2, "not the plain path"),
+            ("[[files]]\npaths = ['/']", 2, "not the plain path"),
         ] {
             let error = Policy::parse("p.toml", text).unwrap_err();
             assert_eq!((error.file.as_str(), error.line), ("p.toml", line), "{text}: {error}");

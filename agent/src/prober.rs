@@ -47,8 +47,8 @@ impl Guard for HostGuard {
         self.policy.allows(address, &self.controller.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn may_use(&self, _file: &Path, _address: SocketAddr) -> bool {
-        false
+    fn may_use(&self, file: &Path, address: SocketAddr) -> bool {
+        self.policy.may_use(file, address)
     }
 }
 
@@ -66,6 +66,12 @@ impl LocalProber {
             max_concurrent: limits.addresses as usize,
             max_per_second: NonZeroU32::new(guard.policy.max_per_second),
         };
+        Ok(Self { engine: Engine::new(options)?, guard })
+    }
+
+    /// An engine of their own for the control targets, which must not wait for others' places.
+    pub fn of_controls(guard: Arc<HostGuard>, limits: Limits) -> Result<Self, EngineError> {
+        let options = EngineOptions { max_concurrent: limits.controls.max(1) as usize, max_per_second: None };
         Ok(Self { engine: Engine::new(options)?, guard })
     }
 }

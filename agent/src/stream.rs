@@ -19,6 +19,7 @@ use crate::dial::Link;
 use crate::enrol::{EnrolError, renew};
 use crate::identity::Identity;
 use crate::life::{random, told_to_stop};
+use crate::metrics::Metrics;
 use crate::prober::{HostGuard, Prober};
 use crate::refusal;
 use crate::runs::{Runs, clock_ms};
@@ -65,6 +66,8 @@ pub struct Context<'a, P> {
     pub guard: &'a HostGuard,
     /// What is asked, under way and answered.
     pub runs: &'a mut Runs<P>,
+    /// Told when the stream is up.
+    pub metrics: &'a Metrics,
     /// Turns true when the process is to stop.
     pub stop: watch::Receiver<bool>,
     /// Told when the stream is up.
@@ -128,8 +131,9 @@ impl Stream {
         welcome: &agent::Welcome,
         mut told: NetworkIdentity,
     ) -> End {
-        let Context { link, credentials, state, identity, guard, runs, mut stop, backoff, .. } = context;
+        let Context { link, credentials, state, identity, guard, runs, metrics, mut stop, backoff, .. } = context;
         greet(welcome);
+        metrics.connected(true);
         guard.controller_listens_on(welcome.controller_ports.iter().filter_map(|port| u16::try_from(*port).ok()));
         backoff.up(Instant::now());
         self.outbox.extend(runs.unacknowledged());

@@ -103,6 +103,7 @@ impl Host {
             identity: identity.clone(),
             guard: Arc::new(HostGuard::new(Policy::default())),
             runs: Runs::new(prober.clone(), identity, 100),
+            metrics: Arc::default(),
         };
         let (stop, stopped) = watch::channel(false);
         let life = tokio::spawn(live(agent, stopped));

@@ -59,7 +59,7 @@ impl Exit {
             .unwrap_or(Self::Unknown)
     }
 
-    fn of_state(state: State) -> Self {
+    pub(crate) fn of_state(state: State) -> Self {
         match state {
             State::Pass => Self::Proceed,
             State::Fail => Self::Fails,

@@ -48,6 +48,13 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     text(&(ascii_safe(&document) + "\n"))
 }
 
+/// Writes a JSON document on a line of its own.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let document = serde_json::to_string(value)
+        .map_err(|error| Failure::no_verdict(format!("cannot write the result: {error}")))?;
+    text(&(ascii_safe(&document) + "\n"))
+}
+
 /// Escapes what a terminal might obey or hide. Such characters stand only inside strings, where the escape means the same.
 fn ascii_safe(document: &str) -> String {
     let mut out = String::with_capacity(document.len());

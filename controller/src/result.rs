@@ -150,11 +150,17 @@ fn cell(judged: &JudgedCell<'_>) -> api::Cell {
     }
 }
 
-/// Says where not every address of a name was probed.
+/// Says where not every address of a name, or not every member, was probed.
 fn cut(judged: &JudgedCell<'_>) -> Option<String> {
-    let mut reports = judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
-    let (probed, all) = reports.find_map(Report::cut)?;
-    Some(format!("{probed} of the name's {all} addresses were probed"))
+    let reports = || judged.witnesses.iter().filter_map(|w| w.testimony).map(|t| &t.report);
+    let addresses = reports().find_map(Report::cut);
+    let members = reports().find_map(Report::members_cut);
+    let said = [
+        addresses.map(|(probed, all)| format!("{probed} of the name's {all} addresses were probed")),
+        members.map(|(probed, all)| format!("{probed} of {all} members were probed")),
+    ];
+    let said: Vec<String> = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// What one agent saw, an entry for each address. An agent of the wrong vantage is void as a whole.
@@ -194,6 +200,7 @@ pub(crate) fn probe_result(run: &Run, index: usize, agent: &str) -> Option<api::
     };
     let report = witness.testimony.map(|t| &t.report);
     Some(api::ProbeResult {
+        dependency: None,
         target: cell.spec.target.to_string(),
         region: Some(cell.fleet.region.clone()),
         fleet: Some(cell.fleet.fleet.clone()),
@@ -203,6 +210,7 @@ pub(crate) fn probe_result(run: &Run, index: usize, agent: &str) -> Option<api::
         proof: report.and_then(|r| r.observations.iter().filter_map(|o| o.proof).max()),
         addresses: evidence(&witness).into_iter().map(|e| e.observation).collect(),
         addresses_in_all: report.and_then(Report::cut).map(|(_, all)| all),
+        members_in_all: report.and_then(Report::members_cut).map(|(_, all)| all),
     })
 }
 
@@ -217,6 +225,7 @@ pub(crate) fn probe(run: &Run, rosters: &Rosters) -> api::ProbeResults {
         let told = witnesses.iter().any(|w| !matches!(w.answer, Answer::Pending | Answer::Given(Outcome::Ok)));
         if folded.state != State::Pass && !told {
             results.push(api::ProbeResult {
+                dependency: None,
                 target: cell.spec.target.to_string(),
                 region: Some(cell.fleet.region.clone()),
                 fleet: Some(cell.fleet.fleet.clone()),
@@ -226,6 +235,7 @@ pub(crate) fn probe(run: &Run, rosters: &Rosters) -> api::ProbeResults {
                 proof: None,
                 addresses: Vec::new(),
                 addresses_in_all: None,
+                members_in_all: None,
             });
         }
     }

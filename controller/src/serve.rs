@@ -99,7 +99,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let ports = vec![api_listener.local_addr()?.port(), agent_listener.local_addr()?.port()];
     let target_rate = options.target_rate.unwrap_or(RunSpec::TARGET_RATE);
     let (strangers, quota) = (Strangers::default(), Arc::default());
-    let app = Arc::new(App { store, authority, roster, runs, strangers, quota, target_rate, ports });
+    let app = Arc::new(App { store, authority, roster, runs, quota, target_rate, strangers, ports });
     let url = url(&options.advertise, api_listener.local_addr()?);
     let client = write_client_file(&app, &dir, &url).await?;
     let resumed = app.runs.resume(None, now).await?.len();

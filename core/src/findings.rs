@@ -242,7 +242,7 @@ fn address_short(judged: &JudgedCell<'_>) -> Option<Finding> {
         judged.witnesses.iter().filter(ok).filter_map(|w| w.testimony).flat_map(|t| t.report.short_addresses());
     let short: BTreeSet<String> = observations
         .filter_map(|o| {
-            let at = o.address.map_or_else(|| "a lookup".to_owned(), |address| address.to_string());
+            let at = o.place().unwrap_or_else(|| "a lookup".to_owned());
             Some(format!("{at} ({})", o.outcome.reason()?))
         })
         .collect();

@@ -176,6 +176,7 @@ fn a_dependency_as_a_person_gets_it_wrong() {
         (&format!("{t}\nexpect: blocked\nrequire: protocol"), 6, 14, "means nothing beside 'expect: blocked'", "leave it out"),
         (&format!("{t}\nexpect: blocked\naddresses: any"), 6, 16, "addresses means nothing", "no address"),
         (&format!("{t}\nmax_latency: 0ms"), 5, 18, "out of range", "1ms to 60s"),
+        (&format!("{t}\ntopology: cluster\nrequire: connected"), 6, 14, "never asked for its members", "leave require out"),
         (&format!("{t}\ntopology: mesh"), 5, 15, "'mesh'", "cluster"),
         (&format!("{t}\ntopology: cluster\nsentinel_master: a"), 6, 22, "beside 'topology: sentinel'", "leave sentinel_master out"),
         (&format!("{t}\ntopology: sentinel\nsentinel_master: a b"), 6, 22, "is no name", "mymaster"),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::reason::{Short, Void};
 use crate::spec::{Addresses, Expect, Families, ProbeSpec};
+use crate::text;
 
 /// How far a probe got. Ordered: each includes the ones before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -111,7 +112,8 @@ impl Phases {
     }
 }
 
-/// One connect attempt, from a source port of its own.
+/// One connect attempt, from a source port of its own. Where a port that met silence is asked again, what it came to is one more;
+/// a port that was asked to see whether a path is dead was sent up to six SYNs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When it was sent, after the first one.
@@ -230,6 +232,17 @@ impl Observation {
             tls: None,
             attempts: Vec::new(),
         }
+    }
+
+    /// Where this was seen: the address, or the member and its address where that says more; none for a lookup of the target's name.
+    pub fn place(&self) -> Option<String> {
+        let address = self.address.map(|address| address.to_string());
+        let Some(member) = &self.member else { return address };
+        let endpoint = text::escape(&member.endpoint);
+        Some(match address {
+            Some(address) if address != endpoint => format!("member {endpoint} at {address}"),
+            Some(_) | None => format!("member {endpoint}"),
+        })
     }
 }
 
@@ -424,6 +437,13 @@ impl Report {
         let probed = self.observations.iter().filter(|o| o.address.is_some() && o.member.is_none()).count();
         let probed = u32::try_from(probed).unwrap_or(u32::MAX);
         (probed < self.resolved).then_some((probed, self.resolved))
+    }
+
+    /// How many members were probed of how many that the target told of, where not all were.
+    pub fn members_cut(&self) -> Option<(u32, u32)> {
+        let probed: BTreeSet<&Member> = self.observations.iter().filter_map(|o| o.member.as_ref()).collect();
+        let probed = u32::try_from(probed.len()).unwrap_or(u32::MAX);
+        (probed < self.members).then_some((probed, self.members))
     }
 
     /// Addresses that fell short beside an answer that is ok, and lookups.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::spec::Topology;
 use crate::target::Target;
 
 const OK: Outcome = Outcome::Ok;
@@ -286,4 +287,108 @@ proptest! {
         }
         prop_assert!(worse.outcome(&spec) != OK || report.outcome(&spec) == OK);
     }
+}
+
+const REPLICA: &str = "10.0.3.8:7001";
+const UNKNOWN: Outcome = Outcome::Void(Void::MembersUnknown);
+
+/// A report of a seed and of the members that it told of: endpoint, address and outcome.
+fn with_members(seed: Outcome, told: u32, members: &[(&str, &str, Outcome)]) -> Report {
+    let mut report = report(DUAL, &[(P4A, seed)]);
+    report.observations.extend(members.iter().map(|(endpoint, address, outcome)| Observation {
+        member: Some(Member { role: Role::Replica, endpoint: (*endpoint).to_owned() }),
+        ..observation(address, *outcome)
+    }));
+    Report { members: told, ..report }
+}
+
+#[test]
+#[rustfmt::skip]
+fn every_member_has_to_work() {
+    type Case<'a> = (Outcome, u32, &'a [(&'a str, &'a str, Outcome)], Outcome);
+    let cases: &[Case] = &[
+        (OK, 2, &[("a:1", P4A, OK), ("b:1", P4B, OK)], OK),
+        (OK, 2, &[("a:1", P4A, OK), ("b:1", P4B, DROP)], DROP),
+        (OK, 2, &[("a:1", P4A, REFUSED), ("b:1", P4B, DROP)], DROP),
+        (OK, 2, &[("a:1", P4A, OK), ("b:1", P4B, DENIED)], DENIED),
+        (OK, 2, &[("a:1", P4A, DENIED), ("b:1", P4B, DROP)], DROP),
+        // Nobody tells of members, or of fewer than there are.
+        (OK, 0, &[], UNKNOWN),
+        (OK, 2, &[], UNKNOWN),
+        (OK, 2, &[("a:1", P4A, OK)], CANCELLED),
+        (OK, 3, &[("a:1", P4A, OK), ("a:1", P4A, OK)], CANCELLED),
+        (OK, 2, &[("a:1", P4A, DROP)], DROP),
+        // The seed itself.
+        (DROP, 0, &[], DROP),
+        (DROP, 1, &[("a:1", P4A, OK)], DROP),
+        (REFUSED, 1, &[("a:1", P4A, DROP)], REFUSED),
+        (DENIED, 0, &[], DENIED),
+        // Public addresses soften nothing: each member serves what no other does.
+        (OK, 2, &[("a:1", G4A, OK), ("b:1", G4B, DROP)], DROP),
+        // Names of two addresses, in one family or two.
+        (OK, 1, &[("a:1", P4A, OK), ("a:1", P4B, DROP)], DROP),
+        (OK, 1, &[("a:1", G4A, OK), ("a:1", G4B, DROP)], DROP),
+        (OK, 1, &[("a:1", P4A, OK), ("a:1", P6A, DROP)], OK),
+        (OK, 1, &[("a:1", P4A, DROP), ("a:1", P6A, DROP)], DROP),
+        (OK, 1, &[("a:1", LOOKUP, SERVFAIL)], SERVFAIL),
+        (OK, 1, &[("a:1", P4A, OK), ("a:1", LOOKUP, SERVFAIL)], OK),
+        (OK, 1, &[("a:1", P6A, NO_ROUTE)], NO_ROUTE),
+        // One that works does not stand for another.
+        (OK, 2, &[("a:1", P4A, OK), ("b:1", P6A, DROP)], DROP),
+    ];
+    for topology in [Topology::Cluster, Topology::Sentinel { master: None }] {
+        for (seed, told, members, want) in cases {
+            let spec = ProbeSpec { topology: Some(topology.clone()), ..spec(Families::Any, Addresses::Auto) };
+            let report = with_members(*seed, *told, members);
+            assert_eq!(report.outcome(&spec), *want, "{seed:?} {told} {members:?}");
+            let mut turned = report.clone();
+            turned.observations.reverse();
+            assert_eq!(turned.outcome(&spec), *want, "in any order: {members:?}");
+            // Without a topology nobody asked for members.
+            assert_eq!(report.outcome(&self::spec(Families::Any, Addresses::Auto)), *seed);
+        }
+    }
+}
+
+#[test]
+fn a_member_has_the_families_that_it_has() {
+    let spec = ProbeSpec { topology: Some(Topology::Cluster), ..spec(Families::Ipv4, Addresses::Any) };
+    assert_eq!(with_members(OK, 1, &[("[fd00::1]:1", P6A, OK)]).outcome(&spec), OK);
+    assert_eq!(
+        with_members(OK, 1, &[("a:1", G4A, OK), ("a:1", G4B, DROP)]).outcome(&spec),
+        DROP,
+        "all of its addresses"
+    );
+}
+
+#[test]
+fn members_beyond_the_cap_are_said() {
+    let endpoints: Vec<String> = (0..ProbeSpec::MAX_MEMBERS).map(|i| format!("10.0.1.{i}:1")).collect();
+    let members: Vec<(&str, &str, Outcome)> = endpoints.iter().map(|e| (e.as_str(), P4A, OK)).collect();
+    let spec = ProbeSpec { topology: Some(Topology::Cluster), ..spec(Families::Any, Addresses::Auto) };
+    let cut = with_members(OK, 100, &members);
+    assert_eq!((cut.outcome(&spec), cut.members_cut()), (OK, Some((64, 100))));
+    assert_eq!(cut.cut(), None, "the seed has one address");
+    let whole = with_members(OK, 64, &members);
+    assert_eq!((whole.outcome(&spec), whole.members_cut()), (OK, None));
+    assert_eq!(with_members(OK, 64, &members[1..]).outcome(&spec), CANCELLED);
+    assert_eq!(with_members(OK, 100, &members[1..]).outcome(&spec), CANCELLED);
+}
+
+#[test]
+fn where_something_was_seen() {
+    let report = with_members(OK, 3, &[(REPLICA, "10.0.3.8", OK), ("a\u{1b}:1", P4B, OK), ("b:1", LOOKUP, SERVFAIL)]);
+    let mut places: Vec<Option<String>> = report.observations.iter().map(Observation::place).collect();
+    places.push(observation(LOOKUP, SERVFAIL).place());
+    let places: Vec<&str> = places.iter().map(|place| place.as_deref().unwrap_or("-")).collect();
+    assert_eq!(
+        places,
+        [
+            "10.0.0.1:6379",
+            "member 10.0.3.8:7001 at 10.0.3.8:6379",
+            "member a\\u{1b}:1 at 10.0.0.2:6379",
+            "member b:1",
+            "-"
+        ]
+    );
 }

@@ -9,6 +9,7 @@ use crate::identity::NetworkIdentity;
 use crate::spec::ProbeSpec;
 
 mod build;
+pub mod host;
 
 pub use build::PlanError;
 

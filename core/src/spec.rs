@@ -287,6 +287,11 @@ impl ProbeSpec {
         self.max_latency.is_some_and(|most| phases.beyond_resolve_ms() > f64::from(most.0))
     }
 
+    /// The longest that looking for a dead path takes, where some connect attempts met silence and another one did not.
+    pub fn paths_timeout(&self) -> Duration {
+        self.connect_timeout.duration().max(Self::DEFAULT_CONNECT_TIMEOUT.duration())
+    }
+
     /// The longest that this probe can take on an idle host: the sum of its phases' deadlines.
     pub fn worst_case(&self) -> Duration {
         let timeout = self.timeout.duration();
@@ -294,6 +299,7 @@ impl ProbeSpec {
         let upgrades = self.target.scheme.can_upgrade();
         let one = Self::RESOLVE_TIMEOUT.duration()
             + self.connect_timeout.duration()
+            + self.paths_timeout()
             + phase(self.via.is_some())
             + phase(self.speaks_tls() || upgrades)
             + phase(upgrades)

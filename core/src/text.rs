@@ -12,17 +12,21 @@ pub fn escape(text: &str) -> String {
 
 /// As [`escape`], cut at `max` characters of the result.
 pub fn escape_to(text: &str, max: usize) -> String {
-    let mut out = String::new();
+    let mut out = String::with_capacity(text.len().min(max));
     let mut left = max;
     for c in text.chars() {
-        let piece: String = if is_plain(c) { c.to_string() } else { c.escape_default().to_string() };
-        let width = piece.chars().count();
+        let plain = is_plain(c);
+        let width = if plain { 1 } else { c.escape_default().len() };
         if width > left {
             out.push('…');
             break;
         }
         left -= width;
-        out.push_str(&piece);
+        if plain {
+            out.push(c);
+        } else {
+            out.extend(c.escape_default());
+        }
     }
     out
 }

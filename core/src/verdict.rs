@@ -276,7 +276,7 @@ fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
     let testimonies = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).filter_map(|w| w.testimony);
     let short = |o: &&Observation| matches!(o.outcome, Outcome::Short(_));
     let observations = testimonies.flat_map(|t| &t.report.observations).filter(short);
-    observations.filter_map(|o| Some(o.address?.to_string())).collect()
+    observations.filter_map(Observation::place).collect()
 }
 
 /// Where agents got through a path that must not exist.

@@ -1,8 +1,10 @@
 //! One address, phase by phase, until the required proof is had.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, join_all, join3};
 use preflight_core::observation::{Observation, Outcome, Phases, Proof};
 use preflight_core::reason::{Short, Void};
 use preflight_core::spec::ProbeSpec;
@@ -10,14 +12,17 @@ use preflight_core::target::Host;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::connect::{self, ms};
+use crate::connect::{self, Dial, ms};
 use crate::control::{Running, Seen};
 use crate::deadline;
 use crate::engine::{Engine, Guard};
 use crate::failure::Failure;
+use crate::paths::{Check, Checked};
 use crate::protocol::{self, Protocol, Shown, Start, Told, Wire};
 use crate::proxy;
-use crate::tls::{self, Secured};
+use crate::socket;
+use crate::tls::{self, Handshake, Secured};
+use crate::trust::Terms;
 
 /// What one address showed.
 pub(crate) struct Probed {
@@ -34,6 +39,8 @@ struct Way<'a> {
     spec: &'a ProbeSpec,
     guard: &'a dyn Guard,
     address: SocketAddr,
+    /// What TLS goes by, where it is spoken.
+    terms: Option<Terms>,
 }
 
 /// Probes one address.
@@ -46,7 +53,7 @@ pub(crate) async fn probe(
 ) -> Probed {
     let seen = Observation { proof: Some(Proof::Resolved), phases, ..Observation::new(Some(address), Outcome::Ok) };
     let mut probed = Probed { seen, control: None, told: Vec::new() };
-    let end = Way { engine, spec, guard, address }.advance(&mut probed).await;
+    let end = Way { engine, spec, guard, address, terms: None }.advance(&mut probed).await;
     let seen = &mut probed.seen;
     if let Err(failure) = end {
         seen.outcome = failure.outcome;
@@ -61,21 +68,74 @@ pub(crate) async fn probe(
 }
 
 impl Way<'_> {
-    async fn advance(&self, probed: &mut Probed) -> Result<(), Failure> {
-        let Self { engine, spec, guard, address } = *self;
+    async fn advance(&mut self, probed: &mut Probed) -> Result<(), Failure> {
+        let Self { engine, spec, guard, address, .. } = *self;
         if spec.require == Proof::Resolved {
             return Ok(());
         }
         self.allowed()?;
+        self.terms = self.make_terms()?;
         let _permit = engine.pace.permit().await;
         probed.control = engine.controls.start(address, guard);
         let dial = connect::dial(address, spec.connect_timeout.duration()).await;
         let seen = &mut probed.seen;
         seen.note = dial.note();
-        seen.attempts = dial.attempts;
-        let mut stream = dial.result.map_err(|failure| of_proxy(spec, failure))?;
-        seen.phases.connect_ms = Some(ms(dial.took));
+        if dial.losers.is_empty() && dial.silent.is_empty() {
+            seen.attempts = dial.attempts;
+            let stream = dial.result.map_err(|failure| of_proxy(spec, failure))?;
+            seen.phases.connect_ms = Some(ms(dial.took));
+            return self.go_on(stream, probed).await;
+        }
+        // Seldom, and large.
+        Box::pin(self.go_on_beside(dial, probed)).await
+    }
+
+    /// Goes on with the connection while the attempts that did not win leave or are looked at.
+    async fn go_on_beside(&self, dial: Dial, probed: &mut Probed) -> Result<(), Failure> {
+        let Dial { result, mut attempts, begin, took, losers, silent, window } = dial;
+        let leave = |stream| -> BoxFuture<'_, ()> { Box::pin(self.leave(stream)) };
+        let answered = 1 + losers.len();
+        let losers = join_all(losers.into_iter().map(leave));
+        let end = match result {
+            Err(failure) => {
+                losers.await;
+                Err(of_proxy(self.spec, failure))
+            }
+            Ok(stream) => {
+                probed.seen.phases.connect_ms = Some(ms(took));
+                let budget = self.spec.paths_timeout();
+                let check = Check { address: self.address, begin, window, budget, leave: &leave };
+                let mut permit = None;
+                let room = || {
+                    permit = self.engine.pace.another();
+                    permit.is_some()
+                };
+                let checked = async {
+                    if silent.is_empty() { Checked::default() } else { check.run(silent, answered, room).await }
+                };
+                let (end, checked, _) = join3(self.go_on(stream, probed), checked, losers).await;
+                attempts.extend(checked.attempts);
+                add_note(&mut probed.seen, checked.note);
+                end.and(checked.failure.map_or(Ok(()), |failure| Err(of_proxy(self.spec, failure))))
+            }
+        };
+        probed.seen.attempts = attempts;
+        end
+    }
+
+    /// Leaves a connection that is not needed as the one that is: a server may count it against a host that a client
+    /// connects and goes without a word. What comes of it is nobody's business.
+    async fn leave(&self, stream: TcpStream) {
+        let seen = Observation::new(Some(self.address), Outcome::Ok);
+        let _ = self.go_on(stream, &mut Probed { seen, control: None, told: Vec::new() }).await;
+    }
+
+    /// What follows the connect.
+    async fn go_on(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
+        let Self { spec, address, .. } = *self;
+        let seen = &mut probed.seen;
         if let Some(via) = &spec.via {
+            socket::ready_to_speak(&stream, address);
             let begin = Instant::now();
             proxy::connect(&mut stream, &spec.target, begin + spec.timeout.duration()).await?;
             seen.phases.proxy_ms = Some(ms(begin.elapsed()));
@@ -86,30 +146,55 @@ impl Way<'_> {
         if spec.require == Proof::Connected || !spec.can_prove(spec.require) {
             return Ok(());
         }
+        socket::ready_to_speak(&stream, address);
         self.speak(stream, probed).await
     }
 
-    fn allowed(&self) -> Result<(), Failure> {
+    /// Where the probe goes as far as this host knows: what it dials, and behind a proxy the target where that is an address.
+    fn destinations(&self) -> impl Iterator<Item = SocketAddr> {
         let through = match (&self.spec.via, &self.spec.target.host) {
             (Some(_), Host::Ip(ip)) => Some(SocketAddr::new(ip.to_canonical(), self.spec.target.port)),
             (Some(_), Host::Name(_)) | (None, _) => None,
         };
-        let denied = [Some(self.address), through]
-            .into_iter()
-            .flatten()
-            .find(|address| !spellings(*address).all(|spelling| self.guard.allows(spelling)));
-        match denied {
+        std::iter::once(self.address).chain(through)
+    }
+
+    fn allowed(&self) -> Result<(), Failure> {
+        match self.destinations().find(|address| !spellings(*address).all(|spelling| self.guard.allows(spelling))) {
             Some(address) => Err(Failure::void(Void::PolicyDenied, format!("the local policy denies {address}"))),
             None => Ok(()),
         }
     }
 
-    /// What follows the connect.
+    /// What TLS goes by, made before anything is dialled: what this host lacks is nothing that the target should see.
+    fn make_terms(&self) -> Result<Option<Terms>, Failure> {
+        let Self { engine, spec, .. } = *self;
+        if !spec.speaks_tls() || spec.require <= Proof::Connected || !spec.can_prove(spec.require) {
+            return Ok(None);
+        }
+        let client = spec.tls.client.iter().flat_map(|files| [&files.cert_file, &files.key_file]);
+        for file in spec.tls.ca_file.iter().chain(client) {
+            self.may_use(file)?;
+        }
+        engine.trust.terms(&spec.tls, &engine.provider).map(Some)
+    }
+
+    fn may_use(&self, file: &str) -> Result<(), Failure> {
+        let may =
+            |address: &SocketAddr| spellings(*address).all(|spelling| self.guard.may_use(Path::new(file), spelling));
+        let Some(address) = self.destinations().find(|address| !may(address)) else { return Ok(()) };
+        let (ip, port) = (address.ip(), address.port());
+        let rule = format!("[[files]] paths = [{file:?}] addresses = [\"{ip}\"] ports = [{port}]");
+        let words = format!("the local policy does not let {file} be used towards {address}; it would with {rule}");
+        Err(Failure::void(Void::PolicyDenied, words))
+    }
+
+    /// The target's own exchange.
     async fn speak(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
         let spec = self.spec;
         let protocol = protocol::of(spec.target.scheme);
         if spec.target.scheme.is_tls() {
-            return self.over_tls(stream, protocol, probed).await;
+            return Box::pin(self.over_tls(stream, protocol, probed)).await;
         }
         let Some(protocol) = protocol else { return Ok(()) };
         if spec.target.scheme.can_upgrade() {
@@ -118,7 +203,12 @@ impl Way<'_> {
             let start = deadline::until(begin + spec.timeout.duration(), protocol.start(&mut wire, spec)).await?;
             match start.unwrap_or_else(|| Err(wire.timed_out()))? {
                 Start::Speak => {}
-                Start::Secure => return self.over_tls(stream, Some(protocol), probed).await,
+                Start::Secure => return Box::pin(self.over_tls(stream, Some(protocol), probed)).await,
+                Start::Show(shown) => {
+                    self::shown(probed, shown, begin);
+                    self.leave_by_tls(stream, protocol, probed).await;
+                    return Ok(());
+                }
                 Start::Done(shown) => {
                     self::shown(probed, shown, begin);
                     return Ok(());
@@ -136,9 +226,14 @@ impl Way<'_> {
         probed: &mut Probed,
     ) -> Result<(), Failure> {
         let Self { engine, spec, .. } = *self;
-        let anchors = engine.trust.anchors(&spec.tls)?;
+        // A protocol begins TLS only where the spec asks for it; nothing is sent over what cannot be judged.
+        let Some(terms) = &self.terms else {
+            return Err(Failure::short(Short::ProtocolUnexpected, "the server wants TLS, which was not asked for"));
+        };
         let begin = Instant::now();
-        let secured = tls::handshake(stream, spec, &anchors, &engine.provider, &mut probed.seen.tls).await?;
+        let alpn = protocol.map_or(&[][..], Protocol::alpn);
+        let wanted = Handshake { spec, alpn, terms: Some(terms), provider: &engine.provider };
+        let secured = wanted.shake(stream, &mut probed.seen.tls).await?;
         probed.seen.phases.tls_ms = Some(ms(begin.elapsed()));
         probed.seen.proof = Some(Proof::Encrypted);
         let (mut stream, asked_for_certificate) = match secured {
@@ -149,23 +244,51 @@ impl Way<'_> {
             }
         };
         let (Some(protocol), Proof::Protocol) = (protocol, spec.require) else {
-            if asked_for_certificate {
-                log_in_first(spec, &mut probed.seen);
+            match &terms.client {
+                Some(client) if asked_for_certificate => {
+                    tls::taken(&mut stream, client, begin + spec.timeout.duration()).await?;
+                }
+                None if asked_for_certificate => log_in_first(spec, &mut probed.seen),
+                Some(_) | None => {}
             }
             tls::part(stream);
             return Ok(());
         };
         let mut wire = Wire::new(&mut *stream, self.address);
         let end = self.converse(protocol, &mut wire, probed).await;
-        // In TLS 1.3 the server complains of the missing certificate only now (RFC 8446, 4.4.2.4).
-        let demanded = asked_for_certificate && wire.alert().is_some_and(tls::demands_certificate);
-        tls::part(stream);
-        match end {
-            Err(_) if demanded => {
+        // In TLS 1.3 the server complains of the client's certificate only now (RFC 8446, 4.4.2.4).
+        let alert = wire.alert().filter(|_| asked_for_certificate);
+        let answered = !wire.received().is_empty();
+        let end = match (end, alert, &terms.client) {
+            (Err(_), Some(alert), Some(client)) => Err(client.refused(&rustls::Error::AlertReceived(alert))),
+            (Err(_), Some(alert), None) if tls::demands_certificate(alert) => {
                 log_in_first(spec, &mut probed.seen);
                 Ok(())
             }
-            end => end,
+            // A protocol that had no more to ask has not heard whether the certificate was taken.
+            (Ok(()), _, Some(client)) if asked_for_certificate && !answered => {
+                tls::taken(&mut stream, client, Instant::now() + spec.timeout.duration()).await
+            }
+            (end, _, _) => end,
+        };
+        tls::part(stream);
+        end
+    }
+
+    /// A handshake whose end changes nothing of what was proven: what is seen of TLS is shown, a failure is a note.
+    async fn leave_by_tls(&self, stream: TcpStream, protocol: &dyn Protocol, probed: &mut Probed) {
+        let (spec, provider) = (self.spec, &self.engine.provider);
+        let wanted = Handshake { spec, alpn: protocol.alpn(), terms: None, provider };
+        match wanted.shake(stream, &mut probed.seen.tls).await {
+            Ok(Secured::Open { stream, .. }) => tls::part(stream),
+            Ok(Secured::LogInFirst) => {}
+            Err(failure) => {
+                let reason = failure.outcome.reason().unwrap_or_default();
+                let detail = failure.detail.unwrap_or_default();
+                let note =
+                    format!("it offers TLS, which was not asked for, and the handshake fails ({reason}: {detail})");
+                add_note(&mut probed.seen, Some(note));
+            }
         }
     }
 
@@ -252,7 +375,45 @@ fn spellings(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::engine::{AllowAll, EngineOptions};
+
+    #[tokio::test]
+    async fn an_attempt_that_loses_leaves_as_the_winner_does() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (won, lost) = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+        let serve = async {
+            let mut asked = 0;
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 14];
+                stream.read_exact(&mut request).await.unwrap();
+                stream.write_all(b"+PONG\r\n").await.unwrap();
+                assert_eq!(stream.read(&mut request).await.unwrap(), 0, "it leaves without a reset");
+                asked += 1;
+            }
+            asked
+        };
+        let engine = Engine::new(EngineOptions::default()).unwrap();
+        let spec = ProbeSpec::new(format!("redis://{address}").parse().unwrap());
+        let way = Way { engine: &engine, spec: &spec, guard: &AllowAll, address, terms: None };
+        let dial = Dial {
+            result: Ok(won),
+            attempts: Vec::new(),
+            begin: Instant::now(),
+            took: Duration::from_millis(1),
+            losers: vec![lost],
+            silent: Vec::new(),
+            window: Duration::from_millis(12),
+        };
+        let seen = Observation::new(Some(address), Outcome::Ok);
+        let mut probed = Probed { seen, control: None, told: Vec::new() };
+        let (asked, end) = tokio::join!(serve, way.go_on_beside(dial, &mut probed));
+        assert_eq!((asked, end, probed.seen.proof), (2, Ok(()), Some(Proof::Protocol)));
+    }
 
     #[test]
     fn the_policy_sees_what_the_kernel_dials() {

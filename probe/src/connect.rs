@@ -1,21 +1,31 @@
 //! The ladder: several connect attempts from fresh source ports, spread in time, called a drop when all stay silent.
 //!
-//! With 10 % loss each way one attempt meets silence in 1 − 0.9 × 0.9 = 19 % of cases; all six do in 0.19⁶ = 4.7 in 100,000.
-//! An attempt is one SYN: the kernel sends the next one from the same port a second later, when the ladder is mostly over.
+//! With the default timeout of 1 s the attempts start at 0, 136, 272, 408, 544 and 680 ms, and the last one has 320 ms for its
+//! answer. So at a round trip of up to 300 ms every attempt that is not lost is answered within the timeout, and only loss of all
+//! six is called a drop. With 10 % loss each way one attempt meets silence in 1 − 0.9 × 0.9 = 19 % of cases, and all six do in
+//! 0.19⁶ = 4.7 in 100,000, which is fewer than one of 10,000.
+//!
+//! An attempt is one SYN: the kernel sends the next one from the same port a second later, when the ladder is over.
+//!
+//! **What becomes of attempts that lose.** One that has no answer yet is closed: the server's application never sees it
+//! ([`Opening`]). One that the kernel has completed meanwhile is handed out ([`Dial::losers`]), to leave as the winner does. In
+//! the microseconds between the look and the close an answer may still come in; then the server's application meets a client
+//! that has gone, once.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use preflight_core::observation::Attempt;
 use preflight_core::reason::{Short, Void};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
+use crate::conntrack;
 use crate::deadline::{LATE, noticed};
 use crate::failure::Failure;
-use crate::socket::{self, Refusal};
+use crate::socket::{Opening, Refusal};
 
 /// How many attempts a ladder has: as many sockets as one address may hold at once.
 pub(crate) const ATTEMPTS: usize = 6;
@@ -32,29 +42,35 @@ pub(crate) struct Dial {
     pub(crate) result: Result<TcpStream, Failure>,
     /// Every attempt that was made.
     pub(crate) attempts: Vec<Attempt>,
+    /// The first SYN.
+    pub(crate) begin: Instant,
     /// From the first SYN to the end.
     pub(crate) took: Duration,
+    /// Connections that were completed beside the winner: the server has to be left as it wants to be left.
+    pub(crate) losers: Vec<TcpStream>,
+    /// Where the attempts came from that had met silence when another one connected.
+    pub(crate) silent: Vec<SocketAddr>,
+    /// What an answer may take by what the winner's took, before its absence is silence.
+    pub(crate) window: Duration,
 }
 
 impl Dial {
-    /// What to know beside a connect: attempts that met silence before one got through, told from those that were only
-    /// younger than an answer by twice the time that the winner took.
+    /// What to know beside a connect: attempts that met silence before one got through.
     pub(crate) fn note(&self) -> Option<String> {
-        let winner = self.attempts.iter().find(|a| a.result == CONNECTED)?;
-        let lost = |a: &&Attempt| a.result == ABANDONED && a.took_ms > 2.0 * winner.took_ms + 10.0;
-        let silent = self.attempts.iter().filter(lost).count();
-        (silent > 0)
-            .then(|| format!("{silent} of {} connect attempts met silence before one got through", self.attempts.len()))
+        let (silent, made) = (self.silent.len(), self.attempts.len());
+        (silent > 0).then(|| format!("{silent} of {made} connect attempts met silence before one got through"))
     }
 }
 
-const CONNECTED: &str = "connected";
-const SILENT: &str = "silent";
+pub(crate) const CONNECTED: &str = "connected";
+pub(crate) const SILENT: &str = "silent";
 const ABANDONED: &str = "abandoned";
 
 /// An attempt while the ladder is climbed.
 struct Try {
     at: Instant,
+    /// None once it has ended.
+    opening: Option<Opening>,
     /// When it ended and how; none while it is in flight.
     end: Option<(Instant, &'static str)>,
 }
@@ -80,49 +96,96 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
     let begin = Instant::now();
     let starts = starts(timeout);
     let deadline = begin + timeout;
-    let mut pending = FuturesUnordered::new();
     let mut tries: Vec<Try> = Vec::with_capacity(1);
     let result = loop {
         let next = starts.get(tries.len()).map(|after| begin + *after);
         if next.is_some_and(|at| at <= Instant::now()) {
-            let index = tries.len();
-            tries.push(Try { at: Instant::now(), end: None });
-            pending.push(async move { (index, socket::open(address).await) });
+            let at = Instant::now();
+            let started = Opening::start(address, None);
+            tries.push(Try { at, opening: None, end: None });
+            let index = tries.len() - 1;
+            match started {
+                Ok(opening) => tries[index].opening = Some(opening),
+                Err(refusal) => {
+                    if let Some(failure) = end(&mut tries[index], refusal) {
+                        break Err(failure);
+                    }
+                }
+            }
             continue;
         }
-        let (index, answer) = tokio::select! {
-            biased;
-            Some(answer) = pending.next() => answer,
-            () = sleep_until(next.unwrap_or(deadline).min(deadline)) => {
-                if Instant::now() < deadline { continue }
-                break Err(silence(&tries, begin, timeout));
+        let Ok((index, answer)) = timeout_at(next.unwrap_or(deadline).min(deadline), answer(&tries)).await else {
+            if Instant::now() < deadline {
+                continue;
             }
+            break Err(silence(&tries, begin, timeout));
         };
-        let (result, end) = match answer {
-            Ok(stream) => (Some(Ok(stream)), CONNECTED),
-            Err(Refusal::Silent) => (None, SILENT),
-            Err(Refusal::Failed(failure)) => {
-                let reason = failure.outcome.reason().unwrap_or(SILENT);
-                (Some(Err(failure)), reason)
+        let Some(one) = tries.get_mut(index) else { continue };
+        match answer {
+            Ok(()) => {
+                if let Some(opening) = one.opening.take() {
+                    one.end = Some((Instant::now(), CONNECTED));
+                    break Ok((opening.into_stream(), one.at.elapsed()));
+                }
             }
-        };
-        if let Some(at) = tries.get_mut(index) {
-            at.end = Some((Instant::now(), end));
-        }
-        if let Some(result) = result {
-            break result;
+            Err(refusal) => {
+                if let Some(failure) = end(one, refusal) {
+                    break Err(failure);
+                }
+            }
         }
     };
+    over(result, tries, begin)
+}
+
+/// The first attempt that ends.
+async fn answer(tries: &[Try]) -> (usize, Result<(), Refusal>) {
+    poll_fn(|cx| {
+        let pending = tries.iter().enumerate().filter_map(|(index, one)| Some((index, one.opening.as_ref()?)));
+        for (index, opening) in pending {
+            if let Poll::Ready(end) = opening.poll(cx) {
+                return Poll::Ready((index, end));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Ends an attempt that did not connect; what decides the dial, if it does.
+fn end(one: &mut Try, refusal: Refusal) -> Option<Failure> {
+    one.opening = None;
+    let (how, failure) = match refusal {
+        Refusal::Silent => (SILENT, None),
+        Refusal::Failed(failure) => (failure.outcome.reason().unwrap_or(SILENT), Some(failure)),
+    };
+    one.end = Some((Instant::now(), how));
+    failure
+}
+
+/// The ladder's end: what becomes of the attempts that are still in flight, and the evidence of all.
+fn over(result: Result<(TcpStream, Duration), Failure>, tries: Vec<Try>, begin: Instant) -> Dial {
     let end = Instant::now();
+    // Attempts that are only younger than an answer are told from those that met silence by twice what the winner took.
+    let window = result.as_ref().map_or(Duration::ZERO, |(_, took)| 2 * *took + Duration::from_millis(10));
     let left = if result.is_ok() { ABANDONED } else { SILENT };
+    let (mut losers, mut silent) = (Vec::new(), Vec::new());
     let attempts = tries
         .into_iter()
         .map(|one| {
             let (ended, how) = one.end.unwrap_or((end, left));
+            if let Some(opening) = one.opening {
+                if opening.is_connected() {
+                    losers.push(opening.into_stream());
+                } else if result.is_ok() && end - one.at > window {
+                    silent.extend(opening.local());
+                }
+            }
             Attempt { at_ms: ms(one.at - begin), result: how.to_owned(), took_ms: ms(ended - one.at) }
         })
         .collect();
-    Dial { result, attempts, took: end - begin }
+    let result = result.map(|(stream, _)| stream);
+    Dial { result, attempts, begin, took: end - begin, losers, silent, window }
 }
 
 /// What silence until the deadline means: a drop, if every attempt was made and had its time; else this host was too busy
@@ -136,6 +199,9 @@ fn silence(tries: &[Try], begin: Instant, timeout: Duration) -> Failure {
         let detail =
             format!("this process was stopped or starved: {} of {ATTEMPTS} attempts were made in time", tries.len());
         return Failure::void(Void::LocalResources, detail);
+    }
+    if let Some(full) = conntrack::full() {
+        return Failure::void(Void::LocalResources, full);
     }
     let detail = format!("{ATTEMPTS} attempts from different source ports in {} ms, all silent", timeout.as_millis());
     Failure::short(Short::ConnectTimeout, detail)
@@ -164,13 +230,50 @@ mod tests {
         assert!(one.powi(i32::try_from(ATTEMPTS).unwrap()) < 1e-4);
     }
 
+    /// The arithmetic of the module's head, with the ladder as it is.
+    #[test]
+    fn at_300_ms_every_attempt_is_answered_in_time() {
+        let timeout = Duration::from_secs(1);
+        let answers = starts(timeout).map(|start| start + Duration::from_millis(300));
+        assert!(answers.iter().all(|answer| *answer + Duration::from_millis(20) <= timeout), "{answers:?}");
+    }
+
+    #[tokio::test]
+    async fn losers_that_are_connected_are_handed_out_and_silent_ones_named() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // A queue that is full: the SYN stays unanswered.
+        let full = tokio::net::TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(0).unwrap();
+        let _fill = std::net::TcpStream::connect(full.local_addr().unwrap()).unwrap();
+        let open = |address| Opening::start(address, None).unwrap();
+        let (won, lost, silent, young) =
+            (open(address), open(address), open(full.local_addr().unwrap()), open(full.local_addr().unwrap()));
+        for opening in [&won, &lost] {
+            poll_fn(|cx| opening.poll(cx)).await.unwrap();
+        }
+        let port = silent.local().unwrap();
+        let now = Instant::now();
+        let ago = |ms| now.checked_sub(Duration::from_millis(ms)).unwrap();
+        let of = |at, opening| Try { at, opening: Some(opening), end: None };
+        let took = Duration::from_millis(1);
+        let first = Try { at: ago(2_000), opening: None, end: Some((now, CONNECTED)) };
+        let tries = vec![first, of(ago(1_900), lost), of(ago(1_800), silent), of(now + took, young)];
+        let dial = over(Ok((won.into_stream(), took)), tries, ago(2_000));
+        assert_eq!((dial.losers.len(), dial.silent.as_slice()), (1, [port].as_slice()));
+        assert_eq!(dial.note().unwrap(), "1 of 4 connect attempts met silence before one got through");
+        let dial = over(Err(Failure::short(Short::ConnectRefused, "")), vec![of(now, open(address))], now);
+        assert!(dial.losers.len() <= 1 && dial.silent.is_empty());
+    }
+
     #[tokio::test]
     async fn only_a_ladder_climbed_in_time_is_a_drop() {
         let timeout = Duration::from_secs(1);
         let begin = Instant::now().checked_sub(timeout).unwrap();
         let tries = |late: u64| -> Vec<Try> {
             let late = Duration::from_millis(late);
-            starts(timeout).map(|after| Try { at: begin + after + late, end: None }).into()
+            starts(timeout).map(|after| Try { at: begin + after + late, opening: None, end: None }).into()
         };
         let reason = |tries: &[Try], begin| silence(tries, begin, timeout).outcome.reason();
         assert_eq!(reason(&tries(5), begin), Some("connect_timeout"));

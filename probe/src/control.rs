@@ -2,6 +2,7 @@
 //! a transparent proxy) accepts every connection, and a connect proves nothing.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::engine::Guard;
 use crate::failure::Failure;
-use crate::socket::{self, Refusal};
+use crate::socket::{Opening, Refusal};
 
 /// What a control showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +56,15 @@ impl Running {
 /// The controls of the last second. Probes of one port share one, so a fleet of dependencies on one port costs one.
 #[derive(Debug, Default)]
 pub(crate) struct Controls {
-    running: Mutex<HashMap<SocketAddr, Running>>,
+    running: Mutex<HashMap<SocketAddr, Pair>>,
+}
+
+/// A control, and the one that takes its place at the end of its life: it starts early enough to have had its chance by
+/// then, so that of a steady stream of probes only the first ones wait for a control.
+#[derive(Debug)]
+struct Pair {
+    now: Running,
+    next: Option<Running>,
 }
 
 impl Controls {
@@ -76,20 +85,36 @@ impl Controls {
             return Some(Running { at: Instant::now(), seen });
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = running.get(&control).filter(|known| known.at.elapsed() < Self::LIFE) {
-            return Some(known.clone());
+        let age = |one: &Running| one.at.elapsed();
+        if let Some(pair) = running.get_mut(&control) {
+            if age(&pair.now) >= Self::LIFE
+                && let Some(next) = pair.next.take()
+            {
+                pair.now = next;
+            }
+            let age = age(&pair.now);
+            if age < Self::LIFE {
+                if age >= Self::LIFE / 2 && pair.next.is_none() {
+                    pair.next = Some(begin(control));
+                }
+                return Some(pair.now.clone());
+            }
         }
-        running.retain(|_, known| known.at.elapsed() < Self::LIFE);
-        let (tell, seen) = watch::channel(Seen::Waiting);
-        let started = Running { at: Instant::now(), seen };
-        running.insert(control, started.clone());
-        // On its own, since it outlives a probe that ends early; it ends within its life.
-        tokio::spawn(async move {
-            let end = timeout(Self::LIFE, socket::open(control)).await.unwrap_or(Err(Refusal::Silent));
-            tell.send_replace(seen_of(end.map(drop)));
-        });
-        Some(started)
+        running.retain(|_, pair| age(&pair.now) < Self::LIFE);
+        let now = begin(control);
+        running.insert(control, Pair { now: now.clone(), next: None });
+        Some(now)
     }
+}
+
+/// Tries the control's address, on its own, since it outlives a probe that ends early; it ends within its life.
+fn begin(control: SocketAddr) -> Running {
+    let (tell, seen) = watch::channel(Seen::Waiting);
+    tokio::spawn(async move {
+        let end = timeout(Controls::LIFE, connects(control)).await.unwrap_or(Err(Refusal::Silent));
+        tell.send_replace(seen_of(end));
+    });
+    Running { at: Instant::now(), seen }
 }
 
 /// [RFC 5737](https://www.rfc-editor.org/rfc/rfc5737) TEST-NET-1, or [RFC 3849](https://www.rfc-editor.org/rfc/rfc3849), by the
@@ -99,6 +124,11 @@ fn control_for(target: SocketAddr) -> SocketAddr {
         SocketAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1), target.port()).into(),
         SocketAddr::V6(_) => (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), target.port()).into(),
     }
+}
+
+async fn connects(control: SocketAddr) -> Result<(), Refusal> {
+    let opening = Opening::start(control, None)?;
+    poll_fn(|cx| opening.poll(cx)).await
 }
 
 fn seen_of(end: Result<(), Refusal>) -> Seen {

@@ -1,13 +1,14 @@
 //! One probe from start to end: the target's addresses, then the members that it tells of.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use preflight_core::observation::{Control, Member, Observation, Phases, Report};
+use nix::sys::resource::{Resource, getrlimit};
+use preflight_core::observation::{Control, Member, Observation, Phases, Proof, Report};
 use preflight_core::spec::{Addresses, Families, ProbeSpec};
 use preflight_core::target::{Host, Target};
 use rustls::crypto::{CryptoProvider, ring};
@@ -53,7 +54,8 @@ impl Guard for AllowAll {
 /// Ceilings over all probes of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// How many addresses are probed at once, each with up to [`EngineOptions::SOCKETS`] descriptors.
+    /// How many addresses are probed at once, each with up to [`EngineOptions::SOCKETS`] descriptors. Others wait for them: so
+    /// that time-outs do not queue, it has to be as many as there are targets that may be silent at once.
     pub max_concurrent: usize,
     /// How many dials are begun in a second; none for no bound.
     pub max_per_second: Option<NonZeroU32>,
@@ -65,8 +67,12 @@ impl EngineOptions {
 }
 
 impl Default for EngineOptions {
+    /// As many at once as half of this process's descriptors allow, at least 1 and at most 1,024; and no bound on the rate.
     fn default() -> Self {
-        Self { max_concurrent: 64, max_per_second: None }
+        const MOST: usize = 1024;
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(now, _)| now);
+        let most = usize::try_from(descriptors).unwrap_or(usize::MAX) / (2 * Self::SOCKETS);
+        Self { max_concurrent: most.clamp(1, MOST), max_per_second: None }
     }
 }
 
@@ -114,15 +120,21 @@ impl Engine {
     /// It ends by itself, at the latest after [`ProbeSpec::worst_case`] and the wait for permits; dropping it ends it at once.
     pub async fn probe(&self, spec: &ProbeSpec, guard: &dyn Guard) -> Report {
         let mut dialled = self.host(spec, guard).await;
-        let told = std::mem::take(&mut dialled.told);
+        let mut told = std::mem::take(&mut dialled.told);
+        // Seeds that were asked during a failover differ about who is primary: it is one member all the same.
+        let mut endpoints = BTreeSet::new();
+        told.retain(|told| endpoints.insert((told.host.clone(), told.port)));
         let mut report = self.report(dialled);
         report.members = u32::try_from(told.len()).unwrap_or(u32::MAX);
+        // Primaries come first, so that a cut takes Sentinels and replicas.
         let members = told.iter().take(ProbeSpec::MAX_MEMBERS).map(|told| self.member(spec, guard, told));
         report.observations.extend(join_all(members).await.into_iter().flatten());
         report
     }
 
-    /// One member, as the application would dial it: by what its seed told.
+    /// One member, as the application would dial it: by what its seed told, over TLS and through the proxy as the seed, and with
+    /// the certificate for `server_name` if that is given, else for the host that was told. A member of several addresses, a
+    /// name, needs all of a family's.
     async fn member(&self, spec: &ProbeSpec, guard: &dyn Guard, told: &Told) -> Vec<Observation> {
         let target = Target { host: told.host.clone(), port: told.port, ..spec.target.clone() };
         let (families, addresses) = (Families::Any, Addresses::All);
@@ -136,9 +148,10 @@ impl Engine {
     }
 
     fn report(&self, dialled: Dialled) -> Report {
-        let addresses: Vec<SocketAddr> = dialled.observations.iter().filter_map(|o| o.address).collect();
+        let of = |o: &Observation| Some((o.address?, o.proof >= Some(Proof::Connected)));
+        let targets: Vec<(SocketAddr, bool)> = dialled.observations.iter().filter_map(of).collect();
         Report {
-            routes: self.routes.routes(&addresses),
+            routes: self.routes.routes(&targets),
             observations: dialled.observations,
             resolved: u32::try_from(dialled.resolved).unwrap_or(u32::MAX),
             control: dialled.control,
@@ -171,13 +184,18 @@ impl Engine {
     ) -> Dialled {
         let Resolved { addresses, total, failed } = resolved;
         let (_, port) = dialled_host(spec);
-        let dials = addresses.iter().map(|ip| {
+        let dial = |ip: &IpAddr| {
             let phases = Phases { resolve_ms, ..Phases::default() };
             address::probe(self, spec, guard, SocketAddr::new(*ip, port), phases)
-        });
+        };
+        // One address is the rule, and needs no place of its own on the heap.
+        let all = match addresses.as_slice() {
+            [one] => vec![dial(one).await],
+            several => join_all(several.iter().map(dial)).await,
+        };
         let mut dialled =
             Dialled { observations: Vec::new(), resolved: total, control: Control::Unanswered, told: BTreeSet::new() };
-        for mut probed in join_all(dials).await {
+        for mut probed in all {
             if let Some(running) = probed.control.take()
                 && address::settle(spec, &mut probed.seen, running).await == Seen::Connected
             {

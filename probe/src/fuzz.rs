@@ -27,7 +27,7 @@ pub fn exchange(spec: &ProbeSpec, bytes: &[u8]) -> bool {
             match protocol.start(&mut wire, spec).await {
                 Ok(Start::Speak) => {}
                 Ok(Start::Secure) | Err(_) => return false,
-                Ok(Start::Done(_)) => return true,
+                Ok(Start::Done(_) | Start::Show(_)) => return true,
             }
         }
         protocol.open(&mut wire, spec).await.is_ok()

@@ -15,75 +15,147 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use crate::failure::Failure;
-use crate::trust::Anchors;
+use crate::trust::{Anchors, Trusted};
 
 /// At most this many names of a certificate are kept.
 const MAX_NAMES: usize = 16;
 
-/// Judges the chain by the time, the name and the authorities.
-///
-/// All that is wrong is found; the reason is what must be put right first (dates, then the name, then trust, which a new
-/// certificate may settle as well), and the detail has the rest.
-pub(crate) fn judge(
-    chain: &[CertificateDer<'_>],
-    name: &ServerName<'_>,
-    anchors: &Anchors,
-    provider: &CryptoProvider,
-    now: UnixTime,
-) -> Result<(), Failure> {
-    let (leaf_der, above) = chain
-        .split_first()
-        .ok_or_else(|| Failure::short(Short::TlsUntrusted, "the server presented no certificate"))?;
-    let unreadable =
-        |error: String| Failure::short(Short::TlsUntrusted, format!("the certificate cannot be read: {error}"));
-    let leaf = ParsedCertificate::try_from(leaf_der).map_err(|e| unreadable(e.to_string()))?;
-    let (_, fields) = X509Certificate::from_der(leaf_der).map_err(|e| unreadable(e.to_string()))?;
-    let validity = fields.validity();
-    let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    let clock = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+/// A chain with what its first certificates say; none for one that cannot be read.
+pub(crate) struct Chain<'a> {
+    ders: &'a [CertificateDer<'a>],
+    fields: Vec<Option<X509Certificate<'a>>>,
+}
 
-    let mut wrong: Vec<(Short, String)> = Vec::new();
-    if clock > until {
-        wrong.push((Short::TlsExpired, format!("expired at {}", timestamp(until))));
+impl<'a> Chain<'a> {
+    pub(crate) fn read(ders: &'a [CertificateDer<'a>]) -> Self {
+        let read = |der: &'a CertificateDer<'a>| X509Certificate::from_der(der).ok().map(|(_, fields)| fields);
+        Self { ders, fields: ders.iter().take(TlsSeen::MAX_CHAIN).map(read).collect() }
     }
-    if clock < from {
-        wrong.push((Short::TlsNotYetValid, format!("valid from {} on", timestamp(from))));
+
+    /// What is shown of it; a certificate that cannot be read is left out.
+    pub(crate) fn describe(&self) -> Vec<Certificate> {
+        let both = self.ders.iter().zip(&self.fields);
+        both.filter_map(|(der, fields)| Some(describe(der, fields.as_ref()?))).collect()
     }
-    if verify_server_name(&leaf, name).is_err() {
-        let names = names(&fields);
-        let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
-        wrong.push((Short::TlsNameMismatch, format!("asked for {}, it is for {names}", name.to_str())));
-    }
-    // Trust is judged as of a time at which the leaf is valid, so that an expired leaf does not hide that it is untrusted too.
-    let at = if from <= until { clock.clamp(from, until) } else { clock };
-    let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(at).unwrap_or(0)));
-    if !is_anchor(&fields, anchors)
-        && let Err(error) = verify_server_cert_signed_by_trust_anchor(
-            &leaf,
-            &anchors.roots,
-            above,
-            at,
-            provider.signature_verification_algorithms.all,
-        )
-    {
-        wrong.push(untrusted(&error, &fields, anchors));
-    }
-    wrong.sort_by_key(|(reason, _)| order(*reason));
-    match wrong.first() {
-        None => Ok(()),
-        Some((reason, _)) => {
-            let all: Vec<&str> = wrong.iter().map(|(_, text)| text.as_str()).collect();
-            Err(Failure::short(*reason, all.join("; ")))
+
+    /// Judges the chain by the time and by what is trusted, and where those are authorities by the name too.
+    ///
+    /// All that is wrong is found; the reason is what must be put right first (dates, then the name, then trust, which a new
+    /// certificate may settle as well), and the detail has the rest. That it is not the certificate that is pinned comes
+    /// before all.
+    pub(crate) fn judge(
+        &self,
+        name: &ServerName<'_>,
+        trusted: &Trusted,
+        provider: &CryptoProvider,
+        now: UnixTime,
+    ) -> Result<(), Failure> {
+        let untrusted = |what: &str| Failure::short(Short::TlsUntrusted, what);
+        let leaf = self.ders.first().ok_or_else(|| untrusted("the server presented no certificate"))?;
+        let unreadable = || untrusted("the certificate cannot be read");
+        let fields = self.fields.first().and_then(Option::as_ref);
+        let mut wrong = match trusted {
+            Trusted::Pinned(pinned) => {
+                let sha256 = sha256(leaf);
+                if sha256 == *pinned {
+                    Vec::new()
+                } else {
+                    let subject = fields.map(|f| text::escape(&f.subject().to_string())).unwrap_or_default();
+                    let text = format!("the certificate is sha256:{sha256} ({subject}), pinned is sha256:{pinned}");
+                    vec![(Short::TlsFingerprintMismatch, text)]
+                }
+            }
+            Trusted::Authorities(anchors) => {
+                let fields = fields.ok_or_else(unreadable)?;
+                self.by_authorities(leaf, fields, name, anchors, provider, now)?
+            }
+        };
+        match fields {
+            Some(fields) => wrong.extend(by_time(fields, now)),
+            None if wrong.is_empty() => return Err(unreadable()),
+            None => {}
+        }
+        wrong.sort_by_key(|(reason, _)| order(*reason));
+        match wrong.first() {
+            None => Ok(()),
+            Some((reason, _)) => {
+                let all: Vec<&str> = wrong.iter().map(|(_, text)| text.as_str()).collect();
+                Err(Failure::short(*reason, all.join("; ")))
+            }
         }
     }
+
+    /// What is wrong with names and issuers.
+    fn by_authorities(
+        &self,
+        leaf: &CertificateDer<'_>,
+        fields: &X509Certificate<'_>,
+        name: &ServerName<'_>,
+        anchors: &Anchors,
+        provider: &CryptoProvider,
+        now: UnixTime,
+    ) -> Result<Vec<(Short, String)>, Failure> {
+        let leaf = ParsedCertificate::try_from(leaf)
+            .map_err(|e| Failure::short(Short::TlsUntrusted, format!("the certificate cannot be read: {e}")))?;
+        let mut wrong = Vec::new();
+        if verify_server_name(&leaf, name).is_err() {
+            let names = names(fields);
+            let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+            wrong.push((Short::TlsNameMismatch, format!("asked for {}, it is for {names}", name.to_str())));
+        }
+        // Trust is judged as of a time at which the leaf is valid, so that an expired leaf does not hide that it is untrusted too.
+        let ((from, until), clock) = (validity(fields), seconds(now));
+        let at = if from <= until { clock.clamp(from, until) } else { clock };
+        let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(at).unwrap_or(0)));
+        if !is_anchor(fields, anchors)
+            && let Err(error) = verify_server_cert_signed_by_trust_anchor(
+                &leaf,
+                &anchors.roots,
+                self.ders.get(1..).unwrap_or_default(),
+                at,
+                provider.signature_verification_algorithms.all,
+            )
+        {
+            wrong.push(untrusted(&error, fields, anchors));
+        }
+        Ok(wrong)
+    }
+}
+
+/// What is wrong with the dates.
+fn by_time(fields: &X509Certificate<'_>, now: UnixTime) -> Option<(Short, String)> {
+    let ((from, until), clock) = (validity(fields), seconds(now));
+    if clock > until {
+        Some((Short::TlsExpired, format!("expired at {}", timestamp(until))))
+    } else if clock < from {
+        Some((Short::TlsNotYetValid, format!("valid from {} on", timestamp(from))))
+    } else {
+        None
+    }
+}
+
+fn validity(fields: &X509Certificate<'_>) -> (i64, i64) {
+    let validity = fields.validity();
+    (validity.not_before.timestamp(), validity.not_after.timestamp())
+}
+
+fn seconds(now: UnixTime) -> i64 {
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What must be put right first.
 fn order(reason: Short) -> usize {
-    [Short::TlsExpired, Short::TlsNotYetValid, Short::TlsNameMismatch, Short::TlsSelfSigned, Short::TlsUntrusted]
-        .iter()
-        .position(|known| *known == reason)
-        .unwrap_or(usize::MAX)
+    [
+        Short::TlsFingerprintMismatch,
+        Short::TlsExpired,
+        Short::TlsNotYetValid,
+        Short::TlsNameMismatch,
+        Short::TlsSelfSigned,
+        Short::TlsUntrusted,
+    ]
+    .iter()
+    .position(|known| *known == reason)
+    .unwrap_or(usize::MAX)
 }
 
 /// Whether the leaf is itself what is trusted: the same subject and key. So a self-signed certificate can be given as
@@ -119,23 +191,20 @@ fn untrusted(error: &Error, leaf: &X509Certificate<'_>, anchors: &Anchors) -> (S
     (Short::TlsUntrusted, format!("issued by {}: {error}{trouble}", text::escape(&leaf.issuer().to_string())))
 }
 
-/// What is shown of a chain; a certificate that cannot be read is left out.
-pub(crate) fn describe(chain: &[CertificateDer<'_>]) -> Vec<Certificate> {
-    chain
-        .iter()
-        .take(TlsSeen::MAX_CHAIN)
-        .filter_map(|der| {
-            let (_, fields) = X509Certificate::from_der(der).ok()?;
-            Some(Certificate {
-                subject: text::escape(&fields.subject().to_string()),
-                issuer: text::escape(&fields.issuer().to_string()),
-                names: names(&fields),
-                not_before: timestamp(fields.validity().not_before.timestamp()),
-                not_after: timestamp(fields.validity().not_after.timestamp()),
-                sha256: plan::sha256(der).trim_start_matches("sha256:").to_owned(),
-            })
-        })
-        .collect()
+fn describe(der: &CertificateDer<'_>, fields: &X509Certificate<'_>) -> Certificate {
+    let (from, until) = validity(fields);
+    Certificate {
+        subject: text::escape(&fields.subject().to_string()),
+        issuer: text::escape(&fields.issuer().to_string()),
+        names: names(fields),
+        not_before: timestamp(from),
+        not_after: timestamp(until),
+        sha256: sha256(der),
+    }
+}
+
+fn sha256(der: &CertificateDer<'_>) -> String {
+    plan::sha256(der).trim_start_matches("sha256:").to_owned()
 }
 
 /// The DNS names and addresses that a certificate is for, escaped.

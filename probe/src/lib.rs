@@ -6,11 +6,14 @@
 //! | `address.rs` | one address, phase by phase |
 //! | `names.rs` | a name to addresses, as the host's own configuration says |
 //! | `connect.rs`, `socket.rs` | the ladder of connect attempts; sockets with their error queue |
+//! | `paths.rs` | whether silence beside a connect is loss or a dead path |
 //! | `deadline.rs`, `failure.rs` | deadlines that blame nobody for this process's stalls; why a phase ended a probe |
-//! | `control.rs`, `routes.rs` | what the host itself does: accepts everything, has no route |
-//! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities |
+//! | `control.rs`, `routes.rs`, `conntrack.rs` | what the host itself does: accepts everything, has no route, is full |
+//! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities or which certificate |
+//! | `files.rs` | files of this host that probes use |
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
 //! | `protocol.rs` | what a protocol's opening exchange is given |
+//! | `members.rs`, `resp.rs` | the members that a Redis seed tells of; its replies |
 //! | `redis.rs`, `http.rs`, `postgres.rs`, `mysql.rs`, `memcached.rs`, `amqp.rs`, `grpc.rs` | one protocol each |
 //!
 //! Every phase has one absolute deadline, every read a bound, and text from a peer is escaped before it is kept.
@@ -18,23 +21,28 @@
 mod address;
 mod amqp;
 mod connect;
+mod conntrack;
 mod control;
 mod deadline;
 mod engine;
 mod failure;
+mod files;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod grpc;
 mod http;
 mod judge;
+mod members;
 mod memcached;
 mod mysql;
 mod names;
 mod pace;
+mod paths;
 mod postgres;
 mod protocol;
 mod proxy;
 mod redis;
+mod resp;
 mod routes;
 mod socket;
 mod tls;

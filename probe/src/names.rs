@@ -41,7 +41,9 @@ pub(crate) async fn resolve(host: &Host, families: Families) -> Result<Resolved,
         Host::Ip(ip) => resolved(vec![*ip], families, None),
         Host::Name(name) => {
             let deadline = Instant::now() + ProbeSpec::RESOLVE_TIMEOUT.duration();
-            HostConfig::read()?.resolve(name, families, deadline).await
+            let config = HostConfig::read()?;
+            // On the heap, since it is large, and a target that is an address should not carry it.
+            Box::pin(config.resolve(name, families, deadline)).await
         }
     }
 }

@@ -41,6 +41,12 @@ impl Pace {
         permit
     }
 
+    /// One more for a probe that has one, if there is one to spare: whoever waited for it while others do the same would
+    /// wait for ever.
+    pub(crate) fn another(&self) -> Option<SemaphorePermit<'_>> {
+        self.permits.try_acquire().ok()
+    }
+
     /// When the next dial may begin.
     fn slot(&self, now: Instant, interval: Duration) -> Instant {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);

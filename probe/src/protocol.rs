@@ -42,8 +42,11 @@ pub(crate) trait Protocol: Sync {
 pub(crate) enum Start {
     /// In the clear.
     Speak,
-    /// The server waits for a TLS handshake.
+    /// The server waits for a TLS handshake; its certificate is judged, and the exchange goes on inside.
     Secure,
+    /// The service has shown what it is, and waits for a TLS handshake that nobody asked for. It is made so as to leave
+    /// as the protocol leaves; its certificate is shown and not judged, and nothing is sent inside.
+    Show(Shown),
     /// The service has shown what it is already.
     Done(Shown),
 }
@@ -89,21 +92,22 @@ pub(crate) struct Wire<'w> {
     stream: &'w mut dyn Duplex,
     peer: SocketAddr,
     received: Vec<u8>,
+    most: usize,
     alert: Option<AlertDescription>,
 }
 
 impl<'w> Wire<'w> {
-    /// At most this much application data is read.
+    /// At most this much application data is read, where an exchange asks for no more.
     const MAX: usize = 4 * 1024;
 
     /// A wire to `peer`, the address that was dialled.
     pub(crate) fn new(stream: &'w mut dyn Duplex, peer: SocketAddr) -> Self {
-        Self { stream, peer, received: Vec::new(), alert: None }
+        Self { stream, peer, received: Vec::new(), most: Self::MAX, alert: None }
     }
 
-    /// The address that was dialled.
-    pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
+    /// Lets this exchange read up to so many bytes in all, for an answer that has its own, stated bound.
+    pub(crate) fn allow(&mut self, bytes: usize) {
+        self.most = self.most.max(bytes);
     }
 
     /// Sends a request. An error is left to the read that follows: a peer that has refused and closed already has mostly
@@ -121,9 +125,9 @@ impl<'w> Wire<'w> {
 
     /// Waits for more.
     pub(crate) async fn more(&mut self) -> Result<(), Failure> {
-        let room = Self::MAX - self.received.len();
+        let room = self.most - self.received.len();
         if room == 0 {
-            return Err(self.unexpected("more than 4 KiB without an end"));
+            return Err(self.unexpected(&format!("more than {} KiB without an end", self.most / 1024)));
         }
         let mut buffer = [0_u8; 1024];
         let part = &mut buffer[..room.min(1024)];

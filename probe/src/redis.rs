@@ -1,5 +1,7 @@
 //! Redis: one `PING` (<https://redis.io/docs/latest/commands/ping/>), in RESP (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 //!
+//! Where the manifest names a topology, the members are asked for on the same connection (`members.rs`).
+//!
 //! The connection is closed without `QUIT`, as clients do: a real server counts a command more for it, and nothing for the close.
 
 use futures_util::future::BoxFuture;
@@ -8,6 +10,7 @@ use preflight_core::spec::ProbeSpec;
 use preflight_core::text;
 
 use crate::failure::Failure;
+use crate::members;
 use crate::protocol::{Protocol, Shown, Wire};
 
 /// The Redis protocol; Valkey and others that answer `PING` with `PONG` speak it too.
@@ -17,15 +20,23 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const PONG: &[u8] = b"+PONG\r\n";
 
 impl Protocol for Redis {
-    fn open<'a>(&'a self, wire: &'a mut Wire<'_>, _spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Shown, Failure>> {
+    fn open<'a>(&'a self, wire: &'a mut Wire<'_>, spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Shown, Failure>> {
         Box::pin(async move {
             wire.send(PING).await;
             loop {
                 wire.more().await?;
                 match read(wire.received()) {
                     Reply::Incomplete => {}
-                    Reply::Pong => return Ok(Shown::default()),
-                    Reply::Error(line) => return error(&line).map(|note| Shown { note, ..Shown::default() }),
+                    Reply::Pong => {
+                        return match &spec.topology {
+                            Some(topology) => members::ask(wire, spec, topology).await,
+                            None => Ok(Shown::default()),
+                        };
+                    }
+                    // One that wants a login would refuse what comes next too, and count it.
+                    Reply::Error(line) => {
+                        return error("PING", &line).map(|note| Shown { note: Some(note), told: Vec::new() });
+                    }
                     Reply::Foreign => return Err(wire.unexpected("not a Redis reply to PING")),
                 }
             }
@@ -63,11 +74,12 @@ fn read(bytes: &[u8]) -> Reply {
     }
 }
 
-/// What an error reply means. The server has spoken Redis; whether the application can use it depends on the code.
-fn error(line: &str) -> Result<Option<String>, Failure> {
+/// What an error in answer to a command means: a note if it asks for a login. The server has spoken Redis; whether the
+/// application can use it depends on the code.
+pub(crate) fn error(asked: &str, line: &str) -> Result<String, Failure> {
     let code = line.split(' ').next().unwrap_or_default();
     match code {
-        "NOAUTH" | "NOPERM" | "WRONGPASS" => Ok(Some(format!("asks for a login: {line}"))),
+        "NOAUTH" | "NOPERM" | "WRONGPASS" => Ok(format!("asks for a login: {line}")),
         // MISCONF: `PING` is refused like a write while snapshots fail.
         "LOADING" | "MASTERDOWN" | "BUSY" | "UNKILLABLE" | "MISCONF" => Err(Failure::short(Short::NotReady, line)),
         // Protected mode: Redis, but not for this host. Neither another protocol nor a login that would help.
@@ -76,7 +88,7 @@ fn error(line: &str) -> Result<Option<String>, Failure> {
             format!("Redis refuses this host (protected mode: it admits loopback only): {line}"),
         )),
         "ERR" if line.starts_with("ERR max number of clients") => Err(Failure::short(Short::StatusUnexpected, line)),
-        _ => Err(Failure::short(Short::ProtocolUnexpected, format!("an error in place of PONG: {line}"))),
+        _ => Err(Failure::short(Short::ProtocolUnexpected, format!("an error in answer to {asked}: {line}"))),
     }
 }
 
@@ -123,9 +135,8 @@ mod tests {
             ("NOAUTHX", Some("protocol_unexpected")),
             ("", Some("protocol_unexpected")),
         ] {
-            let got = error(line);
-            assert_eq!(got.as_ref().err().and_then(|f| f.outcome.reason()), want, "{line}");
-            assert!(got.is_err() || got.is_ok_and(|note| note.is_some()));
+            let got = error("PING", line);
+            assert_eq!(got.err().and_then(|f| f.outcome.reason()), want, "{line}");
         }
     }
 }

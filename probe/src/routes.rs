@@ -30,10 +30,14 @@ pub(crate) struct RouteTable {
 impl RouteTable {
     const FRESH: Duration = Duration::from_secs(1);
 
-    /// The families of which there is a way to the world at large, or to one of `targets`.
-    pub(crate) fn routes(&self, targets: &[SocketAddr]) -> Routes {
+    /// The families of which there is a way to the world at large, or to one of `targets`, each with whether it was
+    /// connected to, which shows the way without being asked.
+    pub(crate) fn routes(&self, targets: &[(SocketAddr, bool)]) -> Routes {
         let general = self.general();
-        let to_target = |v6: bool| targets.iter().filter(|a| a.is_ipv6() == v6).any(|a| reaches(*a));
+        let to_target = |v6: bool| {
+            let mut of_family = targets.iter().filter(|(a, _)| a.is_ipv6() == v6);
+            of_family.clone().any(|(_, connected)| *connected) || of_family.any(|(a, _)| reaches(*a))
+        };
         Routes { ipv4: general.ipv4 || to_target(false), ipv6: general.ipv6 || to_target(true) }
     }
 
@@ -61,7 +65,7 @@ mod tests {
     #[test]
     fn loopback_is_a_way_to_its_own_family_only() {
         assert!(reaches("127.0.0.1:1".parse().unwrap()));
-        let routes = RouteTable::default().routes(&["127.0.0.1:1".parse().unwrap()]);
+        let routes = RouteTable::default().routes(&[("127.0.0.1:1".parse().unwrap(), false)]);
         assert!(routes.ipv4);
     }
 }

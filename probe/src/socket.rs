@@ -6,12 +6,13 @@
 use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getsockopt, recvmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt,
+    recvmsg, setsockopt, socket, sockopt,
 };
 use preflight_core::observation::Outcome;
 use preflight_core::reason::{Short, Void};
@@ -30,34 +31,71 @@ pub(crate) enum Refusal {
     Failed(Failure),
 }
 
-/// Connects once, from a fresh source port. The caller sets the deadline by dropping the future.
-pub(crate) async fn open(address: SocketAddr) -> Result<TcpStream, Refusal> {
-    let local = |error: std::io::Error| Refusal::Failed(Failure::void(Void::LocalResources, error.to_string()));
-    let stream = TcpStream::from_std(start(address)?.into()).map_err(local)?;
-    stream.writable().await.map_err(local)?;
-    match getsockopt(&stream, sockopt::SocketError) {
-        Ok(0) => {}
-        Ok(error) => return Err(refusal(Errno::from_raw(error), icmp(&stream), address)),
-        Err(errno) => return Err(refusal(errno, None, address)),
-    }
-    // From here on it behaves like anybody's connection: with the option on, a stray ICMP message would be fatal to it.
-    let _ = recv_errors(&stream, address, false);
-    // Small writes follow one another: without this the second waits for the acknowledgement of the first.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
+/// A connect that is under way. Dropped while it has no answer, it leaves no trace: a socket in `SYN_SENT` closes without a
+/// packet, and a SYN-ACK that comes later is answered by the kernel with a reset, of which the server's application learns
+/// nothing. Once the kernel has completed it ([`Opening::is_connected`]), the server may have seen a client.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    stream: TcpStream,
+    address: SocketAddr,
 }
 
-/// Sends the SYN.
-fn start(address: SocketAddr) -> Result<OwnedFd, Refusal> {
-    let (family, to): (_, SockaddrStorage) = match address {
-        SocketAddr::V4(v4) => (AddressFamily::Inet, v4.into()),
-        SocketAddr::V6(v6) => (AddressFamily::Inet6, v6.into()),
-    };
+impl Opening {
+    /// Sends the SYN: from a fresh source port, or from this very address and port.
+    pub(crate) fn start(address: SocketAddr, from: Option<SocketAddr>) -> Result<Self, Refusal> {
+        let stream = TcpStream::from_std(send_syn(address, from)?.into()).map_err(local)?;
+        Ok(Self { stream, address })
+    }
+
+    /// The address and port that it is sent from.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
+    /// Whether the kernel has completed it, asked at this moment and not of what was polled last.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.stream.peer_addr().is_ok()
+    }
+
+    /// The connection, once it is ready.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    /// How it ends.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        ready!(self.stream.poll_write_ready(cx)).map_err(local)?;
+        Poll::Ready(match getsockopt(&self.stream, sockopt::SocketError) {
+            // Having no error is not yet being connected, and nothing is a pass that only looks like one.
+            Ok(0) if self.is_connected() => Ok(()),
+            Ok(0) => Err(refusal(Errno::ENOTCONN, icmp(&self.stream), self.address)),
+            Ok(error) => Err(refusal(Errno::from_raw(error), icmp(&self.stream), self.address)),
+            Err(errno) => Err(refusal(errno, None, self.address)),
+        })
+    }
+}
+
+fn local(error: std::io::Error) -> Refusal {
+    Refusal::Failed(Failure::void(Void::LocalResources, error.to_string()))
+}
+
+/// Makes it anybody's connection, to speak on: with the error queue on, a stray ICMP message would be fatal to it; and where
+/// small writes follow one another, the second would wait for the acknowledgement of the first.
+pub(crate) fn ready_to_speak(stream: &TcpStream, address: SocketAddr) {
+    let _ = recv_errors(stream, address, false);
+    let _ = stream.set_nodelay(true);
+}
+
+fn send_syn(address: SocketAddr, from: Option<SocketAddr>) -> Result<OwnedFd, Refusal> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let refused = |errno| refusal(errno, None, address);
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(family, SockType::Stream, flags, None).map_err(refused)?;
     recv_errors(&fd, address, true).map_err(refused)?;
-    match connect(fd.as_raw_fd(), &to) {
+    if let Some(from) = from {
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(from)).map_err(refused)?;
+    }
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(fd),
         Err(errno) => Err(refusal(errno, icmp(&fd), address)),
     }

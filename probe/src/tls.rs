@@ -1,6 +1,7 @@
 //! The TLS handshake: whatever certificate comes is recorded and its signatures over the handshake are checked, then the chain is
 //! judged. So a chain that fails is still shown, and nothing is sent over a connection that failed.
 
+use std::fmt::Display;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,14 +10,17 @@ use std::task::{Context, Poll};
 
 use preflight_core::observation::TlsSeen;
 use preflight_core::reason::Short;
-use preflight_core::spec::ProbeSpec;
+use preflight_core::spec::{ProbeSpec, TlsVersion};
 use preflight_core::text;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, SignatureScheme,
+    SupportedProtocolVersion,
+};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -25,8 +29,8 @@ use tokio_rustls::client::TlsStream;
 
 use crate::deadline::until;
 use crate::failure::Failure;
-use crate::judge;
-use crate::trust::Anchors;
+use crate::judge::Chain;
+use crate::trust::{Client, Terms, Trusted};
 
 /// A handshake whose certificate is good.
 pub(crate) enum Secured {
@@ -34,67 +38,89 @@ pub(crate) enum Secured {
     Open {
         /// The connection.
         stream: Box<TlsStream<Metered>>,
-        /// The server asked for a client certificate; probes carry none.
+        /// The server asked for a client certificate.
         asked_for_certificate: bool,
     },
     /// The server showed who it is, and ended the handshake because it wants a client certificate (TLS 1.2).
     LogInFirst,
 }
 
-/// Shakes hands and judges. What was seen goes to `seen`, also where it fails.
-pub(crate) async fn handshake(
-    tcp: TcpStream,
-    spec: &ProbeSpec,
-    anchors: &Anchors,
-    provider: &Arc<CryptoProvider>,
-    seen: &mut Option<TlsSeen>,
-) -> Result<Secured, Failure> {
-    let name = server_name(spec)?;
-    let recorder = Arc::new(Recorder { provider: provider.clone(), record: Mutex::default() });
-    let asked = Arc::new(Asked::default());
-    let versions = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    let mut config = versions
-        .map_err(|error| Failure::short(Short::TlsAlert, error.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(recorder.clone())
-        .with_client_cert_resolver(asked.clone());
-    // A resumed session would show no certificate.
-    config.resumption = Resumption::disabled();
+/// A handshake to make.
+#[derive(Clone, Copy)]
+pub(crate) struct Handshake<'a> {
+    pub(crate) spec: &'a ProbeSpec,
+    /// What is offered as the protocol that follows (ALPN).
+    pub(crate) alpn: &'static [&'static [u8]],
+    /// What to judge by, and the client's own certificate; none where the server's is only shown.
+    pub(crate) terms: Option<&'a Terms>,
+    pub(crate) provider: &'a Arc<CryptoProvider>,
+}
 
-    let deadline = Instant::now() + spec.timeout.duration();
-    let mut connect = TlsConnector::from(Arc::new(config)).connect(name.clone(), Metered::new(tcp)).into_fallible();
-    let end = until(deadline, &mut connect).await?;
-    let record = recorder.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if !record.chain.is_empty() {
-        let version = record.version.map(version_name);
-        *seen = Some(TlsSeen { version, cipher: None, chain: judge::describe(&record.chain) });
-    }
-    let judge = || judge::judge(&record.chain, &name, anchors, provider, UnixTime::now());
-    let asked_for_certificate = asked.0.load(Ordering::Relaxed);
-    match end {
-        Some(Ok(stream)) => {
-            if let Some(seen) = seen {
-                let (_, session) = stream.get_ref();
-                seen.version = session.protocol_version().map(version_name);
-                seen.cipher = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map(str::to_owned);
-            }
-            if let Err(failure) = judge() {
-                let (metered, _) = stream.into_inner();
-                part(metered);
-                return Err(failure);
-            }
-            Ok(Secured::Open { stream: Box::new(stream), asked_for_certificate })
+impl Handshake<'_> {
+    /// Shakes hands and judges. What was seen goes to `seen`, also where it fails.
+    pub(crate) async fn shake(&self, tcp: TcpStream, seen: &mut Option<TlsSeen>) -> Result<Secured, Failure> {
+        let Self { spec, alpn, terms, provider } = *self;
+        let name = server_name(spec)?;
+        let client = terms.and_then(|terms| terms.client.as_ref());
+        let before = terms.filter(|_| client.is_some()).map(|terms| (terms.trusted.clone(), name.clone()));
+        let recorder = Arc::new(Recorder { provider: provider.clone(), before, record: Mutex::default() });
+        let asked = Arc::new(Asked { asked: AtomicBool::new(false), client: client.map(|client| client.key.clone()) });
+        let versions = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions(spec));
+        let mut config = versions
+            .map_err(|error| Failure::short(Short::TlsAlert, error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(recorder.clone())
+            .with_client_cert_resolver(asked.clone());
+        // A resumed session would show no certificate.
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+
+        let deadline = Instant::now() + spec.timeout.duration();
+        let mut connect = TlsConnector::from(Arc::new(config)).connect(name.clone(), Metered::new(tcp)).into_fallible();
+        let end = until(deadline, &mut connect).await?;
+        let record = recorder.take();
+        let chain = Chain::read(&record.chain);
+        if !record.chain.is_empty() {
+            let version = record.version.map(version_name);
+            *seen = Some(TlsSeen { version, cipher: None, chain: chain.describe() });
         }
-        Some(Err((error, metered))) => {
-            // The record is signed once the server has proven its key over this handshake.
-            if record.version.is_some() && asked_for_certificate && alert_of(&error).is_some_and(demands_certificate) {
-                judge()?;
-                return Ok(Secured::LogInFirst);
-            }
-            Err(broken(&error, &metered.head))
+        if let Some(failure) = record.failed {
+            return Err(failure);
         }
-        // The stream is inside of the handshake that did not end, so what came of it cannot be shown.
-        None => Err(Failure::short(Short::TlsTimeout, format!("no end of the handshake in {}", spec.timeout))),
+        let judge = || match terms {
+            Some(terms) => chain.judge(&name, &terms.trusted, provider, UnixTime::now()),
+            None => Ok(()),
+        };
+        let asked_for_certificate = asked.asked.load(Ordering::Relaxed);
+        match end {
+            Some(Ok(stream)) => {
+                if let Some(seen) = seen {
+                    let (_, session) = stream.get_ref();
+                    seen.version = session.protocol_version().map(version_name);
+                    seen.cipher = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map(str::to_owned);
+                }
+                if let Err(failure) = judge() {
+                    let (metered, _) = stream.into_inner();
+                    part(metered);
+                    return Err(failure);
+                }
+                Ok(Secured::Open { stream: Box::new(stream), asked_for_certificate })
+            }
+            Some(Err((error, metered))) => {
+                let alert = alert_of(&error);
+                if let (Some(_), Some(client), true) = (alert, client, asked_for_certificate) {
+                    return Err(client.refused(&error));
+                }
+                // The record is signed once the server has proven its key over this handshake.
+                if record.version.is_some() && asked_for_certificate && alert.is_some_and(demands_certificate) {
+                    judge()?;
+                    return Ok(Secured::LogInFirst);
+                }
+                Err(broken(&error, &metered.head, spec))
+            }
+            // The stream is inside of the handshake that did not end, so what came of it cannot be shown.
+            None => Err(Failure::short(Short::TlsTimeout, format!("no end of the handshake in {}", spec.timeout))),
+        }
     }
 }
 
@@ -125,7 +151,7 @@ pub(crate) fn alert_of(error: &io::Error) -> Option<AlertDescription> {
 }
 
 /// Why a handshake ended. `head` is how the peer's answer began.
-fn broken(error: &io::Error, head: &[u8]) -> Failure {
+fn broken(error: &io::Error, head: &[u8], spec: &ProbeSpec) -> Failure {
     let shown = if head.is_empty() { String::new() } else { format!("; it began: {}", text::escape_bytes(head)) };
     if head.first().is_some_and(|first| !is_tls_record(*first)) {
         return Failure::short(Short::TlsNotSpoken, text::escape_bytes(head));
@@ -136,15 +162,103 @@ fn broken(error: &io::Error, head: &[u8]) -> Failure {
         let reason = if too_much { Short::TlsNotSpoken } else { Short::TlsClosed };
         return Failure::short(reason, error.to_string());
     };
-    let reason = if matches!(tls, Error::AlertReceived(_) | Error::PeerIncompatible(_)) {
-        // PeerIncompatible: no version or cipher suite in common, as some servers say with an alert and others with an answer.
-        Short::TlsAlert
-    } else if matches!(tls, Error::InvalidCertificate(_) | Error::NoCertificatesPresented) {
-        Short::TlsUntrusted
-    } else {
-        return Failure::short(Short::TlsNotSpoken, format!("{tls}{shown}"));
+    match tls {
+        // No version or cipher suite in common, as some servers say with an alert and others with an answer.
+        Error::PeerIncompatible(_) => Failure::short(Short::TlsAlert, format!("{}{tls}", versions_apart(head, spec))),
+        Error::AlertReceived(AlertDescription::ProtocolVersion) => Failure::short(
+            Short::TlsAlert,
+            format!("the server speaks none of the versions offered, {}: {tls}", spoken(spec)),
+        ),
+        Error::AlertReceived(_) => Failure::short(Short::TlsAlert, tls.to_string()),
+        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => {
+            Failure::short(Short::TlsUntrusted, tls.to_string())
+        }
+        _ => Failure::short(Short::TlsNotSpoken, format!("{tls}{shown}")),
+    }
+}
+
+/// The versions that are offered.
+fn versions(spec: &ProbeSpec) -> &'static [&'static SupportedProtocolVersion] {
+    const NEWEST: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+    match spec.tls.min_version {
+        TlsVersion::V1_2 => rustls::ALL_VERSIONS,
+        TlsVersion::V1_3 => NEWEST,
+    }
+}
+
+fn spoken(spec: &ProbeSpec) -> &'static str {
+    match spec.tls.min_version {
+        TlsVersion::V1_2 => "TLSv1.2 and TLSv1.3",
+        TlsVersion::V1_3 => "TLSv1.3 alone (`min_version`)",
+    }
+}
+
+/// Which version the server has chosen, where that is why there was no handshake. A `ServerHello` has it after the headers of
+/// record and message (RFC 5246, 7.4.1.3).
+fn versions_apart(head: &[u8], spec: &ProbeSpec) -> String {
+    let (Some([22, ..]), Some([2, _, _, _, 3, minor])) = (head.first_chunk::<5>(), head.get(5..11)) else {
+        return String::new();
     };
-    Failure::short(reason, tls.to_string())
+    let chosen = match minor {
+        0 => "SSLv3".to_owned(),
+        minor => format!("TLSv1.{}", minor - 1),
+    };
+    // 1.3 is announced as 1.2.
+    if *minor >= 3 && spec.tls.min_version == TlsVersion::V1_2 {
+        return String::new();
+    }
+    format!("the server chose {chosen}, and offered was {}: ", spoken(spec))
+}
+
+impl Client {
+    /// The server ended the connection over the client certificate.
+    pub(crate) fn refused(&self, error: &dyn Display) -> Failure {
+        let what = format!("the server asked for a client certificate and refused the one of {}: {error}", self.file);
+        Failure::short(Short::TlsAlert, what)
+    }
+}
+
+/// Waits until the server has taken the client certificate, or has not: in TLS 1.3 it says so only after the handshake. It
+/// has where it sends a ticket, which it cannot before the client's Finished (RFC 8446, 4.6.1), or answers the client's
+/// goodbye in kind.
+pub(crate) async fn taken(stream: &mut TlsStream<Metered>, client: &Client, deadline: Instant) -> Result<(), Failure> {
+    if stream.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+        return Ok(());
+    }
+    // So that a server that has nothing to say closes.
+    let _ = until(deadline, stream.shutdown()).await?;
+    let end = until(
+        deadline,
+        std::future::poll_fn(|cx| {
+            loop {
+                let mut buffer = [0_u8; 256];
+                let mut part = ReadBuf::new(&mut buffer);
+                let read = Pin::new(&mut *stream).poll_read(cx, &mut part);
+                if stream.get_ref().1.tls13_tickets_received() > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                // Data says nothing: a server may send some before it knows its peer.
+                if !matches!(read, Poll::Ready(Ok(()))) || part.filled().is_empty() {
+                    return read;
+                }
+            }
+        }),
+    )
+    .await?;
+    match end {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) if alert_of(&error).is_some() => Err(client.refused(&error)),
+        Some(Err(error)) => {
+            let what =
+                format!("the server did not say whether it takes the client certificate of {}: {error}", client.file);
+            Err(Failure::short(Short::TlsClosed, what))
+        }
+        None => {
+            let what =
+                format!("the server did not say in time whether it takes the client certificate of {}", client.file);
+            Err(Failure::short(Short::TlsTimeout, what))
+        }
+    }
 }
 
 /// The content types of RFC 8446, 5.1: `change_cipher_spec`, alert, handshake, application data.
@@ -169,23 +283,39 @@ pub(crate) fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'sta
 }
 
 /// What the verifier saw.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 struct Record {
     chain: Vec<CertificateDer<'static>>,
     /// Set once the server has signed the handshake with the leaf's key.
     version: Option<ProtocolVersion>,
+    /// Why the certificate is not good, where it is judged before the client shows its own.
+    failed: Option<Failure>,
 }
 
 /// Takes any certificate and remembers it; checks that the server holds its key.
 #[derive(Debug)]
 struct Recorder {
     provider: Arc<CryptoProvider>,
+    /// What to judge by where the client has a certificate: that is shown to nobody whose own is not good.
+    before: Option<(Trusted, ServerName<'static>)>,
     record: Mutex<Record>,
 }
 
 impl Recorder {
-    fn signed(&self, version: ProtocolVersion) {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).version = Some(version);
+    fn take(&self) -> Record {
+        std::mem::take(&mut *self.record.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn signed(&self, version: ProtocolVersion) -> Result<(), Error> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.version = Some(version);
+        if let Some((trusted, name)) = &self.before
+            && let Err(failure) = Chain::read(&record.chain).judge(name, trusted, &self.provider, UnixTime::now())
+        {
+            record.failed = Some(failure);
+            return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+        }
+        Ok(())
     }
 }
 
@@ -210,7 +340,7 @@ impl ServerCertVerifier for Recorder {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
-            .inspect(|_| self.signed(ProtocolVersion::TLSv1_2))
+            .and_then(|valid| self.signed(ProtocolVersion::TLSv1_2).map(|()| valid))
     }
 
     fn verify_tls13_signature(
@@ -220,7 +350,7 @@ impl ServerCertVerifier for Recorder {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
-            .inspect(|_| self.signed(ProtocolVersion::TLSv1_3))
+            .and_then(|valid| self.signed(ProtocolVersion::TLSv1_3).map(|()| valid))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -228,18 +358,21 @@ impl ServerCertVerifier for Recorder {
     }
 }
 
-/// Has no client certificate, and remembers whether it was asked for one.
-#[derive(Debug, Default)]
-struct Asked(AtomicBool);
+/// The client certificate if there is one, and whether it was asked for.
+#[derive(Debug)]
+struct Asked {
+    asked: AtomicBool,
+    client: Option<Arc<CertifiedKey>>,
+}
 
 impl ResolvesClientCert for Asked {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.store(true, Ordering::Relaxed);
-        None
+        self.asked.store(true, Ordering::Relaxed);
+        self.client.clone()
     }
 
     fn has_certs(&self) -> bool {
-        false
+        self.client.is_some()
     }
 }
 
@@ -269,14 +402,15 @@ impl AsyncRead for Metered {
         if self.left == 0 {
             return Poll::Ready(Err(io::Error::other(TooMuch)));
         }
-        let mut part = vec![0; buf.remaining().min(self.left)];
-        let mut part = ReadBuf::new(&mut part);
+        let room = buf.remaining().min(self.left);
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
         std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
         let bytes = part.filled();
-        let wanted = Self::HEAD.saturating_sub(self.head.len()).min(bytes.len());
+        let count = bytes.len();
+        let wanted = Self::HEAD.saturating_sub(self.head.len()).min(count);
         self.head.extend(bytes.iter().take(wanted));
-        self.left -= bytes.len();
-        buf.put_slice(bytes);
+        self.left -= count;
+        buf.advance(count);
         Poll::Ready(Ok(()))
     }
 }

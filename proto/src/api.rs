@@ -198,7 +198,8 @@ pub struct Evidence {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub identity: NetworkIdentity,
-    /// What it saw: `address`, `outcome`, `reason`, `proof`, `phases`, and where there is more `note`, `detail`, `tls`, `attempts`.
+    /// What it saw: `address`, `outcome`, `reason`, `proof`, `phases`, and where there is more `note`, `detail`, `tls`, `attempts`; of a member
+    /// of a cluster, or of what a Sentinel watches, also `member`: its `role` and the `endpoint` that clients are told.
     #[serde(flatten)]
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub observation: Observation,
@@ -298,6 +299,9 @@ pub struct ProbeResults {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProbeResult {
+    /// The dependency's name, where a manifest was probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependency: Option<String>,
     /// The target's URL.
     pub target: String,
     /// The region; none for a local probe.
@@ -313,12 +317,15 @@ pub struct ProbeResult {
     /// How far the best address got.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub proof: Option<Proof>,
-    /// Each address by itself.
+    /// Each address by itself, then each of every member.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
     pub addresses: Vec<Observation>,
     /// How many addresses the name has, where not all were probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses_in_all: Option<u32>,
+    /// How many members the target told of, where not all were probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members_in_all: Option<u32>,
 }
 
 /// An error's body: `{"error": {…}}`.

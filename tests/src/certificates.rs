@@ -56,6 +56,15 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");
         Pair { chain_pem: certificate.pem(), key_pem: key.serialize_pem() }
     }
+
+    /// A client's certificate.
+    pub fn issue_client(&self, name: &str) -> Pair {
+        let key = KeyPair::generate().expect("make a key");
+        let mut params = leaf(&[name], TODAY);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");
+        Pair { chain_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
 }
 
 /// A certificate that vouches for itself.

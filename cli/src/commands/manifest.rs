@@ -139,18 +139,21 @@ pub(crate) fn check_inventory(source: &Source) -> Result<Inventory, Failure> {
     Inventory::parse(&source.name, &source.text).map_err(|diagnostic| Failure::diagnostic(&diagnostic, &source.text))
 }
 
-fn parse(source: &Source) -> Result<Manifest, Failure> {
+pub(super) fn parse(source: &Source) -> Result<Manifest, Failure> {
     Manifest::parse(&source.name, &source.text).map_err(|diagnostic| Failure::diagnostic(&diagnostic, &source.text))
+}
+
+/// Why a manifest does not fit what it is planned for.
+pub(super) fn unplanned(error: &PlanError, source: &Source) -> Failure {
+    if let PlanError::Manifest(diagnostic) = error {
+        return Failure::diagnostic(diagnostic, &source.text);
+    }
+    Failure { exit: Exit::Usage, message: error.to_string(), fix: error.fix() }
 }
 
 fn plan(source: &Source, manifest: &Manifest, inventory: &std::path::Path) -> Result<Planned, Failure> {
     let inventory = check_inventory(&input::read("inventory", inventory)?)?;
-    let plan = Plan::build(manifest, &inventory, &[], true).map_err(|error| {
-        if let PlanError::Manifest(diagnostic) = &error {
-            return Failure::diagnostic(diagnostic, &source.text);
-        }
-        Failure { exit: Exit::Usage, message: error.to_string(), fix: error.fix() }
-    })?;
+    let plan = Plan::build(manifest, &inventory, &[], true).map_err(|error| unplanned(&error, source))?;
     let cells = plan.cells.iter().map(|cell| PlannedCell {
         region: cell.fleet.region.clone(),
         fleet: cell.fleet.fleet.clone(),

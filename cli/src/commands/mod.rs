@@ -5,14 +5,17 @@ mod completions;
 mod explain;
 mod gate;
 mod inventory;
+mod local;
 mod manifest;
 mod matrix;
 mod probe;
 mod token;
 mod verdict;
+mod watch;
 
 pub(crate) use explain::Explained;
 pub(crate) use manifest::{Checked, Planned};
+pub(crate) use watch::Endpoint;
 
 use std::path::PathBuf;
 

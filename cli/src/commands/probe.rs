@@ -1,17 +1,13 @@
 //! `preflight probe`: probes targets that an engineer names, from the fleets or from this host.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use preflight_core::observation::{Outcome, Report};
-use preflight_core::spec::{Millis, ProbeSpec};
 use preflight_core::target::Target;
 use preflight_core::text::escape;
-use preflight_probe::{AllowAll, Engine, EngineOptions};
-use preflight_proto::api::{Event, ProbeRequest, ProbeResult, ProbeResults, State};
-use tokio::task::JoinSet;
+use preflight_proto::api::{Event, ProbeRequest, ProbeResult, ProbeResults};
 use tokio::time::timeout_at;
 
+use super::local;
 use crate::client::{CallError, Client};
 use crate::exit::{self, Exit};
 use crate::failure::Failure;
@@ -28,32 +24,34 @@ Exit codes: 0 all pass · 1 no answer could be had · 2 one fails · 3 unknown �
 Examples:
   preflight probe redis://ai-cache.internal:6379
   preflight probe tcp://10.0.3.7:5432 tls://api.example.com:443 --region eu --fleet web
-  preflight probe --local rediss://cache.internal:6380")]
+  preflight probe --local rediss://cache.internal:6380
+  preflight probe --local postgres://db.internal --tls
+  preflight probe --local redis://seed.internal:7000 --topology cluster
+  preflight probe --local https://api.example.com/health --via http://proxy.internal:3128
+  preflight probe --local tcp://10.0.3.7:5432 --watch
+  preflight probe --local --manifest preflight.yaml --inventory inventory.yaml --region eu --fleet web")]
 pub(crate) struct Args {
-    /// What to probe: scheme://host:port, with one of tcp, tls, redis, rediss
-    #[arg(value_name = "URL", required = true)]
+    /// What to probe: scheme://host:port, with one of tcp, tls, redis, rediss, http, https, postgres, mysql, memcached, amqp, amqps,
+    /// grpc, grpcs
+    #[arg(value_name = "URL", required_unless_present = "manifest")]
     targets: Vec<String>,
-    /// Only from this region
-    #[arg(long, conflicts_with = "local")]
+    /// Only from this region; with --manifest, this host's
+    #[arg(long)]
     region: Option<String>,
-    /// Only from fleets of this name
-    #[arg(long, conflicts_with = "local")]
+    /// Only from fleets of this name; with --manifest, this host's
+    #[arg(long)]
     fleet: Option<String>,
     /// Only from fleets that run this application
     #[arg(long, conflicts_with = "local")]
     application: Option<String>,
-    /// From this host, without a controller
-    #[arg(long)]
-    local: bool,
     /// The longest to wait for the answers
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, conflicts_with = "local")]
     wait: Duration,
-    /// When silence after a connect is called a drop [default: 1s]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "local")]
-    connect_timeout: Option<Duration>,
-    /// The deadline of each phase after the connect [default: 5s]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "local")]
-    timeout: Option<Duration>,
+    /// From this host, without a controller
+    #[arg(long)]
+    local: bool,
+    #[command(flatten)]
+    here: local::LocalArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -61,21 +59,25 @@ pub(crate) struct Args {
 /// Runs it.
 pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
     let targets = args.targets.iter().map(|text| target(text)).collect::<Result<Vec<_>, _>>()?;
+    if args.local {
+        return local::run(&args.here, targets, args.region.as_deref(), args.fleet.as_deref(), args.output).await;
+    }
     let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
-    let results = if args.local {
-        local(targets, &args).await?
-    } else {
-        let request = ProbeRequest {
-            targets: names.clone(),
-            region: args.region.clone(),
-            fleet: args.fleet.clone(),
-            application: args.application.clone(),
-            wait_ms: duration::millis(args.wait),
-        };
-        ask(&connect()?, &request, &args).await?
+    let request = ProbeRequest {
+        targets: names.clone(),
+        region: args.region.clone(),
+        fleet: args.fleet.clone(),
+        application: args.application.clone(),
+        wait_ms: duration::millis(args.wait),
     };
-    let judgement = exit::judge_probe(&results.results, &names);
-    if args.output.is_json() {
+    let results = ask(&connect()?, &request, &args).await?;
+    conclude(&results, &names, args.output)
+}
+
+/// What the answers add up to, as it is shown and as the exit code says it.
+pub(super) fn conclude(results: &ProbeResults, names: &[String], output: OutputArgs) -> Result<Exit, Failure> {
+    let judgement = exit::judge_probe(&results.results, names);
+    if output.is_json() {
         output::json(&results)?;
     } else {
         output::text(&render::probe::summary(&results.results, &judgement.objections, output::width()))?;
@@ -89,52 +91,8 @@ pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure
     Ok(judgement.exit)
 }
 
-fn target(text: &str) -> Result<Target, Failure> {
+pub(super) fn target(text: &str) -> Result<Target, Failure> {
     text.parse().map_err(|error| Failure::usage(format!("{}: {error}", escape(text))))
-}
-
-/// Probes from this host, each target by itself and all at the same time.
-async fn local(targets: Vec<Target>, args: &Args) -> Result<ProbeResults, Failure> {
-    let engine = Engine::new(EngineOptions::default()).map_err(|error| Failure::no_verdict(error.to_string()))?;
-    let engine = Arc::new(engine);
-    let mut probes = JoinSet::new();
-    for target in targets {
-        let mut spec = ProbeSpec::new(target);
-        spec.connect_timeout = args.connect_timeout.map_or(spec.connect_timeout, |span| Millis(duration::millis(span)));
-        spec.timeout = args.timeout.map_or(spec.timeout, |span| Millis(duration::millis(span)));
-        let engine = engine.clone();
-        probes.spawn(async move {
-            let report = engine.probe(&spec, &AllowAll).await;
-            local_result(&spec, report)
-        });
-    }
-    let progress = Reporter::new();
-    let mut seen = Seen { results: Vec::new(), show: !args.output.is_json() };
-    while let Some(probe) = probes.join_next().await {
-        let result = probe.map_err(|error| Failure::no_verdict(format!("a probe broke off: {error}")))?;
-        seen.add(result, &progress)?;
-    }
-    Ok(ProbeResults { id: String::new(), results: seen.results })
-}
-
-fn local_result(spec: &ProbeSpec, report: Report) -> ProbeResult {
-    let outcome = report.outcome(spec);
-    let probed = u32::try_from(report.observations.iter().filter(|o| o.address.is_some()).count()).unwrap_or(u32::MAX);
-    ProbeResult {
-        target: spec.target.to_string(),
-        region: None,
-        fleet: None,
-        agent: None,
-        outcome: match outcome {
-            Outcome::Ok => State::Pass,
-            Outcome::Short(_) => State::Fail,
-            Outcome::Void(_) => State::Unknown,
-        },
-        reason: outcome.reason().map(str::to_owned),
-        proof: report.observations.iter().filter_map(|o| o.proof).max(),
-        addresses_in_all: (report.resolved > probed).then_some(report.resolved),
-        addresses: report.observations,
-    }
 }
 
 async fn ask(client: &Client, request: &ProbeRequest, args: &Args) -> Result<ProbeResults, Failure> {

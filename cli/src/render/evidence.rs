@@ -59,7 +59,14 @@ fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
 /// One address: what came of it, how far it got, how long that took; then what was seen.
 pub(crate) fn observation(first: &str, observation: &Observation, width: usize) -> String {
     let mut parts = Vec::new();
-    parts.extend(observation.address.map(|address| address.to_string()));
+    let address = observation.address.map(|address| address.to_string());
+    if let Some(member) = &observation.member {
+        let endpoint = word(&member.endpoint);
+        parts.extend(address.filter(|address| *address != endpoint));
+        parts.insert(0, format!("member {endpoint} ({})", member.role.as_str()));
+    } else {
+        parts.extend(address);
+    }
     match (observation.outcome.reason(), observation.proof.map(proof_name)) {
         (Some(reason), Some(proof)) => parts.extend([reason.to_owned(), format!("got as far as {proof}")]),
         (Some(reason), None) => parts.push(reason.to_owned()),
@@ -93,7 +100,7 @@ pub(super) fn proof_name(proof: preflight_core::observation::Proof) -> &'static 
 }
 
 /// The phases that were finished.
-fn phases(phases: &Phases) -> Option<String> {
+pub(super) fn phases(phases: &Phases) -> Option<String> {
     let Phases { resolve_ms, connect_ms, proxy_ms, tls_ms, protocol_ms } = *phases;
     let all = [
         ("resolve", resolve_ms),
@@ -107,7 +114,7 @@ fn phases(phases: &Phases) -> Option<String> {
 }
 
 /// Several attempts by how they ended; one alone says nothing that the reason does not.
-fn attempts(attempts: &[Attempt]) -> Option<String> {
+pub(super) fn attempts(attempts: &[Attempt]) -> Option<String> {
     let mut results: Vec<(String, usize)> = Vec::new();
     for attempt in attempts {
         let result = word(&attempt.result);
@@ -120,7 +127,7 @@ fn attempts(attempts: &[Attempt]) -> Option<String> {
     (attempts.len() > 1).then(|| format!("{} attempts: {}", attempts.len(), list.join(", ")))
 }
 
-fn certificate(leaf: &Certificate, indent: &str, width: usize) -> String {
+pub(super) fn certificate(leaf: &Certificate, indent: &str, width: usize) -> String {
     let mut names: Vec<String> = leaf.names.iter().take(5).map(|name| word(name)).collect();
     if leaf.names.len() > names.len() {
         names.push(format!("and {} more", leaf.names.len() - names.len()));

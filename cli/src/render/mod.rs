@@ -5,6 +5,7 @@ pub(crate) mod evidence;
 pub(crate) mod explain;
 pub(crate) mod gate;
 mod grid;
+pub(crate) mod local;
 pub(crate) mod manifest;
 pub(crate) mod matrix;
 pub(crate) mod probe;
@@ -13,7 +14,7 @@ pub(crate) mod tokens;
 use anstyle::{AnsiColor, Style};
 use preflight_core::text::escape_to;
 use preflight_proto::api::State;
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::UnicodeWidthStr;
 
 /// Names and single words are cut here.
 const WORD: usize = 100;
@@ -64,9 +65,9 @@ fn glyph(state: State) -> &'static str {
     }
 }
 
-/// Columns that a text takes.
+/// Columns that a text takes; its colours take none.
 fn columns(text: &str) -> usize {
-    text.width()
+    anstream::adapter::strip_str(text).map(UnicodeWidthStr::width).sum()
 }
 
 /// A paragraph: `first` stands before its first line, and the others are indented as far. Words are not broken.
@@ -118,6 +119,8 @@ mod tests {
     #[test]
     fn a_paragraph_hangs_under_its_first_word() {
         assert_eq!(paragraph("  - ", "one two three four", 13), "  - one two\n    three\n    four\n");
+        let coloured = styled(BAD, "no");
+        assert_eq!(paragraph(&coloured, " one two", 6), format!("{coloured}one\n  two\n"));
         assert_eq!(
             paragraph("", "tcp://a-name-longer-than-the-line:1 x", 10),
             "tcp://a-name-longer-than-the-line:1\nx\n"

@@ -27,10 +27,18 @@ pub(crate) fn result(result: &ProbeResult, width: usize) -> String {
         styled(DIM, &word(&result.target))
     );
     for address in &result.addresses {
-        out.push_str(&observation("    ", address, width));
+        // Members under the seed that told of them.
+        let indent = if address.member.is_some() { "      " } else { "    " };
+        out.push_str(&observation(indent, address, width));
     }
     if let Some(all) = result.addresses_in_all {
-        let text = format!("the name has {all} addresses; {} of them were probed", result.addresses.len());
+        let probed = result.addresses.iter().filter(|o| o.address.is_some() && o.member.is_none()).count();
+        let text = format!("the name has {all} addresses; {probed} of them were probed");
+        out.push_str(&paragraph("    ", &text, width));
+    }
+    if let Some(all) = result.members_in_all {
+        let probed: BTreeSet<_> = result.addresses.iter().filter_map(|o| o.member.as_ref()).collect();
+        let text = format!("the seed tells of {all} members; {} of them were probed", probed.len());
         out.push_str(&paragraph("    ", &text, width));
     }
     out
@@ -56,7 +64,13 @@ pub(crate) fn summary(results: &[ProbeResult], objections: &[String], width: usi
     for reason in reasons {
         match lookup(reason) {
             Some((_, meaning, next)) => {
-                out.push_str(&paragraph("  ", &format!("{reason}: {meaning}"), width));
+                // From this host each line has said what its reason means.
+                let text = if results.iter().any(|r| r.agent.is_some()) {
+                    format!("{reason}: {meaning}")
+                } else {
+                    reason.to_owned()
+                };
+                out.push_str(&paragraph("  ", &text, width));
                 out.push_str(&paragraph("    → ", next, width));
             }
             None => out.push_str(&paragraph("  ", &word(reason), width)),

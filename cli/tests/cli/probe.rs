@@ -108,7 +108,7 @@ fn from_this_host_without_a_controller() {
 
     let pass = Run::of(preflight(&["probe", "--local", &open_url]).output().unwrap());
     assert_eq!(pass.code, 0, "{pass:?}");
-    assert!(pass.stdout.contains("pass (connected)") && pass.stdout.contains("this host"), "{pass:?}");
+    assert!(pass.stdout.contains("✓ pass") && pass.stdout.contains("TCP connects"), "{pass:?}");
 
     let fail = Run::of(preflight(&["probe", "--local", &open_url, &closed_url, "-o", "json"]).output().unwrap());
     assert_eq!(fail.code, 2, "{fail:?}");
@@ -117,5 +117,70 @@ fn from_this_host_without_a_controller() {
     assert_eq!((&refused["outcome"], &refused["reason"]), (&json!("fail"), &json!("connect_refused")));
 
     let words = Run::of(preflight(&["probe", "--local", &closed_url]).output().unwrap());
-    assert!(words.stdout.contains("connect_refused: the connection was refused"), "{words:?}");
+    assert!(words.stdout.contains("the connection was refused: mostly the host was reached"), "{words:?}");
+    assert!(words.stdout.contains("→ Check that the service runs and listens"), "{words:?}");
+}
+
+#[test]
+fn watching_counts_what_fails_and_how_long_the_rest_takes() {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (open_url, closed_url) = (format!("tcp://{}", open.local_addr().unwrap()), format!("tcp://{closed}"));
+    let watch = ["--watch", "--count", "3", "--interval", "10ms"];
+
+    let words = Run::of(preflight(&["probe", "--local", &open_url, &closed_url]).args(watch).output().unwrap());
+    assert_eq!(words.code, 2, "{words:?}");
+    let lines = |text: &str| words.stdout.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((lines("Z  ✓"), lines("Z  ✗")), (3, 3), "{words:?}");
+    assert_eq!(lines("0 of 3 probes failed (0.0 %) · latency min"), 1, "{words:?}");
+    assert_eq!(lines("3 of 3 probes failed (100.0 %) · 3 connect_refused"), 1, "{words:?}");
+
+    let run = Run::of(preflight(&["probe", "--local", &open_url, "-o", "json"]).args(watch).output().unwrap());
+    assert_eq!(run.code, 0, "{run:?}");
+    let documents: Vec<Value> = run.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(documents.len(), 4, "{run:?}");
+    assert_eq!(documents[0]["results"][0]["outcome"], "pass");
+    let endpoint = &documents[3]["endpoints"][0];
+    assert_eq!((&endpoint["probes"], &endpoint["failed"], &endpoint["silent"]), (&json!(3), &json!(0), &json!(0)));
+    assert!(endpoint["latency_ms"]["p99"].as_f64().unwrap() > 0.0, "{run:?}");
+}
+
+#[test]
+fn all_that_a_host_needs_by_its_manifest() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let open = listener.local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dir = tempfile();
+    let manifest = dir.join("preflight.yaml");
+    let text = format!(
+        "application: shop\ndependencies:\n  cache: {{target: \"tcp://127.0.0.1:{}\"}}\n  \
+         queue: {{target: \"tcp://127.0.0.1:{}\", fleets: {{only: [worker], because: batch}}}}\n  \
+         admin: {{target: tcp://127.0.0.1:1, expect: blocked}}\n",
+        open.port(),
+        closed.port()
+    );
+    std::fs::write(&manifest, text).unwrap();
+    let manifest = manifest.to_str().unwrap();
+    let run = |more: &[&str]| {
+        let mut command = preflight(&["probe", "--local", "--manifest", manifest]);
+        Run::of(command.args(more).output().unwrap())
+    };
+    let unnamed = run(&[]);
+    assert_eq!(unnamed.code, 64, "{unnamed:?}");
+    assert!(unnamed.stderr.contains("--fleet FLEET") && unnamed.stderr.contains(":4:"), "{unnamed:?}");
+    let web = run(&["--fleet", "web"]);
+    assert_eq!(web.code, 0, "{web:?}");
+    assert!(web.stdout.contains("cache  tcp://") && web.stderr.contains("queue  not for fleet web: batch"), "{web:?}");
+    assert!(web.stderr.contains("admin  it must be blocked"), "{web:?}");
+    let worker = run(&["--fleet", "worker"]);
+    assert_eq!(worker.code, 2, "{worker:?}");
+    drop(listener);
+    assert_eq!(run(&["--fleet", "web"]).code, 2);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+fn tempfile() -> std::path::PathBuf {
+    let dir = std::env::temp_dir().join(format!("preflight-manifest-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
 }

@@ -125,7 +125,7 @@ fn unknown_region(inventory: &Inventory, region: &str) -> PlanError {
     PlanError::UnknownRegion { region: region.to_owned(), known: strings(inventory.regions().iter().map(|r| &r.name)) }
 }
 
-fn application<'a>(inventory: &'a Inventory, name: &str) -> Result<&'a Application, PlanError> {
+pub(super) fn application<'a>(inventory: &'a Inventory, name: &str) -> Result<&'a Application, PlanError> {
     inventory.application(name).ok_or_else(|| PlanError::UnknownApplication {
         application: name.to_owned(),
         known: strings(inventory.applications().iter().map(|a| &a.name)),
@@ -184,7 +184,7 @@ impl Plan {
     ) -> Result<(), PlanError> {
         let mut spec: Option<ProbeSpec> = None;
         for fleet in fleets_of(application, region) {
-            if let Some(because) = excluded(dependency, fleet) {
+            if let Some(because) = excluded(dependency, fleet.name.as_str()) {
                 self.excluded.push(Excluded {
                     fleet: region.id(fleet),
                     dependency: dependency.name.to_string(),
@@ -285,7 +285,7 @@ fn check_names(manifest: &Manifest, inventory: &Inventory, application: &Applica
 }
 
 /// The regions to plan for, each once.
-fn planned<'a>(
+pub(super) fn planned<'a>(
     inventory: &'a Inventory,
     application: &Application,
     asked: &[String],
@@ -321,11 +321,11 @@ fn fleets_of<'a>(application: &Application, region: &'a Region) -> impl Iterator
 }
 
 /// Why the fleet is left out, if it is.
-fn excluded<'a>(dependency: &'a Dependency, fleet: &Fleet) -> Option<&'a str> {
+pub(super) fn excluded<'a>(dependency: &'a Dependency, fleet: &str) -> Option<&'a str> {
     match &dependency.fleets {
         Fleets::All => None,
         Fleets::Only { fleets, because } => {
-            (!fleets.iter().any(|(name, _)| *name == fleet.name)).then_some(because.as_str())
+            (!fleets.iter().any(|(name, _)| *name == *fleet)).then_some(because.as_str())
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod certificates;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -141,6 +143,19 @@ impl Server {
                 .chain(fixed.iter().map(ToString::to_string))
                 .chain(more.iter().map(|option| option.replace("DIR", &here)))
                 .collect()
+        })
+    }
+
+    /// A Sentinel that watches `primary` as `cache`.
+    pub(crate) fn sentinel(primary: &Self) -> Self {
+        Self::start("redis-sentinel", |port, directory| {
+            let here = directory.display();
+            let config = format!(
+                "port {port}\nbind 127.0.0.1\ndir {here}\nlogfile {here}/log\nsentinel monitor cache 127.0.0.1 {} 1\n",
+                primary.port
+            );
+            std::fs::write(directory.join("conf"), config).unwrap();
+            vec![format!("{here}/conf")]
         })
     }
 

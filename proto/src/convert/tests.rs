@@ -216,8 +216,8 @@ fn too_much_is_refused() {
         Err(ConvertError::TooMany { field: "report.observations", count: MAX_OBSERVATIONS + 1, max: MAX_OBSERVATIONS })
     );
     assert_eq!(
-        refused(agent::Observation { attempts: vec![agent::Attempt::default(); 17], ..ok_observation() }),
-        ConvertError::TooMany { field: "observation.attempts", count: 17, max: 16 }
+        refused(agent::Observation { attempts: vec![agent::Attempt::default(); MAX_ATTEMPTS + 1], ..ok_observation() }),
+        ConvertError::TooMany { field: "observation.attempts", count: MAX_ATTEMPTS + 1, max: MAX_ATTEMPTS }
     );
     let chain = vec![agent::Certificate::default(); 9];
     assert_eq!(

@@ -74,6 +74,11 @@ impl Firewall {
         self.output(format!("{} daddr {to} drop", family(to)))
     }
 
+    /// All that this host sends anywhere else vanishes, but on itself: what a broken uplink does beside a path that still works.
+    pub fn only_to(self, to: IpAddr) -> Self {
+        self.output("oifname lo accept").output(format!("{} daddr {to} accept", family(to))).output("drop")
+    }
+
     /// Every connection that this host opens ends at a local port, except to that address: what a service mesh does.
     pub fn intercept(mut self, except: IpAddr, port: u16) -> Self {
         self.redirect.push(format!("{} daddr != {except} tcp dport 1-65535 redirect to :{port}", family(except)));

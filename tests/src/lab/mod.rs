@@ -6,7 +6,9 @@ mod firewall;
 mod host;
 mod process;
 mod product;
+pub mod redis;
 mod servers;
+mod tls;
 mod wiring;
 
 use std::collections::BTreeMap;
@@ -26,6 +28,7 @@ pub use host::Host;
 pub use process::{Exited, Process};
 pub use product::{Agent, AgentOptions, Controller, Preflight, binary, clock_off_by};
 pub use servers::{Metadata, Server};
+pub use tls::TlsFiles;
 pub use wiring::{Expect, Way};
 
 /// Where the fabric answers; every host's default route. It forwards nothing, so what is not on the fabric stays silent.

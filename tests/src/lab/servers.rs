@@ -32,7 +32,7 @@ impl Host {
         server
     }
 
-    fn redis_start(&self, port: u16, options: &[&str]) -> Server {
+    pub(super) fn redis_start(&self, port: u16, options: &[&str]) -> Server {
         let (port, dir) = (port.to_string(), self.dir().to_string_lossy().into_owned());
         let mut words = vec!["redis-server", "--port", &port, "--bind", "0.0.0.0", "::", "--protected-mode", "no"];
         words.extend(["--dir", &dir, "--save", "", "--appendonly", "no", "--logfile", "/dev/stderr"]);
@@ -115,7 +115,7 @@ impl Host {
         process
     }
 
-    fn nginx(&self, name: &str, port: u16, server: &str) -> Server {
+    pub(super) fn nginx(&self, name: &str, port: u16, server: &str) -> Server {
         let process = self.nginx_start(name, server);
         self.await_listener(port);
         process
@@ -137,7 +137,7 @@ impl Host {
         self.spawn(name, &["nginx", "-e", "stderr", "-c", &file.to_string_lossy()])
     }
 
-    fn write_pair(&self, pair: &Pair) -> (PathBuf, PathBuf) {
+    pub(super) fn write_pair(&self, pair: &Pair) -> (PathBuf, PathBuf) {
         let (chain, key) = (self.dir().join("chain.pem"), self.dir().join("key.pem"));
         fs::write(&chain, &pair.chain_pem).expect("write a certificate");
         fs::write(&key, &pair.key_pem).expect("write a key");

@@ -31,7 +31,8 @@ pub struct Scenario {
     pub firewall: BTreeMap<String, Vec<Rule>>,
     /// The inventory's text; without one, each fleet of the file as it is, and application `app` on all of them.
     pub inventory: Option<String>,
-    /// The manifest's text. `@CA@` stands for the lab's authority, as the inside of a quoted string.
+    /// The manifest's text. `@CA@` stands for the lab's authority, as the inside of a quoted string; `@FILES@` for a directory
+    /// with certificates and `@PIN@` for a fingerprint, as [`TlsFiles`](crate::lab::TlsFiles) has them.
     pub manifest: Option<String>,
     /// What is asked, in order.
     #[serde(rename = "step")]
@@ -48,7 +49,7 @@ pub struct Fleet {
     /// The security groups that they carry.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// The agents' local policy file.
+    /// The agents' local policy file. `@FILES@` stands for a directory with certificates.
     pub policy: Option<String>,
     /// Whether they have IPv6 beside IPv4.
     #[serde(default)]
@@ -86,10 +87,16 @@ pub enum Service {
     RedisMasterdown,
     /// Redis over TLS.
     Rediss(Certificate),
+    /// Redis over TLS, for clients with a certificate of the lab's authority.
+    RedissForClients,
+    /// Redis over TLS with the certificate whose fingerprint is `@PIN@`.
+    RedissPinned,
     /// A web server.
     Http,
     /// A web server over TLS.
     Https(Certificate),
+    /// A web server over TLS 1.2 and nothing newer.
+    HttpsOld,
     /// A listener that accepts and never says a word.
     Silence,
     /// A listener that resets every connection once it has said something.

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use super::{Certificate, DnsFault, Rule, Scenario, Service, Step};
 use crate::certificates::{self, Authority, Pair};
-use crate::lab::{Agent, AgentOptions, Controller, Expect, Firewall, Host, Lab, NAME_SERVER, Preflight, Server, Way};
+use crate::lab::{
+    Agent, AgentOptions, Controller, Expect, Firewall, Host, Lab, NAME_SERVER, Preflight, Server, TlsFiles, Way,
+};
 
 /// A gate of the scenario's manifest for each region of the application.
 const GATE: [&str; 8] = ["gate", "--manifest", "preflight.yaml", "--all-regions", "--release", "r1", "-o", "json"];
@@ -46,6 +48,7 @@ struct Stage<'a> {
     controller: &'a Controller,
     scenario: &'a Scenario,
     authority: Authority,
+    files: TlsFiles,
     /// Hosts with agents: fleet and host.
     hosts: Vec<(String, Host)>,
     servers: Vec<(Host, BTreeMap<u16, Service>)>,
@@ -55,6 +58,7 @@ struct Stage<'a> {
 impl<'a> Stage<'a> {
     fn set(lab: &'a Lab, controller: &'a Controller, scenario: &'a Scenario) -> Self {
         let authority = Authority::new("Lab authority");
+        let files = TlsFiles::new(lab.dir(), &authority);
         let mut processes = Vec::new();
         if scenario.dns.fault.is_some() || !scenario.dns.names.is_empty() {
             let dns = lab.host("dns", &[NAME_SERVER]);
@@ -73,7 +77,7 @@ impl<'a> Stage<'a> {
             let mut runs = BTreeMap::new();
             for (port, service) in &server.runs {
                 let port: u16 = port.parse().unwrap_or_else(|_| panic!("{name}: {port} is not a port"));
-                processes.extend(start(&host, port, service, &authority));
+                processes.extend(start(&host, port, service, &authority, &files));
                 runs.insert(port, service.clone());
             }
             servers.push((host, runs));
@@ -86,7 +90,7 @@ impl<'a> Stage<'a> {
                 hosts.push((fleet.clone(), lab.host(&format!("{}-{n}", fleet.replace('/', "-")), addresses)));
             }
         }
-        Self { lab, controller, scenario, authority, hosts, servers, _processes: processes }
+        Self { lab, controller, scenario, authority, files, hosts, servers, _processes: processes }
     }
 
     /// The inventory that fits the fleets of the file.
@@ -112,7 +116,7 @@ impl<'a> Stage<'a> {
     }
 
     fn filled_in(&self, manifest: &str) -> String {
-        manifest.replace("@CA@", &self.authority.pem.replace('\n', "\\n"))
+        self.files.fill_in(&manifest.replace("@CA@", &self.authority.pem.replace('\n', "\\n")))
     }
 
     fn start_agents(&self) -> Vec<Agent> {
@@ -122,9 +126,10 @@ impl<'a> Stage<'a> {
             if of.agents == 0 {
                 continue;
             }
+            let policy = of.policy.as_deref().map(|policy| self.files.fill_in(policy));
             let options = AgentOptions {
                 identity: of.groups.iter().map(|group| format!("security_group={group}")).collect(),
-                policy: of.policy.as_deref(),
+                policy: policy.as_deref(),
                 token: Some(self.controller.join_token(region, name, &["--uses", &of.agents.to_string()])),
                 ..AgentOptions::default()
             };
@@ -340,7 +345,7 @@ fn finding_line(finding: &serde_json::Value) -> String {
     line
 }
 
-fn start(host: &Host, port: u16, service: &Service, authority: &Authority) -> Option<Server> {
+fn start(host: &Host, port: u16, service: &Service, authority: &Authority, files: &TlsFiles) -> Option<Server> {
     match service {
         Service::Nothing => None,
         Service::Redis => Some(host.redis(port, &[])),
@@ -348,6 +353,11 @@ fn start(host: &Host, port: u16, service: &Service, authority: &Authority) -> Op
         Service::RedisLoading => Some(host.redis_loading(port)),
         Service::RedisMasterdown => Some(host.redis_masterdown(port)),
         Service::Rediss(certificate) => Some(host.rediss(port, &issue(*certificate, authority))),
+        Service::RedissForClients => {
+            Some(host.rediss_for_clients(port, &issue(Certificate::Good, authority), authority))
+        }
+        Service::RedissPinned => Some(host.rediss(port, &files.pinned)),
+        Service::HttpsOld => Some(host.https_old(port, &issue(Certificate::Good, authority))),
         Service::Http => Some(host.http(port)),
         Service::Https(certificate) => Some(host.https(port, &issue(*certificate, authority))),
         Service::Silence => {

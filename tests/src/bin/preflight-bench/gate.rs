@@ -1,13 +1,14 @@
-//! Measures what the design sets goals for: gate latency with many agents, the time in which a silent drop is called, memory
-//! and sizes. Absolute figures are of this machine; the ratios against a bare loop of connects, measured in the same run, travel.
-#![expect(clippy::print_stdout, reason = "prints a table")]
+//! A gate as a pipeline meets it: latency with many agents, the memory of agents and controller, and the binaries' sizes.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use preflight_tests::lab::{Agent, AgentOptions, Api, Controller, Firewall, Host, Lab, Server, binary};
 use serde_json::json;
+
+use crate::prober::time;
+use crate::table::{Goal, Table, show, times};
 
 const DEPENDENCIES: u16 = 20;
 const ROUNDS: usize = 10;
@@ -21,46 +22,40 @@ struct World {
     _redis: Vec<Server>,
 }
 
-fn main() {
-    println!(
-        "{} processors; median (slowest) of {ROUNDS}\n",
-        std::thread::available_parallelism().map_or(0, usize::from)
-    );
-    println!("{:<52} {:>22} {:>16} {:>8}", "gate, all pass", "gate", "bare connects", "ratio");
+pub(crate) fn measure(table: &Table) {
     for agents in [2, 20, 100] {
         let lab = Lab::new();
         let world = World::build(&lab, agents);
-        let gate = measure(|| world.gate("pass"));
-        let bare = measure(|| world.bare_connects());
-        println!(
-            "{:<52} {:>22} {:>16} {:>8.1}",
-            format!("  {agents} agents × {DEPENDENCIES} dependencies = {} probes", agents * u32::from(DEPENDENCIES)),
-            show(gate),
-            show(bare),
-            gate.0.as_secs_f64() / bare.0.as_secs_f64()
+        let gate = timed(|| world.gate("pass"));
+        let bare = timed(|| world.bare_connects());
+        let probes = agents * u32::from(DEPENDENCIES);
+        table.ratio(
+            &format!("gate, {agents} agents × {DEPENDENCIES} = {probes} probes, all pass"),
+            &show(gate),
+            &format!("bare connects {}", show(bare)),
+            gate.0.as_secs_f64() / bare.0.as_secs_f64(),
+            Goal::None,
         );
         if agents == 2 {
             world.cache.firewall(&ports().fold(Firewall::open(), Firewall::drop));
-            let dropped = measure(|| world.gate("fail"));
+            let dropped = timed(|| world.gate("fail"));
             world.cache.firewall(&Firewall::open());
-            println!("{:<52} {:>22}", "  the same with every probe silently dropped", show(dropped));
+            table.alone("the same with every probe silently dropped", &show(dropped));
         }
         if agents == 100 {
-            println!("\n{:<52} {:>22}", "memory and sizes", "");
             let mut resident: Vec<u64> = world.agents.iter().map(|agent| agent.process.resident()).collect();
             resident.sort_unstable();
-            println!("{:<52} {:>22}", "  an agent, resident", mebibytes(resident[resident.len() / 2]));
+            table.size("an agent that has probed, connected: resident", resident[resident.len() / 2], Goal::None);
             let mut controller = world.controller;
-            println!(
-                "{:<52} {:>22}",
-                "  the controller with 100 agents, resident",
-                mebibytes(controller.process().resident())
-            );
+            let resident = controller.process().resident();
+            table.size("the controller with 100 agents: resident", resident, Goal::None);
         }
     }
-    for name in ["preflight-agent", "preflight-controller", "preflight"] {
-        let size = fs::metadata(binary(name)).map_or(0, |file| file.len());
-        println!("{:<52} {:>22}", format!("  {name}, the binary"), mebibytes(size));
+    for (name, goal) in
+        [("preflight-agent", Goal::AtMost(8.0)), ("preflight-controller", Goal::None), ("preflight", Goal::None)]
+    {
+        let size = fs::metadata(binary(name)).expect("a built binary").len();
+        table.size(&format!("{name}, the binary"), size, goal);
     }
 }
 
@@ -120,25 +115,8 @@ fn ports() -> std::ops::Range<u16> {
     PORT..PORT + DEPENDENCIES
 }
 
-/// Median and slowest.
-fn measure(mut what: impl FnMut()) -> (Duration, Duration) {
+/// Median and slowest, once it has been done before.
+fn timed(mut what: impl FnMut()) -> (Duration, Duration) {
     what();
-    let mut times: Vec<Duration> = (0..ROUNDS)
-        .map(|_| {
-            let started = Instant::now();
-            what();
-            started.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    (times[ROUNDS / 2], times[ROUNDS - 1])
-}
-
-fn show((median, slowest): (Duration, Duration)) -> String {
-    format!("{:.1} ms ({:.0})", median.as_secs_f64() * 1e3, slowest.as_secs_f64() * 1e3)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "sizes in MiB, to a tenth")]
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+    times(time(ROUNDS, what))
 }

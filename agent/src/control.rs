@@ -1,0 +1,245 @@
+//! Control targets: known to be good, from the policy file. When a probe falls short and every one of them fails at about
+//! the same time, the network of this host is broken, and what the probe saw says nothing of its target: `control_failed`.
+//!
+//! A round tries all of them at once and ends with the first that is good. Rounds begin at most once a second: while a probe has
+//! been under way for half a second, so that a silent drop finds a fresh round when it is called, and when a probe has
+//! fallen short and the last round is too old to speak for it. What passes at once costs no round.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use preflight_core::observation::{Observation, Outcome, Report};
+use preflight_core::reason::{Short, Void};
+use preflight_core::spec::{Addresses, Millis, ProbeSpec};
+use preflight_core::target::Target;
+use preflight_core::text;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{info, warn};
+
+use crate::prober::Prober;
+
+/// Rounds begin at most this often.
+const EVERY: Duration = Duration::from_secs(1);
+/// A probe that lasts this long may end in silence, so that a round begins beside it.
+const BESIDE: Duration = Duration::from_millis(500);
+/// A round that ended longer than this before a probe fell short does not speak for it: the network may have broken since.
+/// It leaves 250 ms of a silent drop's second, in which the target's answer would have come had the network worked until then.
+const FRESH: Duration = Duration::from_millis(750);
+/// A control target that takes longer has failed.
+const AT_MOST: Duration = Duration::from_secs(2);
+/// The deadline of each phase that follows a control target's connect.
+const PHASE: Millis = Millis(1_000);
+
+/// A prober whose observations are void where the control targets fail too.
+#[derive(Debug)]
+pub struct Controlled<P, C> {
+    prober: P,
+    controls: Arc<Controls<C>>,
+}
+
+impl<P: Prober, C: Prober> Controlled<P, C> {
+    /// Probes with `prober`, and the control targets with `controls`: its probes must not queue behind the others.
+    pub fn new(prober: P, controls: C, targets: impl IntoIterator<Item = Target>) -> Self {
+        let spec = |target| ProbeSpec { timeout: PHASE, addresses: Addresses::Any, ..ProbeSpec::new(target) };
+        let specs = targets.into_iter().map(spec).collect();
+        Self { prober, controls: Arc::new(Controls { prober: controls, specs, rounds: Mutex::default() }) }
+    }
+}
+
+impl<P: Prober, C: Prober> Prober for Controlled<P, C> {
+    async fn probe(&self, spec: &ProbeSpec) -> Report {
+        if self.controls.specs.is_empty() {
+            return self.prober.probe(spec).await;
+        }
+        let mut report = tokio::select! {
+            biased;
+            report = self.prober.probe(spec) => report,
+            never = self.controls.beside() => match never {},
+        };
+        if report.observations.iter().any(|seen| may_be_ours(seen.outcome))
+            && let Some(why) = self.controls.all_failed(Instant::now()).await
+        {
+            report.observations.iter_mut().for_each(|seen| excuse(seen, &why));
+        }
+        report
+    }
+}
+
+/// Whether a broken network of this host may be why: the target was not reached, or stopped answering on the way. What it
+/// answered wrongly is its own.
+fn may_be_ours(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Short(short) => match short {
+            Short::DnsNxdomain
+            | Short::DnsNoAddress
+            | Short::DnsServfail
+            | Short::DnsTimeout
+            | Short::ConnectTimeout
+            | Short::ConnectRefused
+            | Short::ConnectReset
+            | Short::ConnectProhibited
+            | Short::HostUnreachable
+            | Short::NetUnreachable
+            | Short::PartialLoss
+            | Short::TlsTimeout
+            | Short::TlsClosed
+            | Short::ProtocolTimeout
+            | Short::ProtocolClosed
+            | Short::TooSlow
+            | Short::ProxyUnreachable => true,
+            Short::TlsNotSpoken
+            | Short::TlsAlert
+            | Short::TlsUntrusted
+            | Short::TlsSelfSigned
+            | Short::TlsExpired
+            | Short::TlsNotYetValid
+            | Short::TlsNameMismatch
+            | Short::TlsFingerprintMismatch
+            | Short::ProtocolUnexpected
+            | Short::NotReady
+            | Short::StatusUnexpected
+            | Short::ProxyRefused
+            | Short::ProxyTargetFailed
+            | Short::Reachable => false,
+        },
+        Outcome::Ok | Outcome::Void(_) => false,
+    }
+}
+
+fn excuse(seen: &mut Observation, why: &str) {
+    if !may_be_ours(seen.outcome) {
+        return;
+    }
+    let reason = seen.outcome.reason().unwrap_or_default();
+    let detail = seen.detail.take().map(|detail| format!(": {detail}")).unwrap_or_default();
+    seen.detail = Some(text::escape_to(&format!("{why}; this target {reason}{detail}"), 2 * text::MAX_CHARS));
+    seen.outcome = Outcome::Void(Void::ControlFailed);
+}
+
+/// The control targets and their last round.
+#[derive(Debug)]
+struct Controls<C> {
+    prober: C,
+    specs: Vec<ProbeSpec>,
+    rounds: Mutex<Rounds>,
+}
+
+#[derive(Debug, Default)]
+struct Rounds {
+    last: Option<Round>,
+    /// Whether the log has said that the network is broken, and not yet that it works again.
+    told: bool,
+}
+
+/// A round that was begun, perhaps for another probe.
+#[derive(Debug, Clone)]
+struct Round {
+    begun: Instant,
+    seen: watch::Receiver<Option<Seen>>,
+}
+
+/// What a round showed.
+#[derive(Debug, Clone)]
+struct Seen {
+    at: Instant,
+    /// Which targets failed and how, if all did.
+    failed: Option<Arc<str>>,
+}
+
+impl<C: Prober> Controls<C> {
+    /// Begins rounds as long as it is awaited.
+    async fn beside(self: &Arc<Self>) -> Infallible {
+        sleep(BESIDE).await;
+        loop {
+            let last = self.begin();
+            sleep_until(last.begun + EVERY).await;
+        }
+    }
+
+    /// Which targets failed and how, if all of them failed at about the time at which a probe did.
+    async fn all_failed(self: &Arc<Self>, probe_ended: Instant) -> Option<Arc<str>> {
+        loop {
+            let mut round = self.begin();
+            // An error: the round is gone without a word, as at the end of the process.
+            let seen = round.seen.wait_for(Option::is_some).await.ok()?.clone()?;
+            if seen.at + FRESH >= probe_ended {
+                return seen.failed;
+            }
+            sleep_until(round.begun + EVERY).await;
+        }
+    }
+
+    /// Begins a round if one is due. Returns the last one.
+    fn begin(self: &Arc<Self>) -> Round {
+        let now = Instant::now();
+        let mut rounds = self.rounds();
+        if let Some(round) = rounds.last.as_ref().filter(|round| now < round.begun + EVERY) {
+            return round.clone();
+        }
+        let (tell, seen) = watch::channel(None);
+        let round = Round { begun: now, seen };
+        rounds.last = Some(round.clone());
+        let controls = self.clone();
+        // On its own, since it outlives the probe beside which it began; it ends in time by itself.
+        tokio::spawn(async move {
+            let failed = controls.round().await;
+            controls.log(failed.as_deref());
+            tell.send_replace(Some(Seen { at: Instant::now(), failed }));
+        });
+        round
+    }
+
+    /// Tries every target at once, until one is good.
+    async fn round(&self) -> Option<Arc<str>> {
+        let one = async |index: usize, spec: &ProbeSpec| (index, self.prober.probe(spec).await.outcome(spec));
+        let mut pending: FuturesUnordered<_> = self.specs.iter().enumerate().map(|(i, spec)| one(i, spec)).collect();
+        let mut ended: Vec<Option<Outcome>> = vec![None; self.specs.len()];
+        let all = async {
+            while let Some((index, outcome)) = pending.next().await {
+                if outcome == Outcome::Ok {
+                    return true;
+                }
+                if let Some(end) = ended.get_mut(index) {
+                    *end = Some(outcome);
+                }
+            }
+            false
+        };
+        if timeout(AT_MOST, all).await == Ok(true) {
+            return None;
+        }
+        // One that could not be tried says nothing of the network.
+        let says_something = |end: &Option<Outcome>| !matches!(end, Some(Outcome::Void(_)));
+        if !ended.iter().any(says_something) {
+            return None;
+        }
+        let how = |end: &Option<Outcome>| end.and_then(Outcome::reason).unwrap_or("unanswered");
+        let failures = self.specs.iter().zip(&ended).map(|(spec, end)| format!("{} {}", spec.target, how(end)));
+        Some(format!("control failed too: {}", failures.collect::<Vec<_>>().join(", ")).into())
+    }
+
+    /// Says it once when the network breaks, and once when it works again.
+    fn log(&self, failed: Option<&str>) {
+        let was_told = std::mem::replace(&mut self.rounds().told, failed.is_some());
+        match failed {
+            Some(why) if !was_told => {
+                let why = text::escape(why);
+                warn!("the network of this host is broken, no target is blamed until it works again: {why}");
+            }
+            None if was_told => info!("the network of this host works again: a control target is good"),
+            Some(_) | None => {}
+        }
+    }
+
+    fn rounds(&self) -> std::sync::MutexGuard<'_, Rounds> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;
