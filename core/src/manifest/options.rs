@@ -34,7 +34,8 @@ pub(super) fn fit(source: Source, written: &DependencyFile, schemes: &[Scheme]) 
             return Err(source.error(place, message, format!("it is for {only}; leave it out here")));
         }
     }
-    if let (Some(_), Some(require)) = (&written.topology, written.require.as_ref().filter(|at| at.value != "protocol")) {
+    if let (Some(_), Some(require)) = (&written.topology, written.require.as_ref().filter(|at| at.value != "protocol"))
+    {
         let message = format!("with require: {} the target is never asked for its members", escape(&require.value));
         return Err(source.error(require.place, message, "leave require out: topology needs the protocol"));
     }
