@@ -195,7 +195,87 @@ pub fn clock_ms() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+
+    use tokio::time::Instant as Clock;
+
     use super::*;
+    use crate::identity::Sources;
+
+    /// Says when it probed which port.
+    #[derive(Debug, Clone, Default)]
+    struct Watch(Arc<Mutex<Vec<(u16, Clock)>>>);
+
+    impl Prober for Watch {
+        async fn probe(&self, spec: &ProbeSpec) -> Report {
+            self.0.lock().unwrap().push((spec.target.port, Clock::now()));
+            void(Void::Cancelled, "only a test")
+        }
+    }
+
+    impl Watch {
+        /// The ports that were probed, and how many milliseconds after `begin`.
+        fn seen(&self, begin: Clock) -> Vec<(u16, u128)> {
+            self.0.lock().unwrap().iter().map(|(port, at)| (*port, (*at - begin).as_millis())).collect()
+        }
+    }
+
+    /// Runs with one place.
+    fn runs() -> (Runs<Watch>, Watch) {
+        let sources =
+            Sources { imds: ([127, 0, 0, 1], 1).into(), podinfo: PathBuf::from("/nonexistent"), added: vec![] };
+        let watch = Watch::default();
+        (Runs::new(watch.clone(), Arc::new(Identity::new(sources)), 1), watch)
+    }
+
+    /// A question of run `r`: for each port, a probe that waits so long.
+    fn waiting(ports: &[(u16, u32)]) -> agent::Ask {
+        let probe = |&(port, start_after_ms): &(u16, u32)| agent::Probe {
+            cell: format!("c{port}"),
+            region: "eu".to_owned(),
+            spec: Some((&ProbeSpec::new(format!("tcp://10.0.0.1:{port}").parse().unwrap())).into()),
+            start_after_ms,
+        };
+        agent::Ask { run: "r".to_owned(), release: "v".to_owned(), probes: ports.iter().map(probe).collect() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_waits_for_its_turn_and_keeps_no_other_from_its_place() {
+        let (mut runs, watch) = runs();
+        let begin = Clock::now();
+        runs.ask(waiting(&[(1, MAX_START_AFTER_MS), (2, 0), (3, 5_000)]));
+        let ended = [runs.finished().await.cell, runs.finished().await.cell, runs.finished().await.cell];
+        assert_eq!(ended, ["c2", "c3", "c1"]);
+        assert_eq!(watch.seen(begin), [(2, 0), (3, 5_000), (1, u128::from(MAX_START_AFTER_MS))]);
+        assert!(runs.is_idle());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_ends_takes_its_waiting_probes_with_it() {
+        let (mut runs, watch) = runs();
+        let begin = Clock::now();
+        runs.ask(waiting(&[(1, 5_000)]));
+        runs.ask(agent::Ask { run: "other".to_owned(), ..waiting(&[(2, 9_000)]) });
+        sleep(Duration::from_secs(1)).await;
+        runs.cancel("r");
+        assert_eq!(runs.finished().await.run, "other");
+        assert_eq!(watch.seen(begin), [(2, 9_000)]);
+        assert!(runs.is_idle() && runs.unacknowledged().len() == 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_beyond_all_reason_is_not_kept() {
+        let (mut runs, watch) = runs();
+        for (port, wait) in [(1, MAX_START_AFTER_MS + 1), (2, u32::MAX)] {
+            runs.ask(waiting(&[(port, wait)]));
+            let key = runs.finished().await;
+            let seen = &runs.report(&key).unwrap().observations[0];
+            assert_eq!((seen.outcome.as_str(), seen.reason.as_str()), ("void", "policy_denied"));
+            assert!(seen.detail().contains(&format!("asked to wait {wait} ms")), "{seen:?}");
+        }
+        assert_eq!(watch.seen(Clock::now()), []);
+    }
 
     #[test]
     fn what_was_seen_from_an_unknown_identity_does_not_count() {

@@ -124,9 +124,9 @@ mod tests {
             }
         }
         assert_eq!(named, 600 + 599 * 10 / 100 * 100);
-        let busy = quota.admit("a", 100, at(600)).unwrap_err();
-        assert!(busy.retry_after_s() <= 11 && quota.admit("b", 100, at(600)).is_ok(), "{busy:?}");
-        assert!(quota.admit("a", 100, at(600 + i64::try_from(busy.retry_after_s()).unwrap())).is_ok());
-        assert!(quota.admit("d", 601, at(600)).is_err());
+        let busy = quota.admit("a", 100, at(599)).unwrap_err();
+        assert!(busy.retry_after_s() <= 11 && quota.admit("b", 100, at(599)).is_ok(), "{busy:?}");
+        assert!(quota.admit("a", 100, at(599 + i64::try_from(busy.retry_after_s()).unwrap())).is_ok());
+        assert!(quota.admit("d", 601, at(599)).is_err());
     }
 }

@@ -131,8 +131,18 @@ fn asymmetry(dependency: &str, pass: &Side<'_>, fail: &Side<'_>, fails: &str) ->
         [] => "No attribute of the hosts' network identity tells them apart.".to_owned(),
         only => format!("Every host that reaches it carries {}, and no host that {fails} does.", show(only)),
     };
-    let mut text =
-        format!("{} is reached from {} and not from {}. {what}", escape(dependency), names(pass), names(fail));
+    let mut text = if pass.fleets.is_disjoint(&fail.fleets) {
+        format!("{} is reached from {} and not from {}. {what}", escape(dependency), names(pass), names(fail))
+    } else {
+        // Hosts of one fleet stand on both sides: its name alone would say nothing.
+        let all = Side { fleets: &pass.fleets | &fail.fleets, identities: Vec::new() };
+        let (reach, asked) = (pass.identities.len(), pass.identities.len() + fail.identities.len());
+        format!(
+            "{} is reached by {reach} of the {asked} hosts of {} that answered. {what}",
+            escape(dependency),
+            names(&all)
+        )
+    };
     if !only_fail.is_empty() {
         let _ = write!(text, " Every host that {fails} carries {}.", show(&only_fail));
     }

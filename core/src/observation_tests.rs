@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::Topology;
+use crate::spec::{Millis, Topology};
 use crate::target::Target;
 
 const OK: Outcome = Outcome::Ok;
@@ -391,4 +391,137 @@ fn where_something_was_seen() {
             "-"
         ]
     );
+}
+
+/// What an address that must be blocked was met with, and how far that got.
+fn guarded(seen: &[(&str, Outcome, Proof)]) -> Report {
+    let ends: Vec<(&str, Outcome)> = seen.iter().map(|(address, outcome, _)| (*address, *outcome)).collect();
+    let mut report = report(DUAL, &ends);
+    for (observation, (_, _, proof)) in report.observations.iter_mut().zip(seen) {
+        observation.proof = observation.address.map(|_| *proof);
+    }
+    report
+}
+
+fn blocked() -> ProbeSpec {
+    ProbeSpec { expect: Expect::Blocked, ..spec(Families::Any, Addresses::Auto) }
+}
+
+const REACHABLE: Outcome = Outcome::Short(Short::Reachable);
+const UNPROVEN: Outcome = Outcome::Void(Void::BlockedUnproven);
+
+#[test]
+#[rustfmt::skip]
+fn blocked_is_every_address_stopped_as_a_firewall_stops() {
+    let prohibited = Outcome::Short(Short::ConnectProhibited);
+    let untrusted = Outcome::Short(Short::TlsUntrusted);
+    let lossy = Outcome::Short(Short::PartialLoss);
+    let nothing = Proof::Resolved;
+    let cases: &[(&[(&str, Outcome, Proof)], Outcome)] = &[
+        (&[(P4A, DROP, nothing)], OK),
+        (&[(P4A, REFUSED, nothing), (P6A, prohibited, nothing)], OK),
+        // One that is reached is a leak, whatever it then says, and whatever stands beside it.
+        (&[(P4A, OK, Proof::Connected)], REACHABLE),
+        (&[(P4A, untrusted, Proof::Connected)], REACHABLE),
+        (&[(P4A, DROP, nothing), (P4B, OK, Proof::Connected)], REACHABLE),
+        (&[(P4A, DENIED, nothing), (P4B, OK, Proof::Protocol)], REACHABLE),
+        (&[(P4A, lossy, nothing)], REACHABLE),
+        // Stopped, and not by a rule.
+        (&[(P4A, NO_ROUTE, nothing)], UNPROVEN),
+        (&[(P4A, DROP, nothing), (P4B, Outcome::Short(Short::HostUnreachable), nothing)], UNPROVEN),
+        (&[(P4A, Outcome::Short(Short::ConnectReset), nothing)], UNPROVEN),
+        (&[(LOOKUP, Outcome::Short(Short::DnsNxdomain), nothing)], UNPROVEN),
+        (&[(P4A, DROP, nothing), (LOOKUP, SERVFAIL, nothing)], UNPROVEN),
+        // Not tried.
+        (&[(P4A, DROP, nothing), (P4B, DENIED, nothing)], DENIED),
+        (&[], UNPROVEN),
+        // A word without its proof: neither open nor shown to be stopped.
+        (&[(P4A, OK, nothing)], UNPROVEN),
+    ];
+    for (seen, want) in cases {
+        assert_eq!(guarded(seen).outcome(&blocked()), *want, "{seen:?}");
+    }
+}
+
+#[test]
+fn an_address_that_was_not_probed_may_be_open() {
+    let all: Vec<String> = (1..=16).map(|n| format!("10.0.0.{n}")).collect();
+    let all: Vec<(&str, Outcome, Proof)> = all.iter().map(|a| (a.as_str(), DROP, Proof::Resolved)).collect();
+    let mut report = guarded(&all);
+    assert_eq!(report.outcome(&blocked()), OK);
+    // Cut: the name has one more.
+    report.resolved = 17;
+    assert_eq!(report.outcome(&blocked()), UNPROVEN);
+    // The agent tells of fewer than it had to probe.
+    report.observations.pop();
+    assert_eq!(report.outcome(&blocked()), CANCELLED);
+    // One that was reached is a leak all the same.
+    report.observations[3].proof = Some(Proof::Connected);
+    assert_eq!(report.outcome(&blocked()), REACHABLE);
+}
+
+#[test]
+fn one_attempt_that_got_through_is_a_leak() {
+    let mut report = guarded(&[(P4A, DROP, Proof::Resolved)]);
+    let attempt = |result: &str| Attempt { at_ms: 0.0, result: result.to_owned(), took_ms: 1.0 };
+    report.observations[0].attempts = vec![attempt("silent"), attempt("abandoned")];
+    assert_eq!(report.outcome(&blocked()), OK);
+    report.observations[0].attempts.push(attempt("connected"));
+    assert_eq!(report.outcome(&blocked()), REACHABLE);
+    // Through a proxy, connected is only the proxy.
+    let proxy: Target = "http://10.0.9.9:3128".parse().unwrap();
+    let via = ProbeSpec { via: Some(proxy.try_into().unwrap()), ..blocked() };
+    assert_ne!(report.outcome(&via), REACHABLE);
+}
+
+#[test]
+fn where_everything_connects_only_what_the_target_proves_is_a_leak() {
+    let cases = [
+        (OK, Proof::Connected, INTERCEPTED),
+        (Outcome::Short(Short::PartialLoss), Proof::Resolved, INTERCEPTED),
+        (DROP, Proof::Resolved, INTERCEPTED),
+        (OK, Proof::Encrypted, REACHABLE),
+        (Outcome::Short(Short::StatusUnexpected), Proof::Protocol, REACHABLE),
+    ];
+    for (outcome, proof, want) in cases {
+        let mut report = guarded(&[(P4A, outcome, proof)]);
+        report.control = Control::Connected;
+        assert_eq!(report.outcome(&blocked()), want, "{outcome:?} {proof:?}");
+    }
+}
+
+#[test]
+fn max_latency_counts_all_phases_but_the_lookup() {
+    let phases = Phases {
+        resolve_ms: Some(900.0),
+        connect_ms: Some(10.0),
+        proxy_ms: Some(10.0),
+        tls_ms: Some(10.0),
+        protocol_ms: Some(20.0),
+    };
+    let outcome = |most: Option<u32>, change: &dyn Fn(&mut Observation)| {
+        let mut report = report(V4, &[(P4A, OK)]);
+        report.observations[0].phases = phases;
+        change(&mut report.observations[0]);
+        report.outcome(&ProbeSpec { max_latency: most.map(Millis), ..spec(Families::Any, Addresses::Auto) })
+    };
+    let slow = Outcome::Short(Short::TooSlow);
+    assert_eq!(outcome(None, &|_| {}), OK);
+    assert_eq!(outcome(Some(50), &|_| {}), OK);
+    assert_eq!(outcome(Some(49), &|_| {}), slow);
+    // What fell short, or proves too little, is told for that.
+    assert_eq!(outcome(Some(49), &|o| o.outcome = DROP), DROP);
+    assert_eq!(outcome(Some(49), &|o| o.outcome = DENIED), DENIED);
+    assert_eq!(outcome(Some(49), &|o| o.proof = Some(Proof::Connected)), Outcome::Short(Short::ProtocolUnexpected));
+}
+
+#[test]
+fn a_slow_address_counts_as_one_that_does_not_work() {
+    let mut report = report(V4, &[(P4A, OK), (P4B, OK)]);
+    report.observations[1].phases.connect_ms = Some(51.0);
+    let most = |addresses| ProbeSpec { max_latency: Some(Millis(50)), ..spec(Families::Any, addresses) };
+    assert_eq!(report.outcome(&most(Addresses::All)), Outcome::Short(Short::TooSlow));
+    assert_eq!(report.outcome(&most(Addresses::Any)), OK);
+    report.observations[0].phases.tls_ms = Some(51.0);
+    assert_eq!(report.outcome(&most(Addresses::Any)), Outcome::Short(Short::TooSlow));
 }

@@ -152,8 +152,8 @@ reasons! {
             "Start more agents on this fleet, or lower its `min_agents` in the inventory.";
         Silent = "silent", "agents that were asked did not answer in time",
             "Look at those agents: `preflight agents` shows on which host each is and since when it is lost.";
-        NoContrast = "no_contrast", "the path looks blocked, but no other agent of the run reached the target: it may be down",
-            "Declare the same target as reachable for a fleet that uses it, so that the run shows that it is up.";
+        NoContrast = "no_contrast", "the path looks blocked, but no other fleet connected to the very address meanwhile, so the target may be down",
+            "Declare the same target as reachable for a fleet that uses it, so that the run shows that it is up; for a private address, a fleet of the same region.";
     }
 }
 

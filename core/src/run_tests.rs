@@ -336,8 +336,16 @@ fn one_host_that_gets_through_is_a_leak_that_nobody_refutes() {
         Some(meets(BLOCKED_AT, (!leaks).then_some(Short::ConnectTimeout)))
     });
     let folded = run.fold(0, &rosters);
-    assert_eq!((folded.state, folded.counts.short), (State::Fail, 1));
+    assert_eq!((folded.state, folded.counts.short, folded.refuted), (State::Fail, 1, None));
     assert_eq!(run.fold(1, &rosters).state, State::Pass);
+
+    // One attempt of several got through, which is no contrast for anybody: the cell's own agents have to tell.
+    let (run, rosters) = play(guarded(&[fleet("worker")]), |index, agent| {
+        let end = if agent == "eu-web-0" { Short::PartialLoss } else { Short::ConnectTimeout };
+        Some(meets(BLOCKED_AT, (index == 0).then_some(end)))
+    });
+    let folded = run.fold(0, &rosters);
+    assert_eq!((folded.state, folded.why.map(Why::as_str), folded.refuted), (State::Fail, Some("reachable"), None));
 }
 
 #[test]

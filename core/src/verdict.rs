@@ -150,6 +150,7 @@ fn grouped(all: &[&JudgedCell<'_>]) -> Vec<Reason> {
                 let verb = match (unknown, cells.iter().any(|c| c.must_be_blocked())) {
                     (true, true) => "is not known to be blocked",
                     (true, false) => "is not known",
+                    (false, _) if why == Why::Short(Short::TooSlow) => "is not fast enough",
                     (false, _) => "cannot be used",
                 };
                 format!("{name} {verb} from {fleets}: {why_name}: {details}")
@@ -228,7 +229,12 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
         }
         Why::Short(Short::Reachable) => {
             let agents = if counts.asked == 1 { "agent" } else { "agents" };
-            format!("{} of {} {agents} reached it{}", counts.short, counts.asked, at(&reached_addresses(&[judged])))
+            let of = format!("{} of {} {agents} reached it", counts.short, counts.asked);
+            // Where not all did, who.
+            let who: BTreeSet<String> =
+                judged.witnesses.iter().filter(|w| fell_short(w)).map(|w| escape(w.agent)).collect();
+            let who = if counts.short < counts.asked { format!(" ({})", list(&who)) } else { String::new() };
+            format!("{of}{who}{}", at(&reached_addresses(&[judged])))
         }
         Why::Short(_) => {
             let agents = if counts.asked == 1 { "agent" } else { "agents" };

@@ -122,6 +122,14 @@ fn judge<'a>(run: &'a Run, rosters: &Rosters, proven: &BTreeMap<String, Proven>)
     (give(plan, &cells, proven), cells)
 }
 
+/// A plan in which the first fleet must not reach the cache.
+fn guarded(fleets: &[&str]) -> Plan {
+    let mut plan = plan(fleets);
+    plan.cells[0].spec.expect = Expect::Blocked;
+    plan.cells[0].dependency = "no-cache".into();
+    plan
+}
+
 const DROP: Outcome = Outcome::Short(Short::ConnectTimeout);
 
 /// The outage: workers reach the cache and web hosts do not.
@@ -216,4 +224,86 @@ fn a_fleet_that_the_inventory_lacks_is_a_finding() {
     let findings = findings::find(&[], [&fleet("us/forgotten")]);
     assert_eq!(findings[0].kind, Kind::UnlistedFleet);
     assert!(findings[0].text.contains("us/forgotten"));
+}
+
+/// The reasons' and findings' texts of a run of one region in which `us/web` must not reach the cache.
+fn said_of_guarded(agents: &[Sees<'_>]) -> (State, Vec<String>, Vec<String>) {
+    let fleets = if agents.iter().any(|a| a.0 == "us/worker") { &["us/web", "us/worker"][..] } else { &["us/web"] };
+    let (run, rosters) = run(guarded(fleets), agents, 0);
+    let (verdict, cells) = judge(&run, &rosters, &BTreeMap::new());
+    let said =
+        |r: &Reason| [Some(r.text.clone()), r.fix.clone()].into_iter().flatten().collect::<Vec<_>>().join(" -> ");
+    let mut texts: Vec<String> = verdict.regions[0].reasons.iter().map(said).collect();
+    texts.extend(describe(&cells[0]));
+    (verdict.state, texts, findings::find(&of_region(&cells, "us"), []).into_iter().map(|f| f.text).collect())
+}
+
+#[test]
+fn what_is_blocked_as_it_must_be_passes_without_a_finding() {
+    let (state, texts, findings) = said_of_guarded(&OUTAGE);
+    assert_eq!((state, texts), (State::Pass, vec!["2 cells shown to be as declared from 2 fleets".to_owned()]));
+    assert!(findings.is_empty(), "{findings:?}");
+}
+
+#[test]
+fn a_leak_names_who_got_through_where_and_what_to_close() {
+    let mut agents = OUTAGE.to_vec();
+    agents[1].3 = Outcome::Ok;
+    agents[1].2 = &["sg-web", "sg-base", "sg-old"];
+    agents.push(("us/web", "us-web-3", &["sg-web", "sg-base"], DROP));
+    let (state, texts, findings) = said_of_guarded(&agents);
+    assert_eq!(state, State::Fail);
+    let why = "us/web reaches no-cache, and must not: reachable, at 10.0.0.1:6379 -> \
+         Close the path from us/web to 10.0.0.1:6379, or change `expect` in the manifest, and run the gate again.";
+    assert_eq!(texts, [why, "1 of 3 agents reached it (us-web-2), at 10.0.0.1:6379"]);
+    let finding = "no-cache is reached by 1 of the 3 hosts of web that answered. \
+         Every host that reaches it carries security_group sg-old, and no host that is stopped does.";
+    assert_eq!(findings, [finding]);
+
+    // All of them.
+    agents.iter_mut().for_each(|agent| agent.3 = Outcome::Ok);
+    let (_, texts, findings) = said_of_guarded(&agents);
+    assert_eq!(texts[1], "3 of 3 agents reached it, at 10.0.0.1:6379");
+    assert!(findings.is_empty(), "{findings:?}");
+}
+
+#[test]
+fn what_is_not_known_to_be_blocked_says_why() {
+    let of_web: Vec<Sees<'_>> = OUTAGE[..2].to_vec();
+    let (state, texts, _) = said_of_guarded(&of_web);
+    assert_eq!(state, State::Unknown);
+    assert!(texts[0].starts_with("no-cache is not known to be blocked from us/web: no_contrast: "), "{texts:?}");
+    assert!(texts[0].contains("the target may be down -> Declare the same target as reachable"), "{texts:?}");
+
+    let nowhere = Outcome::Short(Short::NetUnreachable);
+    let agents: Vec<Sees<'_>> =
+        OUTAGE.into_iter().map(|a| (a.0, a.1, a.2, if a.0 == "us/web" { nowhere } else { a.3 })).collect();
+    let (state, texts, _) = said_of_guarded(&agents);
+    assert_eq!(state, State::Unknown);
+    assert!(texts[0].starts_with("no-cache is not known to be blocked from us/web: blocked_unproven: "), "{texts:?}");
+    // Nobody of it is there: as for any cell.
+    let (_, texts, _) = said_of_guarded(&OUTAGE[..1]);
+    assert!(texts[0].contains("1 agent found it stopped, 2 are needed"), "{texts:?}");
+}
+
+#[test]
+fn hosts_of_one_fleet_on_both_sides_are_counted() {
+    let mut agents = OUTAGE[..2].to_vec();
+    agents[1].3 = Outcome::Ok;
+    let (run, rosters) = run(plan(&["us/web"]), &agents, 0);
+    let (_, cells) = judge(&run, &rosters, &BTreeMap::new());
+    let findings = findings::find(&of_region(&cells, "us"), []);
+    let text = "ai-cache is reached by 1 of the 2 hosts of web that answered. No attribute of the hosts' network identity tells them apart.";
+    assert_eq!(findings[0].text, text);
+}
+
+#[test]
+fn what_is_too_slow_is_not_called_unusable() {
+    let slow = Outcome::Short(Short::TooSlow);
+    let agents: Vec<Sees<'_>> = OUTAGE[..2].iter().map(|a| (a.0, a.1, a.2, slow)).collect();
+    let (run, rosters) = run(plan(&["us/web"]), &agents, 0);
+    let (verdict, _) = judge(&run, &rosters, &BTreeMap::new());
+    let text = &verdict.regions[0].reasons[0].text;
+    assert!(text.starts_with("ai-cache is not fast enough from us/web: too_slow: it works, but "), "{text}");
+    assert!(!text.contains("cannot be used"), "{text}");
 }

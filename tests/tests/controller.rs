@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use preflight_tests::lab::{AgentOptions, Controller, Firewall, Lab, wait_for};
+use preflight_tests::lab::{AgentOptions, Answer, Api, Controller, Firewall, Lab, wait_for};
 use preflight_tests::small::{CELL, GATE, Small};
 
 const SOON: Duration = Duration::from_secs(90);
@@ -222,4 +222,68 @@ fn what_it_keeps_secret_only_its_owner_can_read() {
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert!(!holds_key || mode == 0o600, "{} has mode {mode:o}", path.display());
     }
+}
+
+/// Ad hoc probes of so many targets, and what the controller says to them.
+fn probe(api: &Api, targets: usize) -> Answer {
+    let targets: Vec<String> = (1..=targets).map(|n| format!("tcp://10.9.0.1:{}", 7_000 + n)).collect();
+    let body = serde_json::json!({"targets": targets, "wait_ms": 60_000});
+    api.request("POST", "/v1/probe", Some(&body)).unwrap()
+}
+
+fn assert_busy(answer: &Answer, message: &str, seconds: std::ops::RangeInclusive<u64>) {
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (429, Some("busy")), "{answer:?}");
+    assert!(answer.json()["error"]["message"].as_str().is_some_and(|said| said.contains(message)), "{answer:?}");
+    let wait = answer.head.lines().find_map(|line| line.to_lowercase().strip_prefix("retry-after: ")?.parse().ok());
+    assert!(wait.is_some_and(|wait| seconds.contains(&wait)), "{answer:?}");
+}
+
+#[test]
+fn a_token_probes_so_many_targets_in_a_minute_and_another_one_is_not_held_up() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 0);
+    let api = small.controller.api();
+    // A hundred of them are free again after ten seconds: unless every answer takes that long, there is an end.
+    let answers: Vec<Answer> = (0..60).map(|_| probe(&api, 100)).take_while(|answer| answer.status != 429).collect();
+    assert!((6..60).contains(&answers.len()) && answers.iter().all(|a| a.status == 200), "{answers:?}");
+    assert_busy(&probe(&api, 100), "at most 600 targets in a minute", 1..=11);
+    let other = small.controller.preflight(&["token", "create", "--name", "other", "--scope", "probe"]).expect_code(0);
+    let other = other.stdout.lines().next_back().unwrap_or_default().trim().to_owned();
+    let answer = probe(&api.with_token(Some(&other)), 100);
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[test]
+fn a_token_has_so_many_ad_hoc_runs_under_way() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 1);
+    let api = small.controller.api();
+    small.agents[0].process.freeze();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let api = api.clone();
+            std::thread::spawn(move || probe(&api, 1))
+        })
+        .collect();
+    wait_for("four runs to be under way", SOON, || {
+        let metrics = api.get("/metrics").ok()?.body;
+        metrics.lines().any(|line| line.starts_with("preflight_runs_under_way") && line.ends_with(" 4")).then_some(())
+    });
+    assert_busy(&probe(&api, 1), "4 ad hoc runs of this token are under way", 1..=1);
+    small.agents[0].process.thaw();
+    for answer in waiting {
+        let answer = answer.join().unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    wait_for("a place to be free again", SOON, || (probe(&api, 1).status == 200).then_some(()));
+}
+
+#[test]
+fn a_target_is_probed_by_one_agent_after_the_other() {
+    let lab = Lab::new();
+    let controller = lab.controller_wrapped(&["sh", "-c", "exec \"$@\" --target-rate 1", "sh"]);
+    let small = Small::with(&lab, controller, 3, &AgentOptions::default());
+    let answer = small.gate(&[]).expect_code(0);
+    assert_eq!(answer.cell(CELL)["agents"]["ok"], 3, "{}", answer.text());
+    assert!(answer.took >= Duration::from_secs(2), "three probes, one a second: {:?}", answer.took);
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases};
+use preflight_core::reason::Short;
 use preflight_proto::api::{Cell, Evidence, Gate, State};
 
 use super::{DIM, count, glyph, heading, host, paragraph, sentence, style_of, styled, word};
@@ -39,16 +40,21 @@ fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
     if let Some(text) = &cell.text {
         out.push_str(&paragraph("      ", &sentence(text), width));
     }
+    // Where there must be no path, a connect is what went wrong.
+    let leaks = cell.reason.as_deref() == Some(Short::Reachable.as_str());
+    let ok = if leaks { "reached" } else { "ok" };
     let rank = |evidence: &&Evidence| match evidence.observation.outcome {
-        Outcome::Short(_) => 0,
-        Outcome::Void(_) => 1,
-        Outcome::Ok => 2,
+        Outcome::Ok if leaks => 0,
+        Outcome::Short(_) => 1,
+        Outcome::Void(_) => 2,
+        Outcome::Ok => 3,
     };
     let mut sorted: Vec<&Evidence> = cell.evidence.iter().collect();
     sorted.sort_by_key(rank);
     for evidence in sorted.iter().take(LINES) {
         let on = host(&evidence.identity).map_or_else(String::new, |host| format!(" on {host}"));
-        out.push_str(&observation(&format!("      {}{on}  ", word(&evidence.agent)), &evidence.observation, width));
+        let first = format!("      {}{on}  ", word(&evidence.agent));
+        out.push_str(&observation(&first, &evidence.observation, ok, width));
     }
     if sorted.len() > LINES {
         let _ = writeln!(out, "      and {}: `-o json` shows all", count(sorted.len() - LINES, "more answer"));
@@ -56,8 +62,8 @@ fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
     out
 }
 
-/// One address: what came of it, how far it got, how long that took; then what was seen.
-pub(crate) fn observation(first: &str, observation: &Observation, width: usize) -> String {
+/// One address: what came of it (`ok` in that word), how far it got, how long that took; then what was seen.
+pub(crate) fn observation(first: &str, observation: &Observation, ok: &str, width: usize) -> String {
     let mut parts = Vec::new();
     let address = observation.address.map(|address| address.to_string());
     if let Some(member) = &observation.member {
@@ -70,7 +76,7 @@ pub(crate) fn observation(first: &str, observation: &Observation, width: usize) 
     match (observation.outcome.reason(), observation.proof.map(proof_name)) {
         (Some(reason), Some(proof)) => parts.extend([reason.to_owned(), format!("got as far as {proof}")]),
         (Some(reason), None) => parts.push(reason.to_owned()),
-        (None, proof) => parts.push(format!("ok ({})", proof.unwrap_or("nothing shown"))),
+        (None, proof) => parts.push(format!("{ok} ({})", proof.unwrap_or("nothing shown"))),
     }
     parts.extend(phases(&observation.phases));
     parts.extend(attempts(&observation.attempts));

@@ -29,7 +29,7 @@ pub(crate) fn result(result: &ProbeResult, width: usize) -> String {
     for address in &result.addresses {
         // Members under the seed that told of them.
         let indent = if address.member.is_some() { "      " } else { "    " };
-        out.push_str(&observation(indent, address, width));
+        out.push_str(&observation(indent, address, "ok", width));
     }
     if let Some(all) = result.addresses_in_all {
         let probed = result.addresses.iter().filter(|o| o.address.is_some() && o.member.is_none()).count();

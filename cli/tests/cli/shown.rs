@@ -135,6 +135,17 @@ fn verdicts() {
 }
 
 #[test]
+fn of_a_leak_the_one_that_got_through_is_shown_first() {
+    let mut seen: Vec<Value> =
+        (1..=8).map(|n| evidence(&format!("web-{n}"), "sg-web", Some("connect_timeout"))).collect();
+    seen.push(evidence("web-9", "sg-web", None));
+    let leak = cell("web", "no-cache", "fail", Some("reachable"), &seen);
+    let text = shown(&["verdict", "show", "x"], &gate("fail", &[region("us", "fail", &[leak], &json!([]))]), 160);
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("no {what} in:\n{text}"));
+    assert!(at("web-9  10.0.3.7:6379 · reached (protocol)") < at("web-1  10.0.3.7:6379 · connect_timeout"), "{text}");
+}
+
+#[test]
 fn matrix_agents_and_tokens() {
     let cell = |region: &str, fleet: &str, state: &str, reason: Option<&str>| {
         json!({"application": "shop", "region": region, "fleet": fleet, "dependency": "ai-cache", "target": "redis://x:1", "state": state,

@@ -103,9 +103,13 @@ impl From<RunError> for Failure {
 
 impl From<Busy> for Failure {
     fn from(busy: Busy) -> Self {
-        let fix = format!("Try again in {} s, or name fewer targets.", busy.retry_after_s());
+        let seconds = busy.retry_after_s();
+        let fix = match busy {
+            Busy::Principal | Busy::Controller => "Try again when one of them has ended.".to_owned(),
+            Busy::Targets { .. } => format!("Try again in {seconds} s, or name fewer targets."),
+        };
         let failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", busy.to_string(), Some(fix));
-        Self { retry_after_s: Some(busy.retry_after_s()), ..failure }
+        Self { retry_after_s: Some(seconds), ..failure }
     }
 }
 

@@ -239,9 +239,15 @@ impl Host {
 
     /// Accepts, waits for the first bytes, says `bytes`, and then waits to be left.
     pub fn says(&self, port: u16, bytes: &[u8]) {
+        self.says_late(port, bytes, Duration::ZERO);
+    }
+
+    /// As [`says`](Self::says), and lets this time pass before it does.
+    pub fn says_late(&self, port: u16, bytes: &[u8], after: Duration) {
         let bytes = bytes.to_vec();
         self.listen(port, move |mut stream| {
             let _ = stream.read(&mut [0; 1024]);
+            std::thread::sleep(after);
             let _ = stream.write_all(&bytes);
             while stream.read(&mut [0; 1024]).is_ok_and(|n| n > 0) {}
         });

@@ -103,6 +103,13 @@ pub enum Service {
     Resets,
     /// A listener that says this, whatever it is told.
     Says(String),
+    /// A listener that says this, and takes its time.
+    SaysLate {
+        /// What it says, once it has been told something.
+        text: String,
+        /// How long after that.
+        after_ms: u64,
+    },
     /// A listener that says a byte a second.
     Dribbles,
     /// A listener that never stops talking.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Certificate, DnsFault, Rule, Scenario, Service, Step};
 use crate::certificates::{self, Authority, Pair};
@@ -370,6 +371,10 @@ fn start(host: &Host, port: u16, service: &Service, authority: &Authority, files
         }
         Service::Says(text) => {
             host.says(port, text.as_bytes());
+            None
+        }
+        Service::SaysLate { text, after_ms } => {
+            host.says_late(port, text.as_bytes(), Duration::from_millis(*after_ms));
             None
         }
         Service::Dribbles => {
