@@ -83,6 +83,8 @@ impl Host {
     pub fn mariadb(&self, pair: Option<&Pair>) -> Mariadb {
         const SCRIPT: &str = r#"
             set -e
+            # Temporary tables are named by process ids, which are the same in every lab.
+            export TMPDIR=$1
             mariadb-install-db --no-defaults --user=root --datadir="$1/data" --skip-test-db --force \
                 --auth-root-authentication-method=normal >"$1/install.log" 2>&1
             data=$1/data socket=$2; shift 2
@@ -101,8 +103,12 @@ impl Host {
             words.extend([chain.as_str(), key]);
         }
         let server = self.spawn("mariadb", &words);
-        let mariadb = Mariadb { host: self.clone(), server, socket };
-        wait_for("MariaDB to be ready", START, || mariadb.try_sql("select 1").map(drop));
+        let mut mariadb = Mariadb { host: self.clone(), server, socket };
+        wait_for("MariaDB to be ready", START, || {
+            let install = || fs::read_to_string(dir.join("install.log")).unwrap_or_default();
+            assert!(mariadb.server.running(), "MariaDB ended: {}\n{}", mariadb.server.log(), install());
+            mariadb.try_sql("select 1").map(drop)
+        });
         mariadb
     }
 
