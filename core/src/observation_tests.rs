@@ -413,11 +413,12 @@ const UNPROVEN: Outcome = Outcome::Void(Void::BlockedUnproven);
 #[test]
 #[rustfmt::skip]
 fn blocked_is_every_address_stopped_as_a_firewall_stops() {
+    type Seen<'a> = &'a [(&'a str, Outcome, Proof)];
     let prohibited = Outcome::Short(Short::ConnectProhibited);
     let untrusted = Outcome::Short(Short::TlsUntrusted);
     let lossy = Outcome::Short(Short::PartialLoss);
     let nothing = Proof::Resolved;
-    let cases: &[(&[(&str, Outcome, Proof)], Outcome)] = &[
+    let cases: &[(Seen<'_>, Outcome)] = &[
         (&[(P4A, DROP, nothing)], OK),
         (&[(P4A, REFUSED, nothing), (P6A, prohibited, nothing)], OK),
         // One that is reached is a leak, whatever it then says, and whatever stands beside it.

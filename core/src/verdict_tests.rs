@@ -261,7 +261,9 @@ fn a_leak_names_who_got_through_where_and_what_to_close() {
     assert_eq!(findings, [finding]);
 
     // All of them.
-    agents.iter_mut().for_each(|agent| agent.3 = Outcome::Ok);
+    for agent in &mut agents {
+        agent.3 = Outcome::Ok;
+    }
     let (_, texts, findings) = said_of_guarded(&agents);
     assert_eq!(texts[1], "3 of 3 agents reached it, at 10.0.0.1:6379");
     assert!(findings.is_empty(), "{findings:?}");
