@@ -1,12 +1,14 @@
 //! What goes out comes back the same, and what is too much or means nothing is refused by name.
 
 use preflight_core::reason::{Short, Void};
-use preflight_core::target::{Host, Scheme};
+use preflight_core::spec::{ClientFiles, HttpOptions, Proxy, StatusRange, TlsOptions, Topology};
+use preflight_core::target::{Host, Scheme, Target};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::spec::{ADDRESSES, EXPECTS, FAMILIES, FORM, TLS_VERSIONS};
 use super::*;
 
 fn plain() -> impl Strategy<Value = String> {
