@@ -302,7 +302,8 @@ mod tests {
             ("", 200, "", SERVING, "grpc-status=0", "protocol_unexpected", "without a type"),
         ] {
             let http = StatusCode::from_u16(http).unwrap();
-            let answer = Answer { http, headers: headers(head), message: message.to_vec(), trailers: headers(trailers) };
+            let answer =
+                Answer { http, headers: headers(head), message: message.to_vec(), trailers: headers(trailers) };
             let (got, said) = match judge(&answer, service) {
                 Ok(shown) => ("ok", shown.note.unwrap_or_default()),
                 Err(failure) => (failure.outcome.reason().unwrap(), failure.detail.unwrap_or_default()),

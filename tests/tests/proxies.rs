@@ -96,7 +96,9 @@ fn five_hundred_tunnels_and_not_a_word_more() {
     let fresh = squid.requests()[requests.len()..].to_owned();
     let good = |line: &&str| {
         line.contains(" TCP_TUNNEL/200 ")
-            && ["CONNECT 10.9.0.1:443 ", "CONNECT 10.9.0.2:6379 ", "CONNECT cache:6379 "].iter().any(|it| line.contains(it))
+            && ["CONNECT 10.9.0.1:443 ", "CONNECT 10.9.0.2:6379 ", "CONNECT cache:6379 "]
+                .iter()
+                .any(|it| line.contains(it))
     };
     assert_eq!((fresh.lines().filter(good).count(), fresh.lines().count()), (wanted, wanted), "{fresh}");
     assert_eq!(squid.log(), log, "squid says more than its requests");

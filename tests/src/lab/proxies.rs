@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::{Host, Server};
+use super::{Host, Server, wait_for};
+
+const START: Duration = Duration::from_secs(20);
 
 /// A proxy on a host.
 #[derive(Debug)]
@@ -31,10 +34,14 @@ impl Host {
         fs::write(&file, configuration).expect("write squid's configuration");
         // It refuses to run as root, so it is somebody else in a namespace of its own, with the same rights to files.
         let user = ["unshare", "--user", "--map-user=proxy", "--map-group=proxy"];
-        let words = [user.as_slice(), &["squid", "-N", "-f", &file.to_string_lossy()]].concat();
+        let file = file.to_string_lossy();
+        let words = [user.as_slice(), &["squid", "-N", "-f", &file]].concat();
         let server = self.spawn(&format!("squid-{port}"), &words);
         self.await_listener(port);
-        Proxy { server, access: Some(dir.join("access")), errors: dir.join("errors") }
+        let proxy = Proxy { server, access: Some(dir.join("access")), errors: dir.join("errors") };
+        // A second after its start it logs this, whoever talks to it.
+        wait_for("squid to have started", START, || proxy.log().contains("storeLateRelease").then_some(()));
+        proxy
     }
 
     /// tinyproxy on a port, which lets 10.0.0.0/8 through to 443 and 6379, with more lines for its configuration.
@@ -49,8 +56,8 @@ impl Host {
         );
         let file = dir.join("conf");
         fs::write(&file, configuration).expect("write tinyproxy's configuration");
-        let words = ["tinyproxy", "-d", "-c", &file.to_string_lossy()];
-        let server = self.spawn(&format!("tinyproxy-{port}"), &words);
+        let name = format!("tinyproxy-{port}");
+        let server = self.spawn(&name, &["tinyproxy", "-d", "-c", &file.to_string_lossy()]);
         self.await_listener(port);
         Proxy { server, access: None, errors }
     }

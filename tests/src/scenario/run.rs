@@ -7,9 +7,7 @@ use std::path::Path;
 
 use super::{Certificate, DnsFault, Rule, Scenario, Service, Step};
 use crate::certificates::{self, Authority, Pair};
-use crate::lab::{
-    Agent, AgentOptions, Controller, Expect, Firewall, Host, Lab, NAME_SERVER, Preflight, TlsFiles, Way,
-};
+use crate::lab::{Agent, AgentOptions, Controller, Expect, Firewall, Host, Lab, NAME_SERVER, Preflight, TlsFiles, Way};
 
 /// A gate of the scenario's manifest for each region of the application.
 const GATE: [&str; 8] = ["gate", "--manifest", "preflight.yaml", "--all-regions", "--release", "r1", "-o", "json"];
