@@ -20,7 +20,6 @@ pub fn exchange(spec: &ProbeSpec, bytes: &[u8]) -> bool {
     };
     let (piece, bytes) = bytes.split_first().map_or((1, bytes), |(first, rest)| (usize::from(*first).max(1), rest));
     let mut server = Canned { bytes, piece };
-    let peer = ([127, 0, 0, 1], spec.target.port).into();
     let mut wire = Wire::new(&mut server);
     let talk = async {
         if spec.target.scheme.can_upgrade() {

@@ -246,3 +246,72 @@ fn broken(wire: &mut Wire<'_>, error: &h2::Error) -> Failure {
     }
     wire.unexpected(&format!("not gRPC over HTTP/2 ({error})"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVING: &[u8] = &[0, 0, 0, 0, 2, 8, 1];
+
+    fn headers(text: &str) -> HeaderMap {
+        let pairs = text.split('|').filter_map(|pair| pair.split_once('='));
+        pairs
+            .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn what_an_answer_comes_to() {
+        let grpc = "content-type=application/grpc";
+        let proto = "content-type=application/grpc+proto";
+        let html = "content-type=text/html";
+        let with = |status: &str| format!("{grpc}|grpc-status={status}");
+        for (service, http, head, message, trailers, want, words) in [
+            ("", 200, grpc, SERVING, "grpc-status=0", "ok", ""),
+            ("a.B", 200, proto, SERVING, "grpc-status=0", "ok", ""),
+            ("", 200, grpc, &[0, 0, 0, 0, 2, 8, 2], "grpc-status=0", "not_ready", "NOT_SERVING"),
+            ("", 200, grpc, &[0, 0, 0, 0, 0], "grpc-status=0", "not_ready", "UNKNOWN"),
+            ("", 200, grpc, &[0, 0, 0, 0, 2, 8, 3], "grpc-status=0", "status_unexpected", "SERVICE_UNKNOWN"),
+            // Only the whole message with a good status is a proof.
+            ("", 200, grpc, &SERVING[..6], "grpc-status=0", "protocol_unexpected", "whole"),
+            ("", 200, grpc, b"", "grpc-status=0", "protocol_unexpected", "whole"),
+            ("", 200, &with("0"), b"", "", "protocol_unexpected", "whole"),
+            ("", 200, grpc, SERVING, "", "protocol_unexpected", "without a status"),
+            ("", 200, grpc, SERVING, "grpc-message=x", "protocol_unexpected", "without a status"),
+            ("", 200, grpc, SERVING, "grpc-status=17", "protocol_unexpected", "does not have: 17"),
+            ("", 200, grpc, SERVING, "grpc-status=00", "status_unexpected", "OK (00)"),
+            ("", 200, grpc, SERVING, "grpc-status=-1", "protocol_unexpected", "does not have"),
+            // The trailers have the last word.
+            ("", 200, &with("0"), SERVING, "grpc-status=14", "not_ready", "UNAVAILABLE (14)"),
+            // Trailers-Only.
+            ("", 200, &with("14|grpc-message=draining"), b"", "", "not_ready", "UNAVAILABLE (14): draining"),
+            ("a.B", 200, &with("14"), b"", "", "not_ready", "of a.B"),
+            ("", 200, &with("16"), b"", "", "ok", "UNAUTHENTICATED"),
+            ("", 200, &with("7"), b"", "", "ok", "PERMISSION_DENIED"),
+            ("", 200, &with("12"), b"", "", "ok", "no health service"),
+            ("a.B", 200, &with("12"), b"", "", "status_unexpected", "UNIMPLEMENTED (12)"),
+            ("a.B", 200, &with("5"), b"", "", "status_unexpected", "NOT_FOUND (5)"),
+            ("", 200, &with("13"), b"", "", "status_unexpected", "INTERNAL (13)"),
+            ("", 200, &with("4"), b"", "", "status_unexpected", "DEADLINE_EXCEEDED (4)"),
+            // No gRPC, whatever its body and status say.
+            ("", 502, html, b"", "", "status_unexpected", "502"),
+            ("", 503, "", b"", "", "status_unexpected", "without a type"),
+            ("", 401, html, b"", "", "status_unexpected", "401"),
+            ("", 502, &with("0"), SERVING, "grpc-status=0", "status_unexpected", "502"),
+            ("", 200, html, SERVING, "grpc-status=0", "protocol_unexpected", "text/html"),
+            ("", 200, "", SERVING, "grpc-status=0", "protocol_unexpected", "without a type"),
+        ] {
+            let http = StatusCode::from_u16(http).unwrap();
+            let answer =
+                Answer { http, headers: headers(head), message: message.to_vec(), trailers: headers(trailers) };
+            let (got, said) = match judge(&answer, service) {
+                Ok(shown) => ("ok", shown.note.unwrap_or_default()),
+                Err(failure) => (failure.outcome.reason().unwrap(), failure.detail.unwrap_or_default()),
+            };
+            assert_eq!(got, want, "{answer:?}: {said}");
+            assert!(said.contains(words), "{answer:?}: {said}");
+        }
+        let long = Answer { message: vec![0; MAX_MESSAGE + 1], headers: headers(&with("0")), ..Answer::default() };
+        assert!(judge(&long, "").is_err());
+    }
+}

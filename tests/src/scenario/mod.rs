@@ -97,6 +97,20 @@ pub enum Service {
     Https(Certificate),
     /// A web server over TLS 1.2 and nothing newer.
     HttpsOld,
+    /// A web server that answers every request with this status.
+    HttpStatus(u16),
+    /// A server of HTTP/2 in the clear that ends every call with this status of gRPC, and no message.
+    GrpcStatus(u8),
+    /// `PostgreSQL`.
+    Postgres,
+    /// `MariaDB`, with an account for probes.
+    Mysql,
+    /// memcached.
+    Memcached,
+    /// The proxy squid, which lets 10.0.0.0/8 through to 443 and 6379.
+    Squid,
+    /// The proxy tinyproxy, which lets the same through.
+    Tinyproxy,
     /// A listener that accepts and never says a word.
     Silence,
     /// A listener that resets every connection once it has said something.

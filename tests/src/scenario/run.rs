@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use super::{Certificate, DnsFault, Rule, Scenario, Service, Step};
 use crate::certificates::{self, Authority, Pair};
-use crate::lab::{
-    Agent, AgentOptions, Controller, Expect, Firewall, Host, Lab, NAME_SERVER, Preflight, Server, TlsFiles, Way,
-};
+use crate::lab::{Agent, AgentOptions, Controller, Expect, Firewall, Host, Lab, NAME_SERVER, Preflight, TlsFiles, Way};
 
 /// A gate of the scenario's manifest for each region of the application.
 const GATE: [&str; 8] = ["gate", "--manifest", "preflight.yaml", "--all-regions", "--release", "r1", "-o", "json"];
@@ -43,6 +41,9 @@ pub fn run(path: &Path) {
     }
 }
 
+/// A server that ends when this is dropped, whatever it is.
+type Running = Box<dyn std::any::Any>;
+
 /// The network of a scenario.
 struct Stage<'a> {
     lab: &'a Lab,
@@ -53,7 +54,7 @@ struct Stage<'a> {
     /// Hosts with agents: fleet and host.
     hosts: Vec<(String, Host)>,
     servers: Vec<(Host, BTreeMap<u16, Service>)>,
-    _processes: Vec<Server>,
+    _processes: Vec<Running>,
 }
 
 impl<'a> Stage<'a> {
@@ -65,7 +66,7 @@ impl<'a> Stage<'a> {
             let dns = lab.host("dns", &[NAME_SERVER]);
             match scenario.dns.fault {
                 Some(DnsFault::Servfail) => dns.dns_servfail(),
-                Some(DnsFault::Silent) | None => processes.push(dns.dns(&scenario.dns.names)),
+                Some(DnsFault::Silent) | None => processes.push(Box::new(dns.dns(&scenario.dns.names)) as Running),
             }
             if scenario.dns.fault == Some(DnsFault::Silent) {
                 dns.firewall(&Firewall::open().drop_dns());
@@ -346,46 +347,60 @@ fn finding_line(finding: &serde_json::Value) -> String {
     line
 }
 
-fn start(host: &Host, port: u16, service: &Service, authority: &Authority, files: &TlsFiles) -> Option<Server> {
-    match service {
-        Service::Nothing => None,
-        Service::Redis => Some(host.redis(port, &[])),
-        Service::RedisLocked => Some(host.redis(port, &["--requirepass", "secret"])),
-        Service::RedisLoading => Some(host.redis_loading(port)),
-        Service::RedisMasterdown => Some(host.redis_masterdown(port)),
-        Service::Rediss(certificate) => Some(host.rediss(port, &issue(*certificate, authority))),
-        Service::RedissForClients => {
-            Some(host.rediss_for_clients(port, &issue(Certificate::Good, authority), authority))
+fn start(host: &Host, port: u16, service: &Service, authority: &Authority, files: &TlsFiles) -> Option<Running> {
+    let process = match service {
+        Service::Nothing => return None,
+        Service::Redis => host.redis(port, &[]),
+        Service::RedisLocked => host.redis(port, &["--requirepass", "secret"]),
+        Service::RedisLoading => host.redis_loading(port),
+        Service::RedisMasterdown => host.redis_masterdown(port),
+        Service::Rediss(certificate) => host.rediss(port, &issue(*certificate, authority)),
+        Service::RedissForClients => host.rediss_for_clients(port, &issue(Certificate::Good, authority), authority),
+        Service::RedissPinned => host.rediss(port, &files.pinned),
+        Service::HttpsOld => host.https_old(port, &issue(Certificate::Good, authority)),
+        Service::Http => host.http(port),
+        Service::HttpStatus(status) => host.http_status(port, *status),
+        Service::GrpcStatus(status) => host.grpc_status(port, *status),
+        Service::Https(certificate) => host.https(port, &issue(*certificate, authority)),
+        Service::Postgres => {
+            assert_eq!(port, 5432, "the lab's PostgreSQL has its own port");
+            return Some(Box::new(host.postgres(None)));
         }
-        Service::RedissPinned => Some(host.rediss(port, &files.pinned)),
-        Service::HttpsOld => Some(host.https_old(port, &issue(Certificate::Good, authority))),
-        Service::Http => Some(host.http(port)),
-        Service::Https(certificate) => Some(host.https(port, &issue(*certificate, authority))),
+        Service::Mysql => {
+            assert_eq!(port, 3306, "the lab's MariaDB has its own port");
+            let server = host.mariadb(None);
+            server.sql("create user preflight@'%'");
+            return Some(Box::new(server));
+        }
+        Service::Memcached => return Some(Box::new(host.memcached(port, &[]))),
+        Service::Squid => return Some(Box::new(host.squid(port, ""))),
+        Service::Tinyproxy => return Some(Box::new(host.tinyproxy(port, ""))),
         Service::Silence => {
             host.silence(port);
-            None
+            return None;
         }
         Service::Resets => {
             host.resets(port);
-            None
+            return None;
         }
         Service::Says(text) => {
             host.says(port, text.as_bytes());
-            None
+            return None;
         }
         Service::SaysLate { text, after_ms } => {
             host.says_late(port, text.as_bytes(), Duration::from_millis(*after_ms));
-            None
+            return None;
         }
         Service::Dribbles => {
             host.dribbles(port);
-            None
+            return None;
         }
         Service::Floods => {
             host.floods(port);
-            None
+            return None;
         }
-    }
+    };
+    Some(Box::new(process))
 }
 
 fn issue(certificate: Certificate, authority: &Authority) -> Pair {
