@@ -1,6 +1,8 @@
 //! Through real proxies: what a probe says of a path that leads through squid or tinyproxy, and that they log nothing
 //! but the tunnels that they were asked for.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
