@@ -129,7 +129,7 @@ fn what_a_proxy_does_not_let_through() {
     let _shut = way.squid(3129, "acl web src 10.1.0.1\nhttp_access deny web");
     let said = short(&web, &through("redis://10.9.0.2", "http://10.8.0.1:3129", &authority), "proxy_refused");
     assert!(said.contains("403") && said.contains("ERR_ACCESS_DENIED"), "{said}");
-    let _closed = way.tinyproxy(8889, "Deny 10.1.0.1\nBasicAuth app secret");
+    let _closed = way.tinyproxy(8889, "BasicAuth app secret");
     let said = short(&web, &through("redis://10.9.0.2", "http://10.8.0.1:8889", &authority), "proxy_refused");
     assert!(said.contains("407") && said.contains("asks for a login"), "{said}");
     let login = "auth_param basic program /bin/cat\nacl known_user proxy_auth REQUIRED\nhttp_access deny !known_user";
@@ -169,7 +169,7 @@ fn a_target_that_the_proxy_does_not_reach() {
     let mut spec = through("redis://10.9.0.2", "http://10.8.0.1:3129", &authority);
     spec.timeout = Millis(30_000);
     let said = short(&web, &spec, "proxy_target_failed");
-    assert!(said.contains("50"), "{said}");
+    assert!(said.contains("503") || said.contains("504"), "{said}");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_proxy_that_is_none_or_not_there() {
     assert_eq!(reason(&seen), "proxy_unreachable", "{seen:#?}");
     // The connect's own deadline of one second ends it, not the five seconds of what follows.
     let ended = seen.detail.unwrap_or_default();
-    assert!(!ended.is_empty(), "it says what the connect met");
+    assert!(ended.contains("connect_timeout") && ended.contains("1000 ms"), "{ended}");
     way.firewall(&Firewall::open());
     let _redis = way.redis(6380, &[]);
     short(&web, &via(6380), "proxy_unexpected");
