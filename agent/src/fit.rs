@@ -41,7 +41,13 @@ fn within_bounds(observation: &mut Observation) {
         attempt.result = text::escape(&attempt.result);
     }
     let phases = &mut observation.phases;
-    for ms in [&mut phases.resolve_ms, &mut phases.connect_ms, &mut phases.tls_ms, &mut phases.protocol_ms] {
+    for ms in [
+        &mut phases.resolve_ms,
+        &mut phases.connect_ms,
+        &mut phases.proxy_ms,
+        &mut phases.tls_ms,
+        &mut phases.protocol_ms,
+    ] {
         *ms = ms.and_then(span);
     }
     for text in [&mut observation.note, &mut observation.detail] {

@@ -184,7 +184,7 @@ impl Dependency {
             resolved.map_err(|wrong| Diagnostic::new(file, template.place, wrong.message, wrong.fix))
         };
         let target = resolve(template)?;
-        let via = self.via.as_ref().map(resolve).transpose()?.and_then(options::proxy);
+        let via = self.via.as_ref().map(|via| options::proxy(file, via, resolve(via)?)).transpose()?;
         if let Some(lacking) = self.lacks_family(&target) {
             let (has, host) = (if lacking == "IPv6" { "IPv4" } else { "IPv6" }, &target.host);
             return Err(Diagnostic::new(

@@ -191,6 +191,7 @@ fn a_dependency_as_a_person_gets_it_wrong() {
         ("target: tls://c:1\nvia: p:3128", 5, 10, "via 'p:3128' has no scheme", "http://proxy.internal:3128"),
         ("target: tls://c:1\nvia: https://p:3128", 5, 10, "is no proxy", "http://proxy.internal:3128"),
         ("target: tls://c:1\nvia: http://p:3128/x", 5, 10, "is no proxy", "http://proxy.internal:3128"),
+        ("target: tls://c:1\nvia: http://p:3128//", 5, 10, "is no proxy", "http://proxy.internal:3128"),
         ("target: memcached://c\ntls: {}", 5, 10, "tls means nothing to memcached://", "leave tls out"),
         ("target: amqp://c\ntls: {}", 5, 10, "tls means nothing to amqp://", "use amqps://"),
         ("target: tls://c:1\ntls: {ca_file: /a, fingerprint: x}", 5, 37, "fingerprint and ca_file both say", "keep one"),

@@ -349,14 +349,19 @@ impl Report {
             o.address.is_some() && stops.iter().any(|stop| o.outcome == Outcome::Short(*stop))
         };
         let void = of_target.iter().map(|o| o.outcome).find(|o| matches!(o, Outcome::Void(_)));
+        // Nothing leaks through a family that this host has no route for, but it blocks nothing either.
+        let routed = |o: &&&Observation| {
+            let no_way = |a: &SocketAddr| !self.has_route(a.ip().to_canonical().is_ipv6());
+            !(o.outcome == Outcome::Short(Short::NetUnreachable) && o.address.as_ref().is_some_and(no_way))
+        };
+        let all_stopped =
+            || of_target.iter().any(|o| stopped(&o)) && of_target.iter().filter(routed).all(|o| stopped(&o));
         match void {
             Some(void) => void,
             None if is_incomplete(of_target, usize::try_from(self.resolved).unwrap_or(usize::MAX)) => {
                 Outcome::Void(Void::Cancelled)
             }
-            None if self.cut().is_none() && !of_target.is_empty() && of_target.iter().all(|o| stopped(&o)) => {
-                Outcome::Ok
-            }
+            None if self.cut().is_none() && all_stopped() => Outcome::Ok,
             None => Outcome::Void(Void::BlockedUnproven),
         }
     }

@@ -59,7 +59,7 @@ reasons! {
         DnsTimeout = "dns_timeout", "no name server answered in time",
             "Check /etc/resolv.conf on the host and that it may reach those servers on port 53, UDP and TCP.";
         ConnectTimeout = "connect_timeout", "several attempts met silence: mostly a security group, network ACL or firewall discards packets from this source to that address and port",
-            "Allow this fleet's security group (or subnet) to the target's port, then run the gate again.";
+            "Allow this host's security group (or subnet) to the target's port, then try again; if no rule is in the way, check that the address is in use and its host is up.";
         ConnectRefused = "connect_refused", "the connection was refused: mostly the host was reached and nothing listens on that port, though rules can reject too",
             "Check that the service runs and listens on that address and port, and that no rule rejects with a TCP reset.";
         ConnectReset = "connect_reset", "the connection was reset while it was being opened",
@@ -75,41 +75,41 @@ reasons! {
         TlsTimeout = "tls_timeout", "connected, but the TLS handshake did not finish in time",
             "Check that the port speaks TLS at all: a service in the clear (plain Redis, say) often just stays silent, and wants the scheme without TLS. Then the server's load, and the path MTU: large certificates are the first packets that a wrong MTU loses.";
         TlsNotSpoken = "tls_not_spoken", "the port answers, but not in TLS",
-            "Use the scheme without TLS, or the port that speaks it.";
+            "Use the scheme without TLS, or the port that speaks it; for PostgreSQL and MySQL turn TLS on at the server, or leave `tls` (--tls) out.";
         TlsClosed = "tls_closed", "the peer closed or reset the connection during the TLS handshake",
             "Look at the server's log; mostly a proxy without a backend, or a server name that it does not serve.";
         TlsAlert = "tls_alert", "the peer refused the TLS handshake with an alert",
-            "Compare TLS versions, cipher suites and the server name with what the server accepts.";
+            "What was seen says what it refuses. Compare TLS versions, cipher suites, the server name, the protocol (ALPN) and client certificates with what the server accepts.";
         TlsUntrusted = "tls_untrusted", "the certificate is signed by an authority that this host does not trust",
-            "Give the authority in `tls: {ca_pem: …}` or install it in the host's store.";
+            "Give the authority in `tls: {ca_pem: …}` (--ca-file), or install it in the host's store.";
         TlsSelfSigned = "tls_self_signed", "the certificate is self-signed and not trusted",
-            "Give the certificate in `tls: {ca_pem: …}`, or have it issued by your authority.";
+            "Give the certificate in `tls: {ca_pem: …}` (--ca-file) or pin it with `tls: {fingerprint: …}`, or have it issued by your authority.";
         TlsExpired = "tls_expired", "the certificate has expired",
             "Renew the certificate; if only one host sees this, check that host's clock.";
         TlsNotYetValid = "tls_not_yet_valid", "the certificate is not valid yet",
             "Check the clocks of this host and of the issuer.";
         TlsNameMismatch = "tls_name_mismatch", "the certificate is for other names",
-            "Set `tls: {server_name: …}` to a name the certificate carries, or have it issued for this name.";
+            "Set `tls: {server_name: …}` (--server-name) to a name the certificate carries, or have it issued for this name.";
         TlsFingerprintMismatch = "tls_fingerprint_mismatch", "the certificate is not the one that is pinned",
             "Compare the fingerprint in the evidence with the certificate that was meant; if it was renewed, change `tls: {fingerprint: …}`.";
         ProtocolTimeout = "protocol_timeout", "connected, but the service did not answer in time",
             "Check the service's load, and that the port belongs to it: a listener that accepts and stays silent is often something else.";
         ProtocolClosed = "protocol_closed", "the peer closed or reset the connection before it answered",
-            "Look at the service's log and its client limits; mostly a proxy without a backend, or an address that the service does not admit.";
+            "Check that port and scheme belong to each other: another protocol mostly just closes. Then the service's log and its client limits, a proxy without a backend, or an address that the service does not admit.";
         ProtocolUnexpected = "protocol_unexpected", "something answered, but not in the protocol expected",
             "Check that port and scheme belong to this service; the evidence shows what came back.";
         NotReady = "not_ready", "the service answers, but says that it is not ready",
             "Wait until it has loaded or its primary is back, then run the gate again.";
-        StatusUnexpected = "status_unexpected", "the answer has a status that is not accepted",
-            "Look at the service's log for this request.";
+        StatusUnexpected = "status_unexpected", "the service answers, and what it says is not accepted",
+            "What was seen says what it answered: another scheme, port or option may be meant, or the service turns this client away; its log tells more.";
         BodyUnexpected = "body_unexpected", "the answer's body does not contain the text that the manifest asks for",
             "Compare `http: {body: …}` with what the evidence shows of the body; it is searched within its first 64 KiB.";
         TooSlow = "too_slow", "it works, but slower than `max_latency` allows",
             "Look at the phases in the evidence: which one is slow?";
         ProxyUnreachable = "proxy_unreachable", "the proxy on the way could not be reached",
-            "Check the path from this fleet to the proxy.";
+            "Check the proxy's name and port, and the path from this host to it.";
         ProxyRefused = "proxy_refused", "the proxy refused to connect to the target",
-            "Allow the target in the proxy's rules.";
+            "Allow the target in the proxy's rules; a web server that is no proxy refuses like this too.";
         ProxyTargetFailed = "proxy_target_failed", "the proxy answered, and could not reach the target itself",
             "Check the path from the proxy to the target; the evidence shows the proxy's words.";
         ProxyTimeout = "proxy_timeout", "the proxy was reached, and did not answer in time: mostly it waits for a target that stays silent",
@@ -127,7 +127,7 @@ reasons! {
         LocalResources = "local_resources", "the agent's host ran out of something (ports, descriptors, memory), so the probe says nothing of the target",
             "Look at the agent's log on that host.";
         PolicyDenied = "policy_denied", "the agent's local policy does not let it probe that address and port",
-            "Allow the address range and port in the policy file (--policy) of that fleet's agents. Link-local and multicast addresses and the controller's own ports are never probed.";
+            "Allow the address range and port, or the file, in the policy file (--policy) of that fleet's agents: the evidence says what was denied. Link-local and multicast addresses and the controller's own ports are never probed.";
         WrongVantage = "wrong_vantage", "the agent has another network identity than the inventory states for its fleet",
             "Correct the host's security groups or subnet, or the fleet's `identity` in the inventory. An agent that finds out nothing by itself is told: preflight-agent run --identity security_group=…";
         Intercepted = "intercepted", "something on the host accepts every connection, so a connect proves nothing",

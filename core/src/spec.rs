@@ -248,6 +248,8 @@ impl ProbeSpec {
     pub const RESOLVE_TIMEOUT: Millis = Millis(3_000);
     /// At most this many addresses of a name are probed; a cut is said.
     pub const MAX_ADDRESSES: usize = 16;
+    /// At most this many addresses of one member are probed; one that has more is not known to work.
+    pub const MAX_MEMBER_ADDRESSES: usize = 2;
     /// At most this many members are probed; a cut is said.
     pub const MAX_MEMBERS: usize = 64;
 

@@ -20,8 +20,9 @@ use crate::agent;
 
 mod spec;
 
-/// At most this many observations are accepted in one report.
-pub const MAX_OBSERVATIONS: usize = ProbeSpec::MAX_ADDRESSES + 2 + 2 * ProbeSpec::MAX_MEMBERS;
+/// At most this many observations are accepted in one report: those of the target, and of each member two addresses and a lookup
+/// that failed.
+pub const MAX_OBSERVATIONS: usize = ProbeSpec::MAX_ADDRESSES + 2 + 3 * ProbeSpec::MAX_MEMBERS;
 /// At most this many connect attempts are accepted in one observation.
 pub const MAX_ATTEMPTS: usize = 32;
 /// At most this many ranges of HTTP statuses are accepted.

@@ -1,14 +1,15 @@
 //! `preflight probe --local`: from this host, without a controller.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use preflight_core::inventory::Inventory;
 use preflight_core::observation::{Outcome, Report};
+use preflight_core::plan::PlanError;
 use preflight_core::plan::host::{self, Place};
-use preflight_core::spec::{Millis, ProbeSpec, Proxy, Topology};
+use preflight_core::spec::{Expect, Millis, ProbeSpec, Proxy, Topology};
 use preflight_core::target::Target;
 use preflight_core::text::escape;
 use preflight_probe::{AllowAll, Engine, EngineOptions};
@@ -37,7 +38,7 @@ pub(crate) struct LocalArgs {
     #[arg(long, requires = "local")]
     watch: bool,
     /// The time from one round to the next
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::parse, requires = "watch")]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval, requires = "watch")]
     interval: Duration,
     /// Stop after so many rounds
     #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
@@ -98,7 +99,7 @@ pub(super) async fn run(
         None => targets.into_iter().map(|target| from_url(args, target)).collect::<Result<_, _>>()?,
     };
     if wanted.is_empty() {
-        return Err(Failure::usage("the manifest has nothing for this host to probe"));
+        return nothing(output);
     }
     // Enough that nothing waits for what is silent: each address has up to seven descriptors.
     let options = EngineOptions { max_concurrent: at_once(), ..EngineOptions::default() };
@@ -106,12 +107,17 @@ pub(super) async fn run(
     if args.watch {
         return watch::run(&engine, &wanted, args.interval, args.count, output).await;
     }
-    let names: Vec<String> = wanted.iter().map(|w| w.spec.target.to_string()).collect();
     let progress = Reporter::new();
     let mut results = Vec::new();
     let mut probes = probe_all(&engine, &wanted);
     while let Some(probe) = probes.join_next().await {
         let (index, result) = probe.map_err(|error| broke_off(&error))?;
+        // A path that must not exist: one host alone can show that it does, and never that it does not.
+        if wanted.get(index).is_some_and(|w| w.spec.expect == Expect::Blocked) && result.outcome != State::Fail {
+            let why = "it must be blocked and was not reached; that something blocks it, the gate shows by other hosts";
+            left_out(result.dependency.as_deref().unwrap_or(&result.target), why);
+            continue;
+        }
         if !output.is_json() {
             let text = render::local::result(&result, output::width());
             progress.suspend(|| output::text(&text))?;
@@ -119,9 +125,20 @@ pub(super) async fn run(
         results.push((index, result));
     }
     results.sort_by_key(|(index, _)| *index);
+    let names: Vec<String> = results.iter().map(|(_, result)| result.target.clone()).collect();
     let results = ProbeResults { id: String::new(), results: results.into_iter().map(|(_, result)| result).collect() };
     drop(progress);
+    if results.results.is_empty() {
+        return nothing(output);
+    }
     probe::conclude(&results, &names, output)
+}
+
+/// Nobody's server is to be pressed by somebody who watches it.
+fn interval(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_millis(100);
+    let span = duration::parse(text)?;
+    if span < LEAST { Err("rounds begin at most ten times a second; write 100ms or more".to_owned()) } else { Ok(span) }
 }
 
 pub(super) fn broke_off(error: &tokio::task::JoinError) -> Failure {
@@ -159,8 +176,7 @@ fn from_url(args: &LocalArgs, target: Target) -> Result<Wanted, Failure> {
     spec.timeout = args.timeout.map_or(spec.timeout, within);
     spec.tls.upgrade = args.tls;
     spec.tls.server_name.clone_from(&args.server_name);
-    spec.tls.ca_pem =
-        args.ca_file.as_deref().map(|path| input::read("certificate file", path)).transpose()?.map(|s| s.text);
+    spec.tls.ca_pem = args.ca_file.as_deref().map(authorities).transpose()?;
     spec.via = args.via.as_deref().map(proxy).transpose()?;
     spec.topology = args.topology.map(|members| match members {
         Members::Cluster => Topology::Cluster,
@@ -184,6 +200,15 @@ fn from_url(args: &LocalArgs, target: Target) -> Result<Wanted, Failure> {
     Ok(Wanted { dependency: None, spec })
 }
 
+fn authorities(path: &Path) -> Result<String, Failure> {
+    let source = input::read("authority", path)?;
+    if source.text.contains("-----BEGIN CERTIFICATE-----") {
+        return Ok(source.text);
+    }
+    Err(Failure::usage(format!("{} holds no certificate", source.name))
+        .fix("Give a PEM file of certificates to trust."))
+}
+
 fn proxy(text: &str) -> Result<Proxy, Failure> {
     let wrong = |error: String| Failure::usage(format!("--via {}: {error}", escape(text)));
     let target: Target = text.parse().map_err(|error: preflight_core::target::TargetError| wrong(error.to_string()))?;
@@ -199,19 +224,36 @@ fn from_manifest(args: &LocalArgs, region: Option<&str>, fleet: Option<&str>) ->
         None => None,
     };
     let place = Place { inventory: inventory.as_ref(), region, fleet };
-    let needs = host::needs(&parsed, place).map_err(|error| manifest::unplanned(&error, &source))?;
+    let needs = host::needs(&parsed, place).map_err(|error| match error {
+        PlanError::NoRegions { .. } => {
+            Failure::usage("this host's region is not named").fix("Name it: --region REGION")
+        }
+        error => manifest::unplanned(&error, &source),
+    })?;
     let mut wanted = Vec::new();
     for need in needs {
         match need.probe {
             Ok(spec) => wanted.push(Wanted { dependency: Some(need.dependency), spec }),
-            // On stderr, where it is in nobody's way; that it cannot be said is no reason to stop.
-            Err(why) => {
-                let _ =
-                    write!(anstream::stderr(), "{}", render::local::left_out(&need.dependency, &why, output::width()));
-            }
+            Err(why) => left_out(&need.dependency, &why),
         }
     }
     Ok(wanted)
+}
+
+/// A manifest of which this host needs nothing: no failure, and loudly no pass of anything either.
+fn nothing(output: OutputArgs) -> Result<Exit, Failure> {
+    if output.is_json() {
+        output::json(&ProbeResults::default())?;
+    } else {
+        output::text("This host needs nothing of the manifest, so nothing was shown to work.\n")?;
+    }
+    Ok(Exit::Proceed)
+}
+
+/// Says on stderr, where it is in nobody's way, what is not probed or not judged.
+fn left_out(dependency: &str, why: &str) {
+    // That it cannot be said is no reason to stop.
+    let _ = write!(anstream::stderr(), "{}", render::local::left_out(dependency, why, output::width()));
 }
 
 fn result(wanted: &Wanted, report: Report) -> ProbeResult {

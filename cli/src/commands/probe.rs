@@ -92,7 +92,12 @@ pub(super) fn conclude(results: &ProbeResults, names: &[String], output: OutputA
 }
 
 pub(super) fn target(text: &str) -> Result<Target, Failure> {
-    text.parse().map_err(|error| Failure::usage(format!("{}: {error}", escape(text))))
+    text.parse().map_err(|error| {
+        // What may be a password is not repeated: errors end up in logs.
+        let masked = text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1)));
+        let shown = masked.map_or_else(|| escape(text), |(scheme, host)| escape(&format!("{scheme}://…@{host}")));
+        Failure::usage(format!("{shown}: {error}"))
+    })
 }
 
 async fn ask(client: &Client, request: &ProbeRequest, args: &Args) -> Result<ProbeResults, Failure> {

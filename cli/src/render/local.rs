@@ -63,7 +63,7 @@ fn line(observation: &Observation, scheme: &str, width: usize) -> String {
     };
     let first = format!("{indent}{} {name}  ", styled(style_of(state), glyph(state)));
     let hang = " ".repeat(indent.len() + 2);
-    let proof = observation.proof.map(|proof| shown(proof, scheme));
+    let proof = observation.proof.map(|proof| shown(proof, scheme, observation));
     let mut parts = match observation.outcome.reason() {
         None => vec![proof.unwrap_or_else(|| "nothing was shown".to_owned())],
         Some(reason) => {
@@ -90,11 +90,15 @@ fn line(observation: &Observation, scheme: &str, width: usize) -> String {
 }
 
 /// How far it got, in words.
-fn shown(proof: Proof, scheme: &str) -> String {
+fn shown(proof: Proof, scheme: &str, observation: &Observation) -> String {
     match proof {
         Proof::Resolved => "the name resolves".to_owned(),
         Proof::Connected => "TCP connects".to_owned(),
         Proof::Encrypted => "TLS is spoken and the certificate is good".to_owned(),
+        // A server that wants a client certificate first has spoken nothing.
+        Proof::Protocol if observation.phases.protocol_ms.is_none() => {
+            "the certificate is good, and a client certificate is wanted first".to_owned()
+        }
         Proof::Protocol => format!("speaks {}", word(scheme)),
     }
 }

@@ -126,7 +126,7 @@ fn watching_counts_what_fails_and_how_long_the_rest_takes() {
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (open_url, closed_url) = (format!("tcp://{}", open.local_addr().unwrap()), format!("tcp://{closed}"));
-    let watch = ["--watch", "--count", "3", "--interval", "10ms"];
+    let watch = ["--watch", "--count", "3", "--interval", "100ms"];
 
     let words = Run::of(preflight(&["probe", "--local", &open_url, &closed_url]).args(watch).output().unwrap());
     assert_eq!(words.code, 2, "{words:?}");
@@ -155,9 +155,11 @@ fn all_that_a_host_needs_by_its_manifest() {
     let text = format!(
         "application: shop\ndependencies:\n  cache: {{target: \"tcp://127.0.0.1:{}\"}}\n  \
          queue: {{target: \"tcp://127.0.0.1:{}\", fleets: {{only: [worker], because: batch}}}}\n  \
-         admin: {{target: tcp://127.0.0.1:1, expect: blocked}}\n",
+         admin: {{target: tcp://127.0.0.1:1, expect: blocked}}\n  \
+         leak: {{target: \"tcp://127.0.0.1:{}\", fleets: {{only: [leaky], because: test}}, expect: blocked}}\n",
         open.port(),
-        closed.port()
+        closed.port(),
+        open.port()
     );
     std::fs::write(&manifest, text).unwrap();
     let manifest = manifest.to_str().unwrap();
@@ -165,17 +167,26 @@ fn all_that_a_host_needs_by_its_manifest() {
         let mut command = preflight(&["probe", "--local", "--manifest", manifest]);
         Run::of(command.args(more).output().unwrap())
     };
+    let inventory = dir.join("inventory.yaml");
+    let text = "regions: {eu: {fleets: {web: {}, worker: {}, leaky: {}}}}\napplications: {shop: {fleets: {eu: [web, worker, leaky]}}}\n";
+    std::fs::write(&inventory, text).unwrap();
+    let known = ["--inventory", inventory.to_str().unwrap(), "--region", "eu"];
     let unnamed = run(&[]);
     assert_eq!(unnamed.code, 64, "{unnamed:?}");
     assert!(unnamed.stderr.contains("--fleet FLEET") && unnamed.stderr.contains(":4:"), "{unnamed:?}");
-    let web = run(&["--fleet", "web"]);
+    let unknown = run(&["--fleet", "web"]);
+    assert!(unknown.code == 64 && unknown.stderr.contains("--inventory FILE"), "{unknown:?}");
+    let of = |fleet: &str| run(&[known.as_slice(), &["--fleet", fleet]].concat());
+    let web = of("web");
     assert_eq!(web.code, 0, "{web:?}");
     assert!(web.stdout.contains("cache  tcp://") && web.stderr.contains("queue  not for fleet web: batch"), "{web:?}");
-    assert!(web.stderr.contains("admin  it must be blocked"), "{web:?}");
-    let worker = run(&["--fleet", "worker"]);
+    assert!(web.stderr.contains("admin  it must be blocked and was not reached"), "{web:?}");
+    let worker = of("worker");
     assert_eq!(worker.code, 2, "{worker:?}");
+    let leak = of("leaky");
+    assert!(leak.code == 2 && leak.stdout.contains("reachable"), "{leak:?}");
     drop(listener);
-    assert_eq!(run(&["--fleet", "web"]).code, 2);
+    assert_eq!(of("web").code, 2);
     std::fs::remove_dir_all(dir).unwrap();
 }
 

@@ -76,20 +76,25 @@ fn blocked(source: Source, written: &DependencyFile) -> Result<(), Diagnostic> {
     }
 }
 
+/// How a proxy is written.
+const FORM: &str = "write the proxy as http://host:port, such as http://proxy.internal:3128";
+
 /// The proxy, with placeholders that each region fills in.
 pub(super) fn via(source: Source, at: &At<String>) -> Result<Template, Diagnostic> {
-    let form = "write the proxy as http://host:port, such as http://proxy.internal:3128";
     let template = Template::parse("via", &at.value, at.place)
-        .map_err(|wrong| source.error(at.place, wrong.message, format!("{}; {form}", wrong.fix)))?;
+        .map_err(|wrong| source.error(at.place, wrong.message, format!("{}; {FORM}", wrong.fix)))?;
     if template.scheme != Scheme::Http || template.has_path() {
-        return Err(source.error(at.place, format!("via '{}' is no proxy", escape(&at.value)), form));
+        return Err(source.error(at.place, format!("via '{}' is no proxy", escape(&at.value)), FORM));
     }
     Ok(template)
 }
 
 /// The proxy that a region makes of a template.
-pub(super) fn proxy(target: Target) -> Option<Proxy> {
-    Proxy::try_from(target).ok()
+pub(super) fn proxy(file: &str, via: &Template, target: Target) -> Result<Proxy, Diagnostic> {
+    let shown = escape(&target.to_string());
+    Proxy::try_from(target).map_err(|error| {
+        Diagnostic::new(file, via.place, format!("via comes to '{shown}', which is no proxy: {error}"), FORM)
+    })
 }
 
 pub(super) fn topology(

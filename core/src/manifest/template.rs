@@ -108,7 +108,9 @@ impl Template {
 
     /// Whether something follows host and port.
     pub(crate) fn has_path(&self) -> bool {
-        self.text.split_once("://").is_some_and(|(_, rest)| rest.trim_end_matches('/').contains(['/', '?', '#']))
+        self.text
+            .split_once("://")
+            .is_some_and(|(_, rest)| rest.strip_suffix('/').unwrap_or(rest).contains(['/', '?', '#']))
     }
 
     /// The text as it is written.

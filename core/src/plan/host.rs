@@ -6,7 +6,7 @@ use crate::diagnostic::Diagnostic;
 use crate::inventory::{Inventory, Region, Vars};
 use crate::manifest::{Dependency, Fleets, Manifest};
 use crate::name::{Name, NameError};
-use crate::spec::{Expect, ProbeSpec};
+use crate::spec::ProbeSpec;
 use crate::text::escape;
 
 /// A dependency as one host probes it.
@@ -30,16 +30,19 @@ pub struct Place<'a> {
 }
 
 /// Where no region is named.
-const NOWHERE: &str = "here";
+const NOWHERE: &str = "unnamed";
 
 /// What a host needs: each dependency of the manifest, in its order.
 pub fn needs(manifest: &Manifest, place: Place<'_>) -> Result<Vec<Need>, PlanError> {
     let region = region(manifest, place)?;
     if let (Some(fleet), Some(_)) = (place.fleet, place.inventory)
-        && region.fleet(fleet).is_none()
+        && let Some(application) = place.inventory.and_then(|i| i.application(manifest.application.as_str()))
     {
-        let known = region.fleets.iter().map(|f| f.name.to_string()).collect();
-        return Err(PlanError::UnknownFleet { fleet: fleet.to_owned(), known });
+        let known = application.fleets_in(region.name.as_str()).unwrap_or_default();
+        if !known.iter().any(|name| *name == *fleet) {
+            let known = known.iter().map(ToString::to_string).collect();
+            return Err(PlanError::UnknownFleet { fleet: fleet.to_owned(), known });
+        }
     }
     manifest.dependencies().iter().map(|dependency| need(manifest, dependency, &region, place)).collect()
 }
@@ -78,6 +81,14 @@ fn need(manifest: &Manifest, dependency: &Dependency, region: &Region, place: Pl
         }
         (Fleets::Only { .. }, Some(fleet)) => {
             if let Some(because) = excluded(dependency, fleet) {
+                if place.inventory.is_none() {
+                    return Err(PlanError::Manifest(Diagnostic::new(
+                        &manifest.file,
+                        dependency.place,
+                        format!("{} is not for fleet {}, if that is this host's fleet", dependency.name, escape(fleet)),
+                        "give the inventory, which knows the fleets: --inventory FILE; a mistyped name would leave out what this host needs",
+                    )));
+                }
                 return named(Err(format!("not for fleet {}: {because}", escape(fleet))));
             }
         }
@@ -85,9 +96,6 @@ fn need(manifest: &Manifest, dependency: &Dependency, region: &Region, place: Pl
     }
     let spec =
         dependency.spec(&manifest.file, region).map_err(|diagnostic| PlanError::Manifest(here(diagnostic, place)))?;
-    if spec.expect == Expect::Blocked {
-        return named(Err("it must be blocked, which one host alone cannot show: the gate does".to_owned()));
-    }
     named(Ok(spec))
 }
 
@@ -126,14 +134,13 @@ mod tests {
 
     #[test]
     fn what_the_hosts_fleet_uses_and_nothing_else() {
-        let blocked = "admin it must be blocked, which one host alone cannot show: the gate does";
         assert_eq!(
             all(Some("eu"), Some("web"), true).unwrap(),
-            ["redis://cache.eu-west-1:6379", "queue not for fleet web: batch", blocked]
+            ["redis://cache.eu-west-1:6379", "queue not for fleet web: batch", "tcp://a:1"]
         );
         assert_eq!(
             all(Some("eu"), Some("worker"), true).unwrap(),
-            ["redis://cache.eu-west-1:6379", "tcp://q:1", blocked]
+            ["redis://cache.eu-west-1:6379", "tcp://q:1", "tcp://a:1"]
         );
     }
 
@@ -143,6 +150,9 @@ mod tests {
         assert!(fix(all(None, Some("web"), false).unwrap_err()).contains("--region REGION"));
         assert!(fix(all(Some("eu"), Some("web"), false).unwrap_err()).contains("--inventory FILE"));
         assert!(fix(all(Some("eu"), None, true).unwrap_err()).contains("--fleet FLEET"));
+        let plain = Manifest::parse("p", &MANIFEST.replace("{dns}", "x")).unwrap();
+        let mistyped = Place { fleet: Some("wroker"), ..Place::default() };
+        assert!(fix(needs(&plain, mistyped).unwrap_err()).contains("--inventory FILE"));
         assert!(matches!(all(None, Some("web"), true), Err(PlanError::NoRegions { .. })));
         assert!(matches!(all(Some("eu"), Some("wbe"), true), Err(PlanError::UnknownFleet { .. })));
         assert!(matches!(all(Some("us"), Some("web"), true), Err(PlanError::UnknownRegion { .. })));
