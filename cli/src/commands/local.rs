@@ -224,11 +224,11 @@ fn from_manifest(args: &LocalArgs, region: Option<&str>, fleet: Option<&str>) ->
         None => None,
     };
     let place = Place { inventory: inventory.as_ref(), region, fleet };
-    let needs = host::needs(&parsed, place).map_err(|error| match error {
-        PlanError::NoRegions { .. } => {
-            Failure::usage("this host's region is not named").fix("Name it: --region REGION")
+    let needs = host::needs(&parsed, place).map_err(|error| {
+        if matches!(error, PlanError::NoRegions { .. }) {
+            return Failure::usage("this host's region is not named").fix("Name it: --region REGION");
         }
-        error => manifest::unplanned(&error, &source),
+        manifest::unplanned(&error, &source)
     })?;
     let mut wanted = Vec::new();
     for need in needs {
