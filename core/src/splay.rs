@@ -13,7 +13,8 @@ use crate::target::Host;
 ///
 /// What is counted are probes of a `host:port` as the plan names it, and of a proxy that is dialled instead. A probe connects
 /// once to each address of the name, and to each member that it tells of; only where it meets silence does it send more than
-/// one SYN to an address, six at most.
+/// one SYN to an address: six, and where another one gets through beside it, those of the search for a dead path, with a
+/// whole exchange for each port that is answered. Seeds of one cluster each count for themselves.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Splay {
     /// For each cell, what its probe dials: indices into `free`.

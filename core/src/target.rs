@@ -316,7 +316,8 @@ fn split_port(authority: &str) -> Result<(Host, Option<&str>), TargetError> {
 }
 
 /// Letters, digits, `-` and `_` in labels of 1 to 63, at most 253 in all (RFC 1035, 2.3.4; RFC 2181, 11 for `_`).
-/// An all-digit last label is refused: such a text is a mistyped address.
+/// A last label that is a number, also a hexadecimal one, is refused: such a text is an address to some programs (`inet_aton`), a
+/// proxy's among them, and a mistyped one to people.
 fn is_dns_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let label = |l: &str| {
@@ -325,9 +326,13 @@ fn is_dns_name(name: &str) -> bool {
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
-    (1..=253).contains(&name.len())
-        && name.split('.').all(label)
-        && !name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
+    (1..=253).contains(&name.len()) && name.split('.').all(label) && !name.rsplit('.').next().is_some_and(is_number)
+}
+
+/// Digits, or `0x` and hexadecimal ones.
+fn is_number(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    hex || label.bytes().all(|b| b.is_ascii_digit())
 }
 
 impl Serialize for Target {
@@ -385,6 +390,8 @@ mod tests {
             ("tcp://x:", TargetError::BadPort(String::new())),
             ("tcp://300.1.1.1:1", TargetError::BadHost("300.1.1.1".into())),
             ("tcp://a b:1", TargetError::BadHost("a b".into())),
+            ("tcp://0xa9fea9fe:1", TargetError::BadHost("0xa9fea9fe".into())),
+            ("tcp://2852039166:1", TargetError::BadHost("2852039166".into())),
             ("tcp://café:1", TargetError::BadHost("café".into())),
             ("tcp://[::1:1", TargetError::BadHost("[::1:1".into())),
         ] {

@@ -1,5 +1,6 @@
 //! The TLS handshake: whatever certificate comes is recorded and its signatures over the handshake are checked, then the chain is
-//! judged. So a chain that fails is still shown, and nothing is sent over a connection that failed.
+//! judged. So a chain that fails is still shown, and nothing is sent over a connection that failed
+//! (but for `Protocol::leaves_by_speaking`).
 
 use std::fmt::Display;
 use std::io;
