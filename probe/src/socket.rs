@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt,
     recvmsg, setsockopt, socket, sockopt,
@@ -65,13 +66,27 @@ impl Opening {
     /// How it ends.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         ready!(self.stream.poll_write_ready(cx)).map_err(|error| local(&error))?;
-        Poll::Ready(match getsockopt(&self.stream, sockopt::SocketError) {
+        Poll::Ready(self.ended())
+    }
+
+    /// How it ended, if it has: the kernel is asked at this moment, whatever the runtime has heard of so far.
+    pub(crate) fn look(&self) -> Option<Result<(), Refusal>> {
+        let mut asked = [PollFd::new(self.stream.as_fd(), PollFlags::POLLOUT)];
+        match nix::poll::poll(&mut asked, PollTimeout::ZERO) {
+            Ok(0) | Err(Errno::EINTR) => None,
+            Ok(_) => Some(self.ended()),
+            Err(errno) => Some(Err(refusal(errno, None, self.address))),
+        }
+    }
+
+    fn ended(&self) -> Result<(), Refusal> {
+        match getsockopt(&self.stream, sockopt::SocketError) {
             // Having no error is not yet being connected, and nothing is a pass that only looks like one.
             Ok(0) if self.is_connected() => Ok(()),
             Ok(0) => Err(refusal(Errno::ENOTCONN, icmp(&self.stream), self.address)),
             Ok(error) => Err(refusal(Errno::from_raw(error), icmp(&self.stream), self.address)),
             Err(errno) => Err(refusal(errno, None, self.address)),
-        })
+        }
     }
 }
 
