@@ -109,6 +109,9 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
         if next.is_some_and(|at| at <= Instant::now()) {
             let at = Instant::now();
             let started = Opening::start(address, None);
+            if tries.len() == 1 {
+                tries.reserve_exact(ATTEMPTS - 1);
+            }
             tries.push(Try { at, opening: None, end: None });
             let index = tries.len() - 1;
             match started {
@@ -122,10 +125,10 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
             continue;
         }
         let due = next.unwrap_or_else(|| last_look(&tries, begin, timeout)).max(not_before);
-        let (index, answer) = match timeout_at(due, answer(&tries)).await {
+        let (index, answer) = match timeout_at(due, answer(&tries, address)).await {
             Ok(ended) => ended,
             Err(_) if next.is_some() => continue,
-            Err(_) => match look(&tries) {
+            Err(_) => match look(&tries, address) {
                 Some(ended) => ended,
                 None if not_before == begin && stalled_since(due) => {
                     // The host may have been stopped together with this process, its network too.
@@ -154,12 +157,12 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
 }
 
 /// The first attempt that ends.
-async fn answer(tries: &[Try]) -> (usize, Result<(), Refusal>) {
+async fn answer(tries: &[Try], address: SocketAddr) -> (usize, Result<(), Refusal>) {
     poll_fn(|cx| {
         beat();
         let pending = tries.iter().enumerate().filter_map(|(index, one)| Some((index, one.opening.as_ref()?)));
         for (index, opening) in pending {
-            if let Poll::Ready(end) = opening.poll(cx) {
+            if let Poll::Ready(end) = opening.poll(cx, address) {
                 return Poll::Ready((index, end));
             }
         }
@@ -170,8 +173,8 @@ async fn answer(tries: &[Try]) -> (usize, Result<(), Refusal>) {
 
 /// The first attempt that has ended by now, as the kernel knows, which completes handshakes by itself. So it does no harm to be late
 /// for this look, as the last of a thousand dials with the same timeout is.
-fn look(tries: &[Try]) -> Option<(usize, Result<(), Refusal>)> {
-    tries.iter().enumerate().find_map(|(index, one)| Some((index, one.opening.as_ref()?.look()?)))
+fn look(tries: &[Try], address: SocketAddr) -> Option<(usize, Result<(), Refusal>)> {
+    tries.iter().enumerate().find_map(|(index, one)| Some((index, one.opening.as_ref()?.look(address)?)))
 }
 
 /// When silence may be called: at the end of the timeout, and when the last attempt has had its time.
@@ -280,7 +283,7 @@ mod tests {
         let (won, lost, silent, young) =
             (open(address), open(address), open(full.local_addr().unwrap()), open(full.local_addr().unwrap()));
         for opening in [&won, &lost] {
-            poll_fn(|cx| opening.poll(cx)).await.unwrap();
+            poll_fn(|cx| opening.poll(cx, address)).await.unwrap();
         }
         let port = silent.local().unwrap();
         let now = Instant::now();

@@ -1,7 +1,6 @@
 //! Each protocol against its real server: what a probe says of it, and that the server counts nothing against the host
 //! that probes it, by its own counters and log.
 
-
 use futures_util::future::join_all;
 use preflight_core::observation::{Observation, Proof};
 use preflight_core::spec::{Millis, ProbeSpec};

@@ -100,7 +100,7 @@ pub(super) async fn run(
     if wanted.is_empty() {
         return Err(Failure::usage("the manifest has nothing for this host to probe"));
     }
-    // Enough that nothing waits for what is silent: each address has up to seven descriptors.
+    // Enough that nothing waits for what is silent: each address has up to [`EngineOptions::SOCKETS`] descriptors.
     let options = EngineOptions { max_concurrent: at_once(), ..EngineOptions::default() };
     let engine = Arc::new(Engine::new(options).map_err(|error| Failure::no_verdict(error.to_string()))?);
     if args.watch {
@@ -121,6 +121,7 @@ pub(super) async fn run(
     results.sort_by_key(|(index, _)| *index);
     let results = ProbeResults { id: String::new(), results: results.into_iter().map(|(_, result)| result).collect() };
     drop(progress);
+    engine.settled().await;
     probe::conclude(&results, &names, output)
 }
 
