@@ -8,8 +8,9 @@ use futures_util::future::{BoxFuture, join_all, join3};
 use preflight_core::observation::{Observation, Outcome, Phases, Proof};
 use preflight_core::reason::{Short, Void};
 use preflight_core::spec::ProbeSpec;
-use preflight_core::target::Host;
+use preflight_core::target::{Host, Scheme};
 use tokio::net::TcpStream;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
@@ -28,8 +29,9 @@ use crate::trust::Terms;
 /// What one address showed.
 pub(crate) struct Probed {
     pub(crate) seen: Observation,
-    /// The control that ran beside it.
-    pub(crate) control: Option<Running>,
+    /// The control that ran beside it, and what it showed.
+    control: Option<Running>,
+    pub(crate) shown: Option<Seen>,
     /// The members that it told of.
     pub(crate) told: Vec<Told>,
 }
@@ -44,39 +46,59 @@ struct Way<'a> {
     terms: Option<Terms>,
 }
 
-/// Probes one address.
+/// Probes one address. What waits for a permit is small: thousands may.
 pub(crate) async fn probe(
     engine: &Engine,
     spec: &ProbeSpec,
     guard: &dyn Guard,
     address: SocketAddr,
-    phases: Phases,
-) -> Probed {
-    let seen = Observation { proof: Some(Proof::Resolved), phases, ..Observation::new(Some(address), Outcome::Ok) };
-    let mut probed = Probed { seen, control: None, told: Vec::new() };
-    let end = Way { engine, spec, guard, address, terms: None }.advance(&mut probed).await;
-    let seen = &mut probed.seen;
-    if let Err(failure) = end {
-        seen.outcome = failure.outcome;
-        seen.detail = failure.detail;
-        seen.note = None;
-    } else if spec.is_too_slow(&seen.phases) {
-        seen.outcome = Outcome::Short(Short::TooSlow);
-        let most = spec.max_latency.map(|most| most.to_string()).unwrap_or_default();
-        seen.detail = Some(format!("{:.1} ms, and max_latency is {most}", seen.phases.beyond_resolve_ms()));
+    resolve_ms: Option<f64>,
+) -> Box<Probed> {
+    let begin = || {
+        let phases = Phases { resolve_ms, ..Phases::default() };
+        let seen = Observation { proof: Some(Proof::Resolved), phases, ..Observation::new(Some(address), Outcome::Ok) };
+        Box::new(Probed { seen, control: None, shown: None, told: Vec::new() })
+    };
+    if spec.require == Proof::Resolved {
+        return begin();
     }
-    probed
+    let way = Way { engine, spec, guard, address, terms: None };
+    if let Err(denied) = way.allowed() {
+        let mut probed = begin();
+        failed(&mut probed.seen, denied);
+        return probed;
+    }
+    let permit = engine.pace.permit().await;
+    Box::pin(way.go(begin(), permit)).await
+}
+
+fn failed(seen: &mut Observation, failure: Failure) {
+    seen.outcome = failure.outcome;
+    seen.detail = failure.detail;
+    seen.note = None;
 }
 
 impl Way<'_> {
+    async fn go(mut self, mut probed: Box<Probed>, permit: Option<SemaphorePermit<'_>>) -> Box<Probed> {
+        let end = self.advance(&mut probed).await;
+        drop(permit);
+        let (spec, seen) = (self.spec, &mut probed.seen);
+        if let Err(failure) = end {
+            failed(seen, failure);
+        } else if spec.is_too_slow(&seen.phases) {
+            seen.outcome = Outcome::Short(Short::TooSlow);
+            let most = spec.max_latency.map(|most| most.to_string()).unwrap_or_default();
+            seen.detail = Some(format!("{:.1} ms, and max_latency is {most}", seen.phases.beyond_resolve_ms()));
+        }
+        if let Some(running) = probed.control.take() {
+            probed.shown = Some(settle(spec, seen, running).await);
+        }
+        probed
+    }
+
     async fn advance(&mut self, probed: &mut Probed) -> Result<(), Failure> {
         let Self { engine, spec, guard, address, .. } = *self;
-        if spec.require == Proof::Resolved {
-            return Ok(());
-        }
-        self.allowed()?;
         self.terms = self.make_terms()?;
-        let _permit = engine.pace.permit().await;
         probed.control = engine.controls.start(address, guard);
         let dial = connect::dial(address, spec.connect_timeout.duration()).await;
         let seen = &mut probed.seen;
@@ -85,10 +107,20 @@ impl Way<'_> {
             seen.attempts = dial.attempts;
             let stream = dial.result.map_err(|failure| of_proxy(spec, failure))?;
             seen.phases.connect_ms = Some(ms(dial.took));
-            return self.go_on(stream, probed).await;
+            if spec.via.is_none() && self.is_enough(Proof::Connected) {
+                seen.proof = Some(Proof::Connected);
+                return Ok(());
+            }
+            // What follows is larger than a dial, of which there are more at a time.
+            return Box::pin(self.go_on(stream, probed)).await;
         }
         // Seldom, and large.
         Box::pin(self.go_on_beside(dial, probed)).await
+    }
+
+    /// Whether nothing is to be tried beyond this proof. What a scheme cannot prove is not: the report is judged short for it.
+    fn is_enough(&self, proof: Proof) -> bool {
+        self.spec.require <= proof || !self.spec.can_prove(self.spec.require)
     }
 
     /// Goes on with the connection while the attempts that did not win leave or are looked at.
@@ -128,7 +160,7 @@ impl Way<'_> {
     /// connects and goes without a word. What comes of it is nobody's business.
     async fn leave(&self, stream: TcpStream) {
         let seen = Observation::new(Some(self.address), Outcome::Ok);
-        let _ = self.go_on(stream, &mut Probed { seen, control: None, told: Vec::new() }).await;
+        let _ = self.go_on(stream, &mut Probed { seen, control: None, shown: None, told: Vec::new() }).await;
     }
 
     /// What follows the connect.
@@ -136,22 +168,21 @@ impl Way<'_> {
         let Self { spec, address, .. } = *self;
         let seen = &mut probed.seen;
         if let Some(via) = &spec.via {
-            socket::ready_to_speak(&stream, address);
+            socket::ready_to_speak(&stream, address, false);
             let begin = Instant::now();
-            if let Err(failure) = proxy::connect(&mut stream, spec, via).await {
+            if let Err(failure) = Box::pin(proxy::connect(&mut stream, spec, via)).await {
                 // A refusal has a body, and to close with unread data is a reset.
-                tls::part(stream);
+                self.engine.goodbyes.tcp(stream);
                 return Err(failure);
             }
             seen.phases.proxy_ms = Some(ms(begin.elapsed()));
             add_note(seen, Some(format!("through the proxy {via}")));
         }
         seen.proof = Some(Proof::Connected);
-        // What this scheme cannot prove is not tried: the report is judged short for the proof that is missing.
-        if spec.require == Proof::Connected || !spec.can_prove(spec.require) {
+        if self.is_enough(Proof::Connected) {
             return Ok(());
         }
-        socket::ready_to_speak(&stream, address);
+        socket::ready_to_speak(&stream, address, spec.target.scheme != Scheme::Redis);
         self.speak(stream, probed).await
     }
 
@@ -174,14 +205,14 @@ impl Way<'_> {
     /// What TLS goes by, made before anything is dialled: what this host lacks is nothing that the target should see.
     fn make_terms(&self) -> Result<Option<Terms>, Failure> {
         let Self { engine, spec, .. } = *self;
-        if !spec.speaks_tls() || spec.require <= Proof::Connected || !spec.can_prove(spec.require) {
+        if !spec.speaks_tls() || self.is_enough(Proof::Connected) {
             return Ok(None);
         }
         let client = spec.tls.client.iter().flat_map(|files| [&files.cert_file, &files.key_file]);
         for file in spec.tls.ca_file.iter().chain(client) {
             self.may_use(file)?;
         }
-        engine.trust.terms(&spec.tls, &engine.provider).map(Some)
+        engine.trust.terms(&spec.tls, &engine.tls.provider).map(Some)
     }
 
     fn may_use(&self, file: &str) -> Result<(), Failure> {
@@ -211,7 +242,7 @@ impl Way<'_> {
                 Start::Secure => return Box::pin(self.over_tls(stream, Some(protocol), probed)).await,
                 Start::Show(shown) => {
                     let took = begin.elapsed();
-                    self.leave_by_tls(stream, protocol, probed).await?;
+                    Box::pin(self.leave_by_tls(stream, protocol, probed)).await?;
                     self::shown(probed, shown, took);
                     return Ok(());
                 }
@@ -224,7 +255,7 @@ impl Way<'_> {
         let mut wire = Wire::new(&mut stream);
         let end = self.converse(protocol, &mut wire, probed).await;
         if protocol.lingers() {
-            tls::part(stream);
+            self.engine.goodbyes.tcp(stream);
         }
         end
     }
@@ -242,7 +273,7 @@ impl Way<'_> {
         };
         let begin = Instant::now();
         let alpn = protocol.map_or(&[][..], Protocol::alpn);
-        let wanted = Handshake { spec, alpn, terms: Some(terms), provider: &engine.provider };
+        let wanted = Handshake { spec, alpn, terms: Some(terms), means: &engine.tls };
         let secured = wanted.shake(stream, &mut probed.seen.tls).await?;
         let took = ms(begin.elapsed());
         let (mut stream, asked_for_certificate) = match secured {
@@ -290,7 +321,7 @@ impl Way<'_> {
             }
             (end, _, _) => end,
         };
-        tls::part(stream);
+        self.engine.goodbyes.tls(stream);
         end
     }
 
@@ -300,7 +331,7 @@ impl Way<'_> {
             let mut wire = Wire::new(&mut *stream);
             let _ = timeout(self.spec.timeout.duration(), protocol.open(&mut wire, self.spec)).await;
         }
-        tls::part(stream);
+        self.engine.goodbyes.tls(stream);
     }
 
     /// The handshake of a server that asked for it by its answer alone: what is seen of TLS is shown. One that is refused
@@ -311,10 +342,9 @@ impl Way<'_> {
         protocol: &dyn Protocol,
         probed: &mut Probed,
     ) -> Result<(), Failure> {
-        let (spec, provider) = (self.spec, &self.engine.provider);
-        let wanted = Handshake { spec, alpn: protocol.alpn(), terms: None, provider };
+        let wanted = Handshake { spec: self.spec, alpn: protocol.alpn(), terms: None, means: &self.engine.tls };
         match wanted.shake(stream, &mut probed.seen.tls).await {
-            Ok(Secured::Open { stream, .. } | Secured::Distrusted { stream, .. }) => tls::part(stream),
+            Ok(Secured::Open { stream, .. } | Secured::Distrusted { stream, .. }) => self.engine.goodbyes.tls(stream),
             Ok(Secured::LogInFirst) => {}
             Err(failure) => match failure.outcome {
                 Outcome::Short(Short::TlsAlert) => {
@@ -382,12 +412,16 @@ fn add_note(seen: &mut Observation, note: Option<String>) {
 
 /// What the control says beside an observation. Where a connect is the whole proof it is waited for; elsewhere what it
 /// showed meanwhile is enough.
-pub(crate) async fn settle(spec: &ProbeSpec, seen: &mut Observation, running: Running) -> Seen {
+async fn settle(spec: &ProbeSpec, seen: &mut Observation, running: Running) -> Seen {
     if spec.require != Proof::Connected || seen.outcome != Outcome::Ok {
         return running.now();
     }
-    let took = Duration::from_secs_f64(seen.phases.connect_ms.unwrap_or_default() / 1e3);
-    let shown = running.fair(took).await;
+    let mut shown = running.now();
+    if shown == Seen::Waiting {
+        let took = Duration::from_secs_f64(seen.phases.connect_ms.unwrap_or_default() / 1e3);
+        // On the heap, since of a steady stream of probes few wait.
+        shown = Box::pin(running.fair(took)).await;
+    }
     match &shown {
         Seen::Waiting | Seen::Unanswered | Seen::Connected => {}
         Seen::Untried(why) => {
@@ -451,7 +485,7 @@ mod tests {
             window: Duration::from_millis(12),
         };
         let seen = Observation::new(Some(address), Outcome::Ok);
-        let mut probed = Probed { seen, control: None, told: Vec::new() };
+        let mut probed = Probed { seen, control: None, shown: None, told: Vec::new() };
         let (asked, end) = tokio::join!(serve, way.go_on_beside(dial, &mut probed));
         assert_eq!((asked, end, probed.seen.proof), (2, Ok(()), Some(Proof::Protocol)));
     }

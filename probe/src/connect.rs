@@ -5,6 +5,9 @@
 //! six is called a drop. With 10 % loss each way one attempt meets silence in 1 − 0.9 × 0.9 = 19 % of cases, and all six do in
 //! 0.19⁶ = 4.7 in 100,000, which is fewer than one of 10,000.
 //!
+//! Where a busy host makes attempts late, the ladder ends later, so that the last one still has 300 ms; more than 100 ms late is no ladder.
+//! How late its end is noticed does not matter: the kernel is asked then, and it has completed whatever was answered.
+//!
 //! An attempt is one SYN: the kernel sends the next one from the same port a second later, when the ladder is over.
 //!
 //! **What becomes of attempts that lose.** One that has no answer yet is closed: the server's application never sees it
@@ -23,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::conntrack;
-use crate::deadline::{LATE, noticed};
+use crate::deadline::{LATE, beat, stalled_since};
 use crate::failure::Failure;
 use crate::socket::{Opening, Refusal};
 
@@ -35,6 +38,10 @@ const LAST: u32 = 5;
 
 /// What is left for the last attempt's answer: a round trip of 300 ms, and 20 ms for a busy host.
 const LAST_ANSWER: Duration = Duration::from_millis(320);
+
+/// An attempt that is made later than this after it was due is not the one that the ladder counts on: it may meet the same
+/// burst of loss as the next one.
+const TOO_LATE: Duration = Duration::from_millis(100);
 
 /// A dial of one address, whole.
 pub(crate) struct Dial {
@@ -95,13 +102,16 @@ fn starts(timeout: Duration) -> [Duration; ATTEMPTS] {
 pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
     let begin = Instant::now();
     let starts = starts(timeout);
-    let deadline = begin + timeout;
+    let mut not_before = begin;
     let mut tries: Vec<Try> = Vec::with_capacity(1);
     let result = loop {
         let next = starts.get(tries.len()).map(|after| begin + *after);
         if next.is_some_and(|at| at <= Instant::now()) {
             let at = Instant::now();
             let started = Opening::start(address, None);
+            if tries.len() == 1 {
+                tries.reserve_exact(ATTEMPTS - 1);
+            }
             tries.push(Try { at, opening: None, end: None });
             let index = tries.len() - 1;
             match started {
@@ -114,11 +124,19 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
             }
             continue;
         }
-        let Ok((index, answer)) = timeout_at(next.unwrap_or(deadline).min(deadline), answer(&tries)).await else {
-            if Instant::now() < deadline {
-                continue;
-            }
-            break Err(silence(&tries, begin, timeout));
+        let due = next.unwrap_or_else(|| last_look(&tries, begin, timeout)).max(not_before);
+        let (index, answer) = match timeout_at(due, answer(&tries, address)).await {
+            Ok(ended) => ended,
+            Err(_) if next.is_some() => continue,
+            Err(_) => match look(&tries, address) {
+                Some(ended) => ended,
+                None if not_before == begin && stalled_since(due) => {
+                    // The host may have been stopped together with this process, its network too.
+                    not_before = Instant::now() + LATE;
+                    continue;
+                }
+                None => break Err(silence(&tries, begin, timeout)),
+            },
         };
         let Some(one) = tries.get_mut(index) else { continue };
         match answer {
@@ -139,17 +157,30 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
 }
 
 /// The first attempt that ends.
-async fn answer(tries: &[Try]) -> (usize, Result<(), Refusal>) {
+async fn answer(tries: &[Try], address: SocketAddr) -> (usize, Result<(), Refusal>) {
     poll_fn(|cx| {
+        beat();
         let pending = tries.iter().enumerate().filter_map(|(index, one)| Some((index, one.opening.as_ref()?)));
         for (index, opening) in pending {
-            if let Poll::Ready(end) = opening.poll(cx) {
+            if let Poll::Ready(end) = opening.poll(cx, address) {
                 return Poll::Ready((index, end));
             }
         }
         Poll::Pending
     })
     .await
+}
+
+/// The first attempt that has ended by now, as the kernel knows, which completes handshakes by itself. So it does no harm to be late
+/// for this look, as the last of a thousand dials with the same timeout is.
+fn look(tries: &[Try], address: SocketAddr) -> Option<(usize, Result<(), Refusal>)> {
+    tries.iter().enumerate().find_map(|(index, one)| Some((index, one.opening.as_ref()?.look(address)?)))
+}
+
+/// When silence may be called: at the end of the timeout, and when the last attempt has had its time.
+fn last_look(tries: &[Try], begin: Instant, timeout: Duration) -> Instant {
+    let answer = LAST_ANSWER.min(timeout / 2) * 15 / 16;
+    tries.last().map_or(begin, |last| last.at + answer).max(begin + timeout)
 }
 
 /// Ends an attempt that did not connect; what decides the dial, if it does.
@@ -188,16 +219,17 @@ fn over(result: Result<(TcpStream, Duration), Failure>, tries: Vec<Try>, begin: 
     Dial { result, attempts, begin, took: end - begin, losers, silent, window }
 }
 
-/// What silence until the deadline means: a drop, if every attempt was made and had its time; else this host was too busy
+/// What silence until the last look means: a drop, if every attempt was made when it was due; else this host was too busy
 /// to tell. One attempt would do for 19 % of the innocent at 10 % loss each way.
 fn silence(tries: &[Try], begin: Instant, timeout: Duration) -> Failure {
-    if let Err(stalled) = noticed(begin + timeout) {
-        return stalled;
-    }
-    let last_due = begin + starts(timeout)[ATTEMPTS - 1];
-    if tries.len() < ATTEMPTS || tries.last().is_none_or(|last| last.at > last_due + LATE) {
-        let detail =
-            format!("this process was stopped or starved: {} of {ATTEMPTS} attempts were made in time", tries.len());
+    let late = |(one, after): (&Try, Duration)| one.at.saturating_duration_since(begin + after);
+    let latest = tries.iter().zip(starts(timeout)).map(late).max().unwrap_or_default();
+    if tries.len() < ATTEMPTS || latest > TOO_LATE {
+        let detail = format!(
+            "this process was stopped or starved: {} of {ATTEMPTS} attempts were made, up to {} ms late",
+            tries.len(),
+            latest.as_millis()
+        );
         return Failure::void(Void::LocalResources, detail);
     }
     if let Some(full) = conntrack::full() {
@@ -251,7 +283,7 @@ mod tests {
         let (won, lost, silent, young) =
             (open(address), open(address), open(full.local_addr().unwrap()), open(full.local_addr().unwrap()));
         for opening in [&won, &lost] {
-            poll_fn(|cx| opening.poll(cx)).await.unwrap();
+            poll_fn(|cx| opening.poll(cx, address)).await.unwrap();
         }
         let port = silent.local().unwrap();
         let now = Instant::now();
@@ -278,8 +310,12 @@ mod tests {
         let reason = |tries: &[Try], begin| silence(tries, begin, timeout).outcome.reason();
         assert_eq!(reason(&tries(5), begin), Some("connect_timeout"));
         assert_eq!(reason(&tries(5)[..5], begin), Some("local_resources"));
-        assert_eq!(reason(&tries(100), begin), Some("local_resources"));
+        assert_eq!(reason(&tries(150), begin), Some("local_resources"));
+        // When the look comes is nothing to the target, as long as the last attempt has had its time.
         let long_ago = begin.checked_sub(Duration::from_millis(100)).unwrap();
-        assert_eq!(reason(&tries(0), long_ago), Some("local_resources"));
+        let all = starts(timeout).map(|after| Try { at: long_ago + after, opening: None, end: None });
+        assert_eq!(reason(&all, long_ago), Some("connect_timeout"));
+        let due = |late| last_look(&tries(late), begin, timeout) - begin;
+        assert_eq!((due(0), due(20), due(90)), (timeout, timeout, timeout + Duration::from_millis(70)));
     }
 }

@@ -3,15 +3,27 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Where Linux says how many connections it tracks, and how many it can
 /// (<https://docs.kernel.org/networking/nf_conntrack-sysctl.html>).
 const TABLE: &str = "/proc/sys/net/netfilter";
 
 /// What to say if the table of this host is as good as full: 95 % of it, since entries come and go while one looks. Nothing
-/// where nothing is tracked. Two small reads, for a dial that met silence only.
+/// where nothing is tracked. Two small reads, for a dial that met silence only, and one look for all that end at one instant.
 pub(crate) fn full() -> Option<String> {
-    full_at(Path::new(TABLE))
+    const FRESH: Duration = Duration::from_millis(100);
+    static LAST: Mutex<Option<(Instant, Option<String>)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, full)) = &*last
+        && at.elapsed() < FRESH
+    {
+        return full.clone();
+    }
+    let full = full_at(Path::new(TABLE));
+    *last = Some((Instant::now(), full.clone()));
+    full
 }
 
 fn full_at(table: &Path) -> Option<String> {

@@ -128,7 +128,7 @@ fn control_for(target: SocketAddr) -> SocketAddr {
 
 async fn connects(control: SocketAddr) -> Result<(), Refusal> {
     let opening = Opening::start(control, None)?;
-    poll_fn(|cx| opening.poll(cx)).await
+    poll_fn(|cx| opening.poll(cx, control)).await
 }
 
 fn seen_of(end: Result<(), Refusal>) -> Seen {

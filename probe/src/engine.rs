@@ -4,14 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
 
 use futures_util::future::join_all;
 use nix::sys::resource::{Resource, getrlimit};
-use preflight_core::observation::{Control, Member, Observation, Phases, Proof, Report};
+use preflight_core::observation::{Control, Member, Observation, Proof, Report};
 use preflight_core::spec::{Addresses, Families, ProbeSpec};
 use preflight_core::target::{Host, Target};
-use rustls::crypto::{CryptoProvider, ring};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -19,10 +17,12 @@ use crate::address;
 use crate::connect::{self, ms};
 use crate::control::{Controls, Seen};
 use crate::failure::Failure;
+use crate::goodbye::Goodbyes;
 use crate::names::{self, Resolved};
 use crate::pace::Pace;
 use crate::protocol::Told;
 use crate::routes::RouteTable;
+use crate::tls::Means;
 use crate::trust::Trust;
 
 /// The host's say on what is dialled and which of its files are used.
@@ -62,8 +62,9 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// The most descriptors that one address needs at a time: its ladder of attempts, and a control.
-    pub const SOCKETS: usize = connect::ATTEMPTS + 1;
+    /// The most descriptors that one address needs at a time: its ladder of attempts, a control, and the connection of an earlier
+    /// address that is being left.
+    pub const SOCKETS: usize = connect::ATTEMPTS + 2;
 }
 
 impl Default for EngineOptions {
@@ -88,7 +89,8 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) pace: Pace,
-    pub(crate) provider: Arc<CryptoProvider>,
+    pub(crate) tls: Means,
+    pub(crate) goodbyes: Goodbyes,
     pub(crate) trust: Trust,
     pub(crate) controls: Controls,
     routes: RouteTable,
@@ -107,7 +109,8 @@ impl Engine {
     pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
         Ok(Self {
             pace: Pace::new(options)?,
-            provider: Arc::new(ring::default_provider()),
+            tls: Means::new(),
+            goodbyes: Goodbyes::new(options.max_concurrent),
             trust: Trust::default(),
             controls: Controls::default(),
             routes: RouteTable::default(),
@@ -127,9 +130,17 @@ impl Engine {
         let mut report = self.report(dialled);
         report.members = u32::try_from(told.len()).unwrap_or(u32::MAX);
         // Primaries come first, so that a cut takes Sentinels and replicas.
-        let members = told.iter().take(ProbeSpec::MAX_MEMBERS).map(|told| self.member(spec, guard, told));
-        report.observations.extend(join_all(members).await.into_iter().flatten());
+        if !told.is_empty() {
+            let members = told.iter().take(ProbeSpec::MAX_MEMBERS).map(|told| self.member(spec, guard, told));
+            report.observations.extend(Box::pin(join_all(members)).await.into_iter().flatten());
+        }
         report
+    }
+
+    /// Waits until the connections that probes have left are closed, at most 300 ms: a server whose peer goes without a goodbye may log it
+    /// as broken. For a process that is about to end.
+    pub async fn settled(&self) {
+        self.goodbyes.said().await;
     }
 
     /// One member, as the application would dial it: by what its seed told, over TLS and through the proxy as the seed, and with
@@ -184,21 +195,20 @@ impl Engine {
     ) -> Dialled {
         let Resolved { addresses, total, failed } = resolved;
         let (_, port) = dialled_host(spec);
-        let dial = |ip: &IpAddr| {
-            let phases = Phases { resolve_ms, ..Phases::default() };
-            address::probe(self, spec, guard, SocketAddr::new(*ip, port), phases)
-        };
+        let dial = |ip: &IpAddr| address::probe(self, spec, guard, SocketAddr::new(*ip, port), resolve_ms);
         // One address is the rule, and needs no place of its own on the heap.
         let all = match addresses.as_slice() {
             [one] => vec![dial(one).await],
-            several => join_all(several.iter().map(dial)).await,
+            several => Box::pin(join_all(several.iter().map(dial))).await,
         };
-        let mut dialled =
-            Dialled { observations: Vec::new(), resolved: total, control: Control::Unanswered, told: BTreeSet::new() };
-        for mut probed in all {
-            if let Some(running) = probed.control.take()
-                && address::settle(spec, &mut probed.seen, running).await == Seen::Connected
-            {
+        let mut dialled = Dialled {
+            observations: Vec::with_capacity(all.len()),
+            resolved: total,
+            control: Control::Unanswered,
+            told: BTreeSet::new(),
+        };
+        for probed in all {
+            if probed.shown == Some(Seen::Connected) {
                 dialled.control = Control::Connected;
             }
             dialled.told.extend(probed.told);

@@ -1,6 +1,8 @@
 //! The judgement of a certificate chain, after the handshake has shown that the server holds its key; and what is
 //! shown of it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use preflight_core::observation::{Certificate, TlsSeen};
 use preflight_core::reason::Short;
@@ -15,35 +17,66 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use crate::failure::Failure;
+use crate::files::Cache;
 use crate::trust::{Anchors, Trusted};
 
 /// At most this many names of a certificate are kept.
 const MAX_NAMES: usize = 16;
 
+/// What certificates say that were seen before: a fleet's servers show the same ones again and again.
+pub(crate) type Known = Cache<CertificateDer<'static>, Option<Certificate>>;
+
 /// A chain with what its first certificates say; none for one that cannot be read.
 pub(crate) struct Chain<'a> {
-    ders: &'a [CertificateDer<'a>],
-    fields: Vec<Option<X509Certificate<'a>>>,
+    ders: &'a [CertificateDer<'static>],
+    says: Vec<Arc<Option<Certificate>>>,
 }
 
 impl<'a> Chain<'a> {
-    pub(crate) fn read(ders: &'a [CertificateDer<'a>]) -> Self {
-        let read = |der: &'a CertificateDer<'a>| X509Certificate::from_der(der).ok().map(|(_, fields)| fields);
-        Self { ders, fields: ders.iter().take(TlsSeen::MAX_CHAIN).map(read).collect() }
+    pub(crate) fn read(ders: &'a [CertificateDer<'static>], known: &Known) -> Self {
+        let read = |der: &CertificateDer<'static>| {
+            let describe = || Ok((Some(der.clone()), fields(der).map(|fields| describe(der, &fields))));
+            known.get(|known| known == der, describe).unwrap_or_default()
+        };
+        Self { ders, says: ders.iter().take(TlsSeen::MAX_CHAIN).map(read).collect() }
     }
 
     /// What is shown of it; a certificate that cannot be read is left out.
     pub(crate) fn describe(&self) -> Vec<Certificate> {
-        let both = self.ders.iter().zip(&self.fields);
-        both.filter_map(|(der, fields)| Some(describe(der, fields.as_ref()?))).collect()
+        self.says.iter().filter_map(|says| Option::clone(says)).collect()
     }
 
     /// Judges the chain by the time and by what is trusted, and where those are authorities by the name too.
     ///
+    /// What is as it mostly is, issued for this name by an authority and valid now, needs no further look; else all is looked at again, to
+    /// say what is wrong.
+    pub(crate) fn judge(
+        &self,
+        name: &ServerName<'_>,
+        trusted: &Trusted,
+        provider: &CryptoProvider,
+        now: UnixTime,
+    ) -> Result<(), Failure> {
+        let readable = self.says.first().is_some_and(|says| says.is_some());
+        match trusted {
+            Trusted::Authorities(anchors) if readable && self.is_good(name, anchors, provider, now) => Ok(()),
+            Trusted::Authorities(_) | Trusted::Pinned(_) => self.find_wrong(name, trusted, provider, now),
+        }
+    }
+
+    /// Whether it is issued for this name by one of these authorities, and all of it valid now.
+    fn is_good(&self, name: &ServerName<'_>, anchors: &Anchors, provider: &CryptoProvider, now: UnixTime) -> bool {
+        let Some((leaf, above)) = self.ders.split_first() else { return false };
+        let Ok(leaf) = ParsedCertificate::try_from(leaf) else { return false };
+        let algorithms = provider.signature_verification_algorithms.all;
+        verify_server_name(&leaf, name).is_ok()
+            && verify_server_cert_signed_by_trust_anchor(&leaf, &anchors.roots, above, now, algorithms).is_ok()
+    }
+
     /// All that is wrong is found; the reason is what must be put right first (dates, then the name, then trust, which a new
     /// certificate may settle as well), and the detail has the rest. That it is not the certificate that is pinned comes
     /// before all.
-    pub(crate) fn judge(
+    fn find_wrong(
         &self,
         name: &ServerName<'_>,
         trusted: &Trusted,
@@ -53,7 +86,8 @@ impl<'a> Chain<'a> {
         let untrusted = |what: &str| Failure::short(Short::TlsUntrusted, what);
         let leaf = self.ders.first().ok_or_else(|| untrusted("the server presented no certificate"))?;
         let unreadable = || untrusted("the certificate cannot be read");
-        let fields = self.fields.first().and_then(Option::as_ref);
+        let fields = fields(leaf);
+        let fields = fields.as_ref();
         let mut wrong = match trusted {
             Trusted::Pinned(pinned) => {
                 let sha256 = sha256(leaf);
@@ -120,6 +154,10 @@ impl<'a> Chain<'a> {
         }
         Ok(wrong)
     }
+}
+
+fn fields<'d>(der: &'d CertificateDer<'_>) -> Option<X509Certificate<'d>> {
+    X509Certificate::from_der(der).ok().map(|(_, fields)| fields)
 }
 
 /// What is wrong with the dates.

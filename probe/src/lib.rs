@@ -10,6 +10,7 @@
 //! | `deadline.rs`, `failure.rs` | deadlines that blame nobody for this process's stalls; why a phase ended a probe |
 //! | `control.rs`, `routes.rs`, `conntrack.rs` | what the host itself does: accepts everything, has no route, is full |
 //! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities or which certificate |
+//! | `goodbye.rs` | how connections are left |
 //! | `files.rs` | files of this host that probes use |
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
 //! | `protocol.rs` | what a protocol's opening exchange is given |
@@ -31,6 +32,7 @@ mod fields;
 mod files;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod goodbye;
 mod grpc;
 mod http;
 mod judge;

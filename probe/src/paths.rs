@@ -138,7 +138,7 @@ impl Check<'_> {
             Err(refusal) => return refused(refusal),
         };
         *local = opening.local();
-        match until(due, poll_fn(|cx| opening.poll(cx))).await {
+        match until(due, poll_fn(|cx| opening.poll(cx, self.address))).await {
             Ok(Some(Err(refusal))) => refused(refusal),
             Ok(None) if !opening.is_connected() => How::Silent,
             Ok(Some(Ok(())) | None) => {

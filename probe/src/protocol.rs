@@ -1,6 +1,8 @@
 //! What a protocol's opening exchange is given: a wire with a bound on what it reads. The deadline is the engine's.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,7 +14,7 @@ use preflight_core::spec::ProbeSpec;
 use preflight_core::target::{Host, Scheme};
 use preflight_core::text;
 use rustls::AlertDescription;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
 use crate::amqp::Amqp;
@@ -39,7 +41,7 @@ pub(crate) trait Protocol: Sync {
     }
 
     /// Whether the server may still be sending when the exchange has ended. In the clear too the connection is then left by
-    /// [`part`](crate::tls::part), since a close with unread data is a reset.
+    /// [`Goodbyes`](crate::goodbye::Goodbyes), since a close with unread data is a reset.
     fn lingers(&self) -> bool {
         false
     }
@@ -166,13 +168,17 @@ impl<'w> Wire<'w> {
         if room == 0 {
             return Err(self.unexpected(&format!("more than {} KiB without an end", self.most / 1024)));
         }
-        let mut buffer = [0_u8; 1024];
-        let part = &mut buffer[..room.min(1024)];
-        match self.stream.read(part).await {
-            Ok(count) => {
-                self.received.extend_from_slice(part.get(..count).unwrap_or_default());
-                Ok(count > 0)
-            }
+        // On the stack of each look: in the future it would be there as long as the wait.
+        let (stream, received) = (&mut self.stream, &mut self.received);
+        let read = poll_fn(|cx| {
+            let mut part = [MaybeUninit::uninit(); 1024];
+            let mut part = ReadBuf::uninit(part.get_mut(..room.min(1024)).unwrap_or_default());
+            ready!(Pin::new(&mut **stream).poll_read(cx, &mut part))?;
+            received.extend_from_slice(part.filled());
+            Poll::Ready(Ok::<_, io::Error>(part.filled().len()))
+        });
+        match read.await {
+            Ok(count) => Ok(count > 0),
             Err(error) => {
                 self.alert = crate::tls::alert_of(&error);
                 Err(self.closed(&error.to_string()))
@@ -241,8 +247,8 @@ impl AsyncRead for Wire<'_> {
             wire.failed = Some(failure);
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }
-        let mut part = [0_u8; 1024];
-        let mut part = ReadBuf::new(part.get_mut(..room.min(1024)).unwrap_or_default());
+        let mut part = [MaybeUninit::uninit(); 1024];
+        let mut part = ReadBuf::uninit(part.get_mut(..room.min(1024)).unwrap_or_default());
         match ready!(Pin::new(&mut *wire.stream).poll_read(cx, &mut part)) {
             Ok(()) => {
                 let bytes = part.filled();

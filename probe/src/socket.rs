@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt,
     recvmsg, setsockopt, socket, sockopt,
@@ -37,14 +38,13 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Opening {
     stream: TcpStream,
-    address: SocketAddr,
 }
 
 impl Opening {
     /// Sends the SYN: from a fresh source port, or from this very address and port.
     pub(crate) fn start(address: SocketAddr, from: Option<SocketAddr>) -> Result<Self, Refusal> {
         let stream = TcpStream::from_std(send_syn(address, from)?.into()).map_err(|error| local(&error))?;
-        Ok(Self { stream, address })
+        Ok(Self { stream })
     }
 
     /// The address and port that it is sent from.
@@ -62,16 +62,30 @@ impl Opening {
         self.stream
     }
 
-    /// How it ends.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+    /// How it ends. The address is the one that it goes to.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>, address: SocketAddr) -> Poll<Result<(), Refusal>> {
         ready!(self.stream.poll_write_ready(cx)).map_err(|error| local(&error))?;
-        Poll::Ready(match getsockopt(&self.stream, sockopt::SocketError) {
+        Poll::Ready(self.ended(address))
+    }
+
+    /// How it ended, if it has: the kernel is asked at this moment, whatever the runtime has heard of so far.
+    pub(crate) fn look(&self, address: SocketAddr) -> Option<Result<(), Refusal>> {
+        let mut asked = [PollFd::new(self.stream.as_fd(), PollFlags::POLLOUT)];
+        match nix::poll::poll(&mut asked, PollTimeout::ZERO) {
+            Ok(0) | Err(Errno::EINTR) => None,
+            Ok(_) => Some(self.ended(address)),
+            Err(errno) => Some(Err(refusal(errno, None, address))),
+        }
+    }
+
+    fn ended(&self, address: SocketAddr) -> Result<(), Refusal> {
+        match getsockopt(&self.stream, sockopt::SocketError) {
             // Having no error is not yet being connected, and nothing is a pass that only looks like one.
             Ok(0) if self.is_connected() => Ok(()),
-            Ok(0) => Err(refusal(Errno::ENOTCONN, icmp(&self.stream), self.address)),
-            Ok(error) => Err(refusal(Errno::from_raw(error), icmp(&self.stream), self.address)),
-            Err(errno) => Err(refusal(errno, None, self.address)),
-        })
+            Ok(0) => Err(refusal(Errno::ENOTCONN, icmp(&self.stream), address)),
+            Ok(error) => Err(refusal(Errno::from_raw(error), icmp(&self.stream), address)),
+            Err(errno) => Err(refusal(errno, None, address)),
+        }
     }
 }
 
@@ -80,10 +94,12 @@ fn local(error: &std::io::Error) -> Refusal {
 }
 
 /// Makes it anybody's connection, to speak on: with the error queue on, a stray ICMP message would be fatal to it; and where
-/// small writes follow one another, the second would wait for the acknowledgement of the first.
-pub(crate) fn ready_to_speak(stream: &TcpStream, address: SocketAddr) {
+/// small writes follow one another (`often`), the second would wait for the acknowledgement of the first.
+pub(crate) fn ready_to_speak(stream: &TcpStream, address: SocketAddr, often: bool) {
     let _ = recv_errors(stream, address, false);
-    let _ = stream.set_nodelay(true);
+    if often {
+        let _ = stream.set_nodelay(true);
+    }
 }
 
 fn send_syn(address: SocketAddr, from: Option<SocketAddr>) -> Result<OwnedFd, Refusal> {

@@ -15,22 +15,22 @@ use preflight_core::spec::{ProbeSpec, TlsVersion};
 use preflight_core::text;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, SignatureScheme,
-    SupportedProtocolVersion,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, RootCertStore,
+    SignatureScheme, SupportedProtocolVersion,
 };
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::deadline::until;
 use crate::failure::Failure;
-use crate::judge::Chain;
+use crate::judge::{Chain, Known};
 use crate::trust::{Client, Terms, Trusted};
 
 /// A handshake that came to its end.
@@ -61,33 +61,61 @@ pub(crate) struct Handshake<'a> {
     pub(crate) alpn: &'static [&'static [u8]],
     /// What to judge by, and the client's own certificate; none where the server's is only shown.
     pub(crate) terms: Option<&'a Terms>,
-    pub(crate) provider: &'a Arc<CryptoProvider>,
+    pub(crate) means: &'a Means,
+}
+
+/// What every handshake of an engine needs.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub(crate) provider: Arc<CryptoProvider>,
+    known: Arc<Known>,
+    /// By the lowest version; none where the provider has no suite for it. What a probe adds is put into a copy.
+    configs: [(TlsVersion, Option<ClientConfig>); 2],
+}
+
+impl Means {
+    pub(crate) fn new() -> Self {
+        let provider = Arc::new(ring::default_provider());
+        let configs = [TlsVersion::V1_2, TlsVersion::V1_3].map(|lowest| (lowest, config(&provider, lowest).ok()));
+        Self { provider, known: Arc::default(), configs }
+    }
+
+    fn config(&self, lowest: TlsVersion) -> Option<ClientConfig> {
+        self.configs.iter().find(|(version, _)| *version == lowest)?.1.clone()
+    }
+}
+
+/// It trusts nobody until it is given a verifier.
+fn config(provider: &Arc<CryptoProvider>, lowest: TlsVersion) -> Result<ClientConfig, Error> {
+    let versions = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions(lowest))?;
+    let mut config = versions.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    // A resumed session would show no certificate.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 impl Handshake<'_> {
     /// Shakes hands and judges. What was seen goes to `seen`, also where it fails.
     pub(crate) async fn shake(&self, tcp: TcpStream, seen: &mut Option<TlsSeen>) -> Result<Secured, Failure> {
-        let Self { spec, alpn, terms, provider } = *self;
+        let Self { spec, alpn, terms, means } = *self;
+        let provider = &means.provider;
         let name = server_name(spec)?;
         let client = terms.and_then(|terms| terms.client.as_ref());
         let before = terms.filter(|_| client.is_some()).map(|terms| (terms.trusted.clone(), name.clone()));
-        let recorder = Arc::new(Recorder { provider: provider.clone(), before, record: Mutex::default() });
+        let known = means.known.clone();
+        let recorder = Arc::new(Recorder { provider: provider.clone(), known, before, record: Mutex::default() });
         let asked = Arc::new(Asked { asked: AtomicBool::new(false), client: client.map(|client| client.key.clone()) });
-        let versions = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions(spec));
-        let mut config = versions
-            .map_err(|error| Failure::short(Short::TlsAlert, error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(recorder.clone())
-            .with_client_cert_resolver(asked.clone());
-        // A resumed session would show no certificate.
-        config.resumption = Resumption::disabled();
+        let config = means.config(spec.tls.min_version);
+        let mut config = config.ok_or_else(|| Failure::short(Short::TlsAlert, "no cipher suite to offer"))?;
+        config.dangerous().set_certificate_verifier(recorder.clone());
+        config.client_auth_cert_resolver = asked.clone();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
 
         let deadline = Instant::now() + spec.timeout.duration();
         let mut connect = TlsConnector::from(Arc::new(config)).connect(name.clone(), Metered::new(tcp)).into_fallible();
         let end = until(deadline, &mut connect).await?;
         let record = recorder.take();
-        let chain = Chain::read(&record.chain);
+        let chain = Chain::read(&record.chain, &means.known);
         if !record.chain.is_empty() {
             let version = record.version.map(version_name);
             *seen = Some(TlsSeen { version, cipher: None, chain: chain.describe() });
@@ -193,9 +221,9 @@ fn broken(error: &io::Error, head: &[u8], spec: &ProbeSpec) -> Failure {
 }
 
 /// The versions that are offered.
-fn versions(spec: &ProbeSpec) -> &'static [&'static SupportedProtocolVersion] {
+fn versions(lowest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
     const NEWEST: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
-    match spec.tls.min_version {
+    match lowest {
         TlsVersion::V1_2 => rustls::ALL_VERSIONS,
         TlsVersion::V1_3 => NEWEST,
     }
@@ -286,17 +314,6 @@ fn version_name(version: ProtocolVersion) -> String {
     format!("{version:?}").replace('_', ".")
 }
 
-/// Says goodbye without making anybody wait: what the peer still sends (session tickets) is read, since a close with
-/// unread data is a reset, which servers count as an error.
-pub(crate) fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
-    const MOST: u64 = 64 * 1024;
-    tokio::spawn(timeout(PATIENCE, async move {
-        let _ = stream.shutdown().await;
-        let _ = tokio::io::copy(&mut stream.take(MOST), &mut tokio::io::sink()).await;
-    }));
-}
-
 /// What the verifier saw.
 #[derive(Debug, Default)]
 struct Record {
@@ -311,6 +328,7 @@ struct Record {
 #[derive(Debug)]
 struct Recorder {
     provider: Arc<CryptoProvider>,
+    known: Arc<Known>,
     /// What to judge by where the client has a certificate: that is shown to nobody whose own is not good.
     before: Option<(Trusted, ServerName<'static>)>,
     record: Mutex<Record>,
@@ -325,7 +343,8 @@ impl Recorder {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         record.version = Some(version);
         if let Some((trusted, name)) = &self.before
-            && let Err(failure) = Chain::read(&record.chain).judge(name, trusted, &self.provider, UnixTime::now())
+            && let Err(failure) =
+                Chain::read(&record.chain, &self.known).judge(name, trusted, &self.provider, UnixTime::now())
         {
             record.failed = Some(failure);
             return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
@@ -413,6 +432,11 @@ impl Metered {
         Self { inner, left: Self::MAX, head: Vec::new() }
     }
 
+    /// The connection beneath.
+    pub(crate) fn into_inner(self) -> TcpStream {
+        self.inner
+    }
+
     /// The handshake is over: what follows has a bound of its own.
     fn grant(&mut self) {
         self.left += Self::BEYOND;
@@ -440,6 +464,19 @@ impl AsyncRead for Metered {
 impl AsyncWrite for Metered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    /// So that what rustls has to say in several records goes out as one packet.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -101,7 +101,7 @@ pub(super) async fn run(
     if wanted.is_empty() {
         return nothing(output);
     }
-    // Enough that nothing waits for what is silent: each address has up to seven descriptors.
+    // Enough that nothing waits for what is silent: each address has up to [`EngineOptions::SOCKETS`] descriptors.
     let options = EngineOptions { max_concurrent: at_once(), ..EngineOptions::default() };
     let engine = Arc::new(Engine::new(options).map_err(|error| Failure::no_verdict(error.to_string()))?);
     if args.watch {
@@ -128,6 +128,7 @@ pub(super) async fn run(
     let names: Vec<String> = results.iter().map(|(_, result)| result.target.clone()).collect();
     let results = ProbeResults { id: String::new(), results: results.into_iter().map(|(_, result)| result).collect() };
     drop(progress);
+    engine.settled().await;
     if results.results.is_empty() {
         return nothing(output);
     }

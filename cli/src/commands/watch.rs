@@ -126,6 +126,7 @@ pub(super) async fn run(
     } else {
         output::text(&render::local::watched(&endpoints, output::width()))?;
     }
+    engine.settled().await;
     // Stopped before anything was known.
     Ok(if rounds == 0 { Exit::over([Exit::of_state(State::Unknown)]) } else { Exit::over(exits) })
 }
