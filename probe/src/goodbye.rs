@@ -71,7 +71,9 @@ impl Goodbyes {
     fn begin(&self) -> Option<UnderWay> {
         self.under_way.send_modify(|count| *count += 1);
         let one = UnderWay(self.under_way.clone());
-        (*self.under_way.borrow() <= self.most).then_some(one)
+        // Not in one expression: the guard would still be held when one too many is dropped, which takes the lock again.
+        let fits = *self.under_way.borrow() <= self.most;
+        fits.then_some(one)
     }
 
     /// Waits until none is under way; not much longer than one takes.
