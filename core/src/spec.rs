@@ -289,9 +289,11 @@ impl ProbeSpec {
         self.max_latency.is_some_and(|most| phases.beyond_resolve_ms() > f64::from(most.0))
     }
 
-    /// The longest that looking for a dead path takes, where some connect attempts met silence and another one did not.
+    /// The longest that looking for a dead path takes, where some connect attempts met silence and another one did not: enough
+    /// for peers that are up to 130 ms away (`paths.rs` in the probe engine).
     pub fn paths_timeout(&self) -> Duration {
-        self.connect_timeout.duration().max(Self::DEFAULT_CONNECT_TIMEOUT.duration())
+        const ENOUGH: Duration = Duration::from_secs(3);
+        self.connect_timeout.duration().max(ENOUGH)
     }
 
     /// The longest that this probe can take on an idle host: the sum of its phases' deadlines.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all, join3};
 use preflight_core::observation::{Observation, Outcome, Phases, Proof};
 use preflight_core::reason::{Short, Void};
-use preflight_core::spec::ProbeSpec;
+use preflight_core::spec::{HttpOptions, ProbeSpec};
 use preflight_core::target::{Host, Scheme};
 use tokio::net::TcpStream;
 use tokio::sync::SemaphorePermit;
@@ -208,6 +208,14 @@ impl Way<'_> {
         if !spec.speaks_tls() || self.is_enough(Proof::Connected) {
             return Ok(None);
         }
+        if let (Some(files), Some(via), Host::Name(name)) = (&spec.tls.client, &spec.via, &spec.target.host)
+            && !self.guard.may_use_by_name()
+        {
+            // Whose address the proxy takes for the name this host does not know, so no rule of its policy can bind the key to it.
+            let words =
+                format!("{} may be used towards addresses, and {name} is resolved by the proxy {via}", files.key_file);
+            return Err(Failure::void(Void::PolicyDenied, words));
+        }
         let client = spec.tls.client.iter().flat_map(|files| [&files.cert_file, &files.key_file]);
         for file in spec.tls.ca_file.iter().chain(client) {
             self.may_use(file)?;
@@ -280,8 +288,7 @@ impl Way<'_> {
             Secured::Open { stream, asked_for_certificate } => (stream, asked_for_certificate),
             Secured::LogInFirst => {
                 probed.seen.phases.tls_ms = Some(took);
-                log_in_first(spec, &mut probed.seen);
-                return Ok(());
+                return log_in_first(spec, &mut probed.seen);
             }
             Secured::Distrusted { stream, failure } => {
                 // At least with TLS's own goodbye: an end without it is what some servers log as a lost connection.
@@ -296,7 +303,7 @@ impl Way<'_> {
                 Some(client) if asked_for_certificate => {
                     tls::taken(&mut stream, client, begin + spec.timeout.duration()).await?;
                 }
-                None if asked_for_certificate => log_in_first(spec, &mut probed.seen),
+                None if asked_for_certificate => log_in_first(spec, &mut probed.seen)?,
                 Some(_) | None => {}
             }
             self.leave_unheard(stream, protocol).await;
@@ -311,10 +318,7 @@ impl Way<'_> {
         let answered = !wire.received().is_empty();
         let end = match (end, alert, &terms.client) {
             (Err(_), Some(alert), Some(client)) => Err(client.refused(&rustls::Error::AlertReceived(alert))),
-            (Err(_), Some(alert), None) if tls::demands_certificate(alert) => {
-                log_in_first(spec, &mut probed.seen);
-                Ok(())
-            }
+            (Err(_), Some(alert), None) if tls::demands_certificate(alert) => log_in_first(spec, &mut probed.seen),
             // A protocol that had no more to ask has not heard whether the certificate was taken.
             (Ok(()), _, Some(client)) if asked_for_certificate && !answered => {
                 tls::taken(&mut stream, client, Instant::now() + spec.timeout.duration()).await
@@ -393,7 +397,14 @@ pub(crate) fn of_proxy(spec: &ProbeSpec, failure: Failure) -> Failure {
 
 /// The server wants a client certificate, which this probe does not carry. Who it is and that it can be reached is proven by its own
 /// good certificate; that it would speak the protocol cannot be, so the note says so beside the proof that this stands for.
-fn log_in_first(spec: &ProbeSpec, seen: &mut Observation) {
+///
+/// Where it is stated what the service must answer, nothing stands for that.
+fn log_in_first(spec: &ProbeSpec, seen: &mut Observation) -> Result<(), Failure> {
+    let named = matches!(spec.target.scheme, Scheme::Grpcs) && !spec.target.path.is_empty();
+    if spec.require == Proof::Protocol && (spec.http != HttpOptions::default() || named) {
+        let words = "the server asks for a client certificate, which this probe does not carry, so it did not answer as is stated";
+        return Err(Failure::short(Short::StatusUnexpected, words));
+    }
     seen.proof = Some(spec.require);
     let note = if spec.require > Proof::Encrypted {
         "the server asks for a client certificate, which this probe does not carry: its certificate is good, what it speaks was not shown"
@@ -401,6 +412,7 @@ fn log_in_first(spec: &ProbeSpec, seen: &mut Observation) {
         "the server asks for a client certificate, which this probe does not carry"
     };
     add_note(seen, Some(note.to_owned()));
+    Ok(())
 }
 
 fn add_note(seen: &mut Observation, note: Option<String>) {

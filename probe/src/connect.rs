@@ -204,9 +204,11 @@ fn over(result: Result<(TcpStream, Duration), Failure>, tries: Vec<Try>, begin: 
     let attempts = tries
         .into_iter()
         .map(|one| {
-            let (ended, how) = one.end.unwrap_or((end, left));
+            let (ended, mut how) = one.end.unwrap_or((end, left));
             if let Some(opening) = one.opening {
                 if opening.is_connected() {
+                    // It was answered, whatever decided: who is to be blocked has leaked.
+                    how = CONNECTED;
                     losers.push(opening.into_stream());
                 } else if result.is_ok() && end - one.at > window {
                     silent.extend(opening.local());

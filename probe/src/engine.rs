@@ -7,7 +7,8 @@ use std::path::Path;
 
 use futures_util::future::join_all;
 use nix::sys::resource::{Resource, getrlimit};
-use preflight_core::observation::{Control, Member, Observation, Proof, Report};
+use preflight_core::observation::{Control, Member, Observation, Outcome, Proof, Report};
+use preflight_core::reason::Void;
 use preflight_core::spec::{Addresses, Families, ProbeSpec};
 use preflight_core::target::{Host, Target};
 use tokio::sync::Semaphore;
@@ -35,6 +36,11 @@ pub trait Guard: Sync {
 
     /// Whether a file of this host (an authority, a client's certificate or key) may be used towards `address`.
     fn may_use(&self, file: &Path, address: SocketAddr) -> bool;
+
+    /// Whether a client's key may be used towards a name that only a proxy resolves. No, unless a person probes for themselves.
+    fn may_use_by_name(&self) -> bool {
+        false
+    }
 }
 
 /// Allows everything: for a person's own probe from their own host.
@@ -47,6 +53,10 @@ impl Guard for AllowAll {
     }
 
     fn may_use(&self, _: &Path, _: SocketAddr) -> bool {
+        true
+    }
+
+    fn may_use_by_name(&self) -> bool {
         true
     }
 }
@@ -122,7 +132,7 @@ impl Engine {
     ///
     /// It ends by itself, at the latest after [`ProbeSpec::worst_case`] and the wait for permits; dropping it ends it at once.
     pub async fn probe(&self, spec: &ProbeSpec, guard: &dyn Guard) -> Report {
-        let mut dialled = self.host(spec, guard).await;
+        let mut dialled = self.host(spec, guard, ProbeSpec::MAX_ADDRESSES).await;
         let mut told = std::mem::take(&mut dialled.told);
         // Seeds that were asked during a failover differ about who is primary: it is one member all the same.
         let mut endpoints = BTreeSet::new();
@@ -151,11 +161,18 @@ impl Engine {
         let (families, addresses) = (Families::Any, Addresses::All);
         let spec = ProbeSpec { target, families, addresses, topology: None, ..spec.clone() };
         let member = Member { role: told.role, endpoint: format!("{}:{}", told.host, told.port) };
-        let mut observations = self.host(&spec, guard).await.observations;
-        for observation in &mut observations {
+        let mut dialled = self.host(&spec, guard, ProbeSpec::MAX_MEMBER_ADDRESSES).await;
+        let cut = dialled.resolved > ProbeSpec::MAX_MEMBER_ADDRESSES;
+        for observation in &mut dialled.observations {
             observation.member = Some(member.clone());
+            // All of its addresses have to work, and not all were asked.
+            if cut && observation.outcome == Outcome::Ok {
+                let words = format!("the name has {} addresses, and only two of a member are probed", dialled.resolved);
+                let failure = Failure::void(Void::MembersUnknown, words);
+                (observation.outcome, observation.detail) = (failure.outcome, failure.detail);
+            }
         }
-        observations
+        dialled.observations
     }
 
     fn report(&self, dialled: Dialled) -> Report {
@@ -170,14 +187,17 @@ impl Engine {
         }
     }
 
-    /// One host: the target, a member of it, or the proxy in front of it.
-    async fn host(&self, spec: &ProbeSpec, guard: &dyn Guard) -> Dialled {
+    /// One host: the target, a member of it, or the proxy in front of it; at most so many of its addresses.
+    async fn host(&self, spec: &ProbeSpec, guard: &dyn Guard, most: usize) -> Dialled {
         let (host, _) = dialled_host(spec);
         let begin = Instant::now();
         let resolved = names::resolve(host, spec.families).await;
         let resolve_ms = Some(ms(begin.elapsed()));
         match resolved {
-            Ok(resolved) => self.addresses(spec, guard, resolved, resolve_ms).await,
+            Ok(mut resolved) => {
+                resolved.addresses.truncate(most);
+                self.addresses(spec, guard, resolved, resolve_ms).await
+            }
             Err(failure) => {
                 let observations = vec![without_address(address::of_proxy(spec, failure))];
                 Dialled { observations, resolved: 0, control: Control::Unanswered, told: BTreeSet::new() }
