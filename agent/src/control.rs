@@ -60,10 +60,12 @@ impl<P: Prober, C: Prober> Prober for Controlled<P, C> {
             report = self.prober.probe(spec) => report,
             never = self.controls.beside() => match never {},
         };
-        if report.observations.iter().any(|seen| may_be_ours(seen.outcome))
-            && let Some(why) = self.controls.all_failed(Instant::now()).await
-        {
-            report.observations.iter_mut().for_each(|seen| excuse(seen, &why));
+        if report.observations.iter().any(|seen| may_be_ours(seen.outcome)) {
+            match self.controls.network(Instant::now()).await {
+                Network::Works => report.egress = true,
+                Network::Broken(why) => report.observations.iter_mut().for_each(|seen| excuse(seen, &why)),
+                Network::Unknown => {}
+            }
         }
         report
     }
@@ -145,12 +147,22 @@ struct Round {
     seen: watch::Receiver<Option<Seen>>,
 }
 
-/// What a round showed.
+/// What a round showed, and when.
 #[derive(Debug, Clone)]
 struct Seen {
     at: Instant,
-    /// Which targets failed and how, if all did.
-    failed: Option<Arc<str>>,
+    network: Network,
+}
+
+/// What the control targets show of this host's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Network {
+    /// One of them is good.
+    Works,
+    /// All failed: which, and how.
+    Broken(Arc<str>),
+    /// None could be tried.
+    Unknown,
 }
 
 impl<C: Prober> Controls<C> {
@@ -163,14 +175,15 @@ impl<C: Prober> Controls<C> {
         }
     }
 
-    /// Which targets failed and how, if all of them failed at about the time at which a probe did.
-    async fn all_failed(self: &Arc<Self>, probe_ended: Instant) -> Option<Arc<str>> {
+    /// What the targets show of the network at about the time at which a probe ended.
+    async fn network(self: &Arc<Self>, probe_ended: Instant) -> Network {
         loop {
             let mut round = self.begin();
             // An error: the round is gone without a word, as at the end of the process.
-            let seen = round.seen.wait_for(Option::is_some).await.ok()?.clone()?;
+            let seen = round.seen.wait_for(Option::is_some).await.ok().and_then(|seen| seen.clone());
+            let Some(seen) = seen else { return Network::Unknown };
             if seen.at + FRESH >= probe_ended {
-                return seen.failed;
+                return seen.network;
             }
             sleep_until(round.begun + EVERY).await;
         }
@@ -189,15 +202,15 @@ impl<C: Prober> Controls<C> {
         let controls = self.clone();
         // On its own, since it outlives the probe beside which it began; it ends in time by itself.
         tokio::spawn(async move {
-            let failed = controls.round().await;
-            controls.log(failed.as_deref());
-            tell.send_replace(Some(Seen { at: Instant::now(), failed }));
+            let network = controls.round().await;
+            controls.log(&network);
+            tell.send_replace(Some(Seen { at: Instant::now(), network }));
         });
         round
     }
 
     /// Tries every target at once, until one is good.
-    async fn round(&self) -> Option<Arc<str>> {
+    async fn round(&self) -> Network {
         let one = async |index: usize, spec: &ProbeSpec| (index, self.prober.probe(spec).await.outcome(spec));
         let mut pending: FuturesUnordered<_> = self.specs.iter().enumerate().map(|(i, spec)| one(i, spec)).collect();
         let mut ended: Vec<Option<Outcome>> = vec![None; self.specs.len()];
@@ -213,28 +226,28 @@ impl<C: Prober> Controls<C> {
             false
         };
         if timeout(AT_MOST, all).await == Ok(true) {
-            return None;
+            return Network::Works;
         }
         // One that could not be tried says nothing of the network.
         let says_something = |end: &Option<Outcome>| !matches!(end, Some(Outcome::Void(_)));
         if !ended.iter().any(says_something) {
-            return None;
+            return Network::Unknown;
         }
         let how = |end: &Option<Outcome>| end.and_then(Outcome::reason).unwrap_or("unanswered");
         let failures = self.specs.iter().zip(&ended).map(|(spec, end)| format!("{} {}", spec.target, how(end)));
-        Some(format!("control failed too: {}", failures.collect::<Vec<_>>().join(", ")).into())
+        Network::Broken(format!("control failed too: {}", failures.collect::<Vec<_>>().join(", ")).into())
     }
 
     /// Says it once when the network breaks, and once when it works again.
-    fn log(&self, failed: Option<&str>) {
-        let was_told = std::mem::replace(&mut self.rounds().told, failed.is_some());
-        match failed {
-            Some(why) if !was_told => {
+    fn log(&self, network: &Network) {
+        let was_told = std::mem::replace(&mut self.rounds().told, matches!(network, Network::Broken(_)));
+        match network {
+            Network::Broken(why) if !was_told => {
                 let why = text::escape(why);
                 warn!("the network of this host is broken, no target is blamed until it works again: {why}");
             }
-            None if was_told => info!("the network of this host works again: a control target is good"),
-            Some(_) | None => {}
+            Network::Works if was_told => info!("the network of this host works again: a control target is good"),
+            Network::Works | Network::Broken(_) | Network::Unknown => {}
         }
     }
 

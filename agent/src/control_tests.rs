@@ -58,6 +58,17 @@ async fn probed(controlled: &Controlled<Script, Script>) -> (Observation, u128) 
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_a_good_control_shows_that_the_network_works() {
+    for (controls, egress) in
+        [(vec![(1, Outcome::Ok)], true), (vec![(1, STARVED)], false), (vec![(1, REFUSED)], false), (vec![], false)]
+    {
+        let control = Script::new(&controls);
+        let report = controlled(&Script::new(&[(1000, SILENT)]), &control, controls.len()).probe(&spec()).await;
+        assert_eq!(report.egress, egress, "{controls:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_target_is_blamed_only_where_a_control_is_good() {
     for (target, controls, want) in [
         (SILENT, vec![(1000, SILENT)], Some("control_failed")),

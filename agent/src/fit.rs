@@ -87,6 +87,7 @@ pub fn void(reason: preflight_core::reason::Void, detail: &str) -> Report {
         routes: Routes { ipv4: false, ipv6: false },
         control: Control::Unanswered,
         members: 0,
+        egress: false,
     }
 }
 

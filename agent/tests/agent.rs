@@ -68,6 +68,7 @@ impl Prober for Counting {
             routes: Routes { ipv4: true, ipv6: false },
             control: Control::Unanswered,
             members: 0,
+            egress: false,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What shows that a target which must be blocked is there at all: another fleet's agent of the same run connected to it.
 //!
 //! Silence and a reset are what a firewall gives, and what a host gives that is down or on which nothing listens. They tell of a
-//! rule only where the very address and port took a connection from somewhere else meanwhile.
+//! rule only where the very address and port took a connection from somewhere else meanwhile; and silence is what a host meets
+//! everywhere whose own network is broken, so whoever was stopped must have got somewhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,8 @@ pub(crate) struct Contrast {
     reached: BTreeMap<SocketAddr, BTreeSet<(FleetId, String)>>,
     /// The cells that must be blocked and whose agents found an address stopped.
     stopped: BTreeMap<SocketAddr, BTreeSet<usize>>,
+    /// The agents whose own network is shown to work.
+    out: BTreeSet<String>,
 }
 
 /// What the other cells of a run say of an address that must be blocked.
@@ -25,6 +28,8 @@ pub enum Shown {
     Leak,
     /// Nobody connected to it: it may be down.
     Nothing,
+    /// An agent that was stopped got nowhere else either: its own network may be down.
+    NoWayOut,
     /// Another fleet connected to it.
     There,
 }
@@ -35,6 +40,11 @@ impl Contrast {
         let mut news = BTreeSet::new();
         if report.control == Control::Connected {
             return news;
+        }
+        let gets_out =
+            report.egress || report.observations.iter().any(|o| connected(o) && o.address.and_then(place).is_some());
+        if gets_out && self.out.insert(agent.to_owned()) {
+            news.extend(self.stopped.values().flatten());
         }
         for at in report.observations.iter().filter(|o| connected(o)).filter_map(|o| place(o.address?)) {
             if self.reached.entry(at).or_default().insert((fleet.clone(), agent.to_owned())) {
@@ -56,13 +66,19 @@ impl Contrast {
         for who in self.reached.values_mut() {
             who.retain(|(_, name)| name != agent);
         }
+        self.out.remove(agent);
     }
 
-    /// What the run shows of the addresses at which these reports of a fleet were stopped: the worst over all of them.
-    pub(crate) fn shows<'a>(&self, fleet: &FleetId, reports: impl Iterator<Item = &'a Report>) -> Shown {
-        let all: BTreeSet<Option<SocketAddr>> =
-            reports.flat_map(|report| report.observations.iter().map(|o| o.address.and_then(place))).collect();
-        all.into_iter().map(|at| at.map_or(Shown::Nothing, |at| self.of(fleet, at))).min().unwrap_or(Shown::Nothing)
+    /// What the run shows of the addresses at which these agents of a fleet were stopped: the worst over all of them.
+    pub(crate) fn shows<'a>(&self, fleet: &FleetId, stopped: impl Iterator<Item = (&'a str, &'a Report)>) -> Shown {
+        let mut all: BTreeSet<Option<SocketAddr>> = BTreeSet::new();
+        let mut cut_off = false;
+        for (agent, report) in stopped {
+            all.extend(report.observations.iter().map(|o| o.address.and_then(place)));
+            cut_off |= !self.out.contains(agent);
+        }
+        let shown = all.into_iter().map(|at| at.map_or(Shown::Nothing, |at| self.of(fleet, at))).min();
+        shown.unwrap_or(Shown::Nothing).min(if cut_off { Shown::NoWayOut } else { Shown::There })
     }
 
     fn of(&self, fleet: &FleetId, at: SocketAddr) -> Shown {

@@ -167,7 +167,8 @@ pub struct Folded {
 impl Folded {
     /// The state of a cell that must be blocked, by what the run shows of the addresses at which its agents were stopped.
     ///
-    /// Stopped is not blocked: without a connect from elsewhere the target may be down. And where an agent of the same fleet got
+    /// Stopped is not blocked: without a connect from elsewhere the target may be down, and an agent that got nowhere at all may
+    /// itself be cut off. And where an agent of the same fleet got
     /// through in another cell, the path is open.
     #[must_use]
     pub fn in_contrast(mut self, shown: Shown) -> Self {
@@ -176,7 +177,10 @@ impl Folded {
             Shown::Nothing if self.state == State::Pass => {
                 (self.state, self.why) = (State::Unknown, Some(Why::Unknown(Unknown::NoContrast)));
             }
-            Shown::Nothing | Shown::There => {}
+            Shown::NoWayOut if self.state == State::Pass => {
+                (self.state, self.why) = (State::Unknown, Some(Why::Unknown(Unknown::EgressUnproven)));
+            }
+            Shown::Nothing | Shown::NoWayOut | Shown::There => {}
         }
         self
     }

@@ -281,6 +281,14 @@ pub struct Report {
     /// How many members the target told of, before the cut at [`ProbeSpec::MAX_MEMBERS`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub members: u32,
+    /// A control target of the agent's policy was good meanwhile: its own network works.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub egress: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]

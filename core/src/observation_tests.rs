@@ -55,6 +55,7 @@ fn report(routes: Routes, seen: &[(&str, Outcome)]) -> Report {
         routes,
         control: Control::Unanswered,
         members: 0,
+        egress: false,
     }
 }
 

@@ -154,6 +154,8 @@ reasons! {
             "Look at those agents: `preflight agents` shows on which host each is and since when it is lost.";
         NoContrast = "no_contrast", "the path looks blocked, but no other fleet connected to the very address meanwhile, so the target may be down",
             "Declare the same target as reachable for a fleet that uses it, so that the run shows that it is up; for a private address, a fleet of the same region.";
+        EgressUnproven = "egress_unproven", "the path looks blocked, but an agent that was stopped connected to nothing else in this run either, so its own network may be down",
+            "Declare something that this fleet does reach, or name a target that is known to be good in its agents' policy file: [[control]] target = \"tcp://…\".";
     }
 }
 

@@ -384,7 +384,8 @@ impl Run {
             if let Some(cell) = self.cells.get_mut(index) {
                 cell.settled = folded.settled();
                 cell.failing = folded.state == State::Fail && (certain || cell.settled);
-                cell.awaits_contrast = folded.why == Some(Why::Unknown(Unknown::NoContrast));
+                cell.awaits_contrast =
+                    matches!(folded.why, Some(Why::Unknown(Unknown::NoContrast | Unknown::EgressUnproven)));
             }
             for agent in if over { Vec::new() } else { folded.ask } {
                 let key = self.roster(index, rosters).iter().find(|c| c.agent == agent).map(|c| c.key.clone());
@@ -466,8 +467,10 @@ impl Run {
     /// What the run shows of the addresses at which the agents of a cell that must be blocked were stopped.
     fn contrast(&self, index: usize) -> Option<Shown> {
         let (cell, run) = (self.spec.plan.cells.get(index)?, self.cells.get(index)?);
-        let stopped = run.questions.values().filter_map(|question| match &question.state {
-            QuestionState::Answered { testimony, outcome: Outcome::Ok, .. } => Some(&testimony.report),
+        let stopped = run.questions.iter().filter_map(|(agent, question)| match &question.state {
+            QuestionState::Answered { testimony, outcome: Outcome::Ok, .. } => {
+                Some((agent.as_str(), &testimony.report))
+            }
             QuestionState::Answered { .. }
             | QuestionState::Waiting
             | QuestionState::Silent

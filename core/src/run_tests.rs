@@ -81,6 +81,7 @@ fn testimony(ok: bool) -> Testimony {
             routes: Routes { ipv4: true, ipv6: false },
             control: Control::Unanswered,
             members: 0,
+            egress: false,
         },
         clock_skew_ms: 0,
     }
@@ -247,9 +248,10 @@ proptest! {
 
 const BLOCKED_AT: &str = "10.0.0.1:6379";
 
-/// What an agent meets at an address: a connect, or the end that is named.
+/// What an agent meets at an address: a connect, or the end that is named. Its own network works.
 fn meets(address: &str, end: Option<Short>) -> Testimony {
     let mut one = testimony(end.is_none());
+    one.report.egress = true;
     let observation = &mut one.report.observations[0];
     observation.address = Some(address.parse().unwrap());
     observation.outcome = end.map_or(Outcome::Ok, Outcome::Short);
@@ -326,6 +328,35 @@ fn a_path_is_blocked_only_in_contrast() {
         let (run, rosters) = play(guarded(&[other]), |index, _| Some(if index == 0 { meets(address, end) } else { meets(at_address, other_end) }));
         let folded = run.fold(0, &rosters);
         assert_eq!((folded.state, folded.why.map(Why::as_str)), want, "{case}");
+    }
+}
+
+#[test]
+fn whoever_gets_nowhere_does_not_show_what_stops_it() {
+    let drop = Some(Short::ConnectTimeout);
+    let alone = |agent: &str, one: Testimony| match agent {
+        "eu-web-1" => Testimony { report: Report { egress: false, ..one.report }, ..one },
+        _ => one,
+    };
+    let state = |(run, rosters): (Run, _)| {
+        let folded = run.fold(0, &rosters);
+        (folded.state, folded.why.map(Why::as_str))
+    };
+    let (stopped, there) = (|index| if index == 0 { drop } else { None }, BLOCKED_AT);
+    let shown = play(guarded(&[fleet("worker")]), |index, agent| Some(alone(agent, meets(there, stopped(index)))));
+    assert_eq!(state(shown), (State::Unknown, Some("egress_unproven")));
+
+    // In another cell it connects, or only hears that nothing listens.
+    for (end, want) in
+        [(None, (State::Pass, None)), (Some(Short::ConnectRefused), (State::Unknown, Some("egress_unproven")))]
+    {
+        let mut guarded = guarded(&[fleet("worker"), fleet("web")]);
+        guarded.spec.plan.cells[2].dependency = "queue".into();
+        let shown = play(Run::new(guarded.spec), |index, agent| {
+            let one = if index == 2 { meets("10.0.0.9:5672", end) } else { meets(there, stopped(index)) };
+            Some(alone(agent, one))
+        });
+        assert_eq!(state(shown), want, "{end:?}");
     }
 }
 

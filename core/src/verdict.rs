@@ -245,7 +245,9 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
             odd.map_or_else(|| Void::WrongVantage.meaning().to_owned(), |(agent, m)| format!("of agent {agent}, {m}"))
         }
         Why::Void(reason) => format!("{}{}", reason.meaning(), of_identity(identity)),
-        Why::Unknown(why @ (Unknown::NoAgent | Unknown::NoContrast)) => why.meaning().to_owned(),
+        Why::Unknown(why @ (Unknown::NoAgent | Unknown::NoContrast | Unknown::EgressUnproven)) => {
+            why.meaning().to_owned()
+        }
         Why::Unknown(Unknown::TooFewAgents) => {
             let (ok, needed) = (counted(counts.ok as usize, "agent"), judged.cell.min_agents);
             let did = if judged.must_be_blocked() { "found it stopped" } else { "reached it" };

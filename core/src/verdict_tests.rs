@@ -62,8 +62,14 @@ fn testimony(groups: &[&str], outcome: Outcome, clock_skew_ms: i64) -> Testimony
         attempts: Vec::new(),
     };
     let routes = Routes { ipv4: true, ipv6: false };
-    let report =
-        Report { observations: vec![observation], resolved: 1, routes, control: Control::Unanswered, members: 0 };
+    let report = Report {
+        observations: vec![observation],
+        resolved: 1,
+        routes,
+        control: Control::Unanswered,
+        members: 0,
+        egress: true,
+    };
     Testimony { identity, report, clock_skew_ms }
 }
 

@@ -184,6 +184,7 @@ impl Engine {
             resolved: u32::try_from(dialled.resolved).unwrap_or(u32::MAX),
             control: dialled.control,
             members: 0,
+            egress: false,
         }
     }
 

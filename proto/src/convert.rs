@@ -123,6 +123,7 @@ impl From<&AgentReport> for agent::Report {
             route_ipv6: report.routes.ipv6,
             control_connected: report.control == Control::Connected,
             members: report.members,
+            egress: report.egress,
         }
     }
 }
@@ -146,6 +147,7 @@ impl TryFrom<agent::Report> for AgentReport {
                 routes: Routes { ipv4: from.route_ipv4, ipv6: from.route_ipv6 },
                 control: if from.control_connected { Control::Connected } else { Control::Unanswered },
                 members: from.members,
+                egress: from.egress,
             },
         })
     }

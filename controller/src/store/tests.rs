@@ -72,6 +72,7 @@ fn testimony(resolved: u32) -> Testimony {
             routes: Routes { ipv4: true, ipv6: false },
             control: Control::Unanswered,
             members: 0,
+            egress: false,
         },
         clock_skew_ms: 0,
     }

@@ -85,8 +85,9 @@ fn identity() -> impl Strategy<Value = NetworkIdentity> {
 }
 
 fn agent_report() -> impl Strategy<Value = AgentReport> {
-    let report = (vec(observation(), 0..4), any::<[u32; 2]>(), any::<[bool; 3]>()).prop_map(
-        |(observations, [resolved, members], [ipv4, ipv6, control])| Report {
+    let report = (vec(observation(), 0..4), any::<[u32; 2]>(), any::<[bool; 4]>()).prop_map(
+        |(observations, [resolved, members], [ipv4, ipv6, control, egress])| Report {
+            egress,
             members,
             observations,
             resolved,
