@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
-use preflight_proto::api::{Cell, Decision, Gate, ProbeResult, Region, State};
+use preflight_proto::api::{Cell, Decision, Gate, Override, ProbeResult, Region, State};
 
 /// The exit codes, a contract: the same whatever the output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) regions: Regions<'a>,
     /// The digest of the manifest's text, where the caller has it.
     pub(crate) manifest_digest: Option<&'a str>,
+    /// A rollback was asked for: it proceeds whatever is seen.
+    pub(crate) rollback: bool,
     /// The time by which a stored verdict's age is judged; none for one that was just given.
     pub(crate) now: Option<Timestamp>,
 }
@@ -138,7 +140,8 @@ pub(crate) fn judge(gate: &Gate, asked: &Asked<'_>) -> Judgement {
 
 fn exit_of(region: &Region) -> Exit {
     match (region.decision, region.verdict) {
-        (Decision::Proceed, State::Pass) => Exit::Proceed,
+        // That there is something to proceed by is looked at under contradictions.
+        (Decision::Proceed, _) => Exit::Proceed,
         // A pass that does not proceed is held back by something else than cells: a lock, a quarantine.
         (Decision::Block, State::Pass) => Exit::Refused,
         (_, state) => Exit::of_state(state),
@@ -157,6 +160,9 @@ fn misnamed(gate: &Gate, asked: &Asked<'_>) -> Vec<String> {
     compare("release", &gate.release, asked.release);
     if let Some(digest) = asked.manifest_digest {
         compare("the manifest", &gate.manifest_digest, digest);
+    }
+    if gate.rollback != asked.rollback {
+        texts.push(format!("it is {} a rollback", if gate.rollback { "for" } else { "not for" }));
     }
     let have: BTreeSet<&str> = gate.regions.iter().map(|r| r.region.as_str()).collect();
     if let Regions::Exactly(named) | Regions::Among(named) = asked.regions {
@@ -189,7 +195,9 @@ fn contradictions(gate: &Gate) -> Vec<String> {
         if !seen.insert(&region.region) {
             texts.push(format!("it has region {} twice", region.region));
         }
-        texts.extend(region_contradictions(region).into_iter().map(|text| format!("region {}: {text}", region.region)));
+        texts.extend(
+            region_contradictions(region, gate).into_iter().map(|text| format!("region {}: {text}", region.region)),
+        );
     }
     let verdict = State::all(gate.regions.iter().map(|r| r.verdict));
     if gate.verdict != verdict {
@@ -202,7 +210,7 @@ fn contradictions(gate: &Gate) -> Vec<String> {
     texts
 }
 
-fn region_contradictions(region: &Region) -> Vec<String> {
+fn region_contradictions(region: &Region, gate: &Gate) -> Vec<String> {
     let mut texts = Vec::new();
     let required: Vec<&Cell> = region.cells.iter().filter(|c| c.required).collect();
     let state = State::all(required.iter().map(|c| c.state));
@@ -212,8 +220,9 @@ fn region_contradictions(region: &Region) -> Vec<String> {
         texts.push(format!("the verdict is {}, its cells come to {}", region.verdict.as_str(), state.as_str()));
     }
     // What passes by what an earlier verdict has proven must say so.
-    let proven = region.reasons.iter().any(|reason| reason.code == "no_change");
-    if region.verdict == State::Pass && required.is_empty() && !proven {
+    let says_so = region.reasons.iter().any(|reason| reason.code == "no_change");
+    let proven = region.cells.iter().all(|cell| cell.proven_by.is_some());
+    if region.verdict == State::Pass && required.is_empty() && !(proven && says_so) && !gate.rollback {
         texts.push("nothing is required, and no earlier verdict is named".to_owned());
     }
     for cell in required.iter().filter(|c| c.state == State::Pass) {
@@ -223,11 +232,22 @@ fn region_contradictions(region: &Region) -> Vec<String> {
             texts.push(format!("{} passes from {} and has the reason {reason}", cell.dependency, cell.fleet));
         }
     }
-    // This program knows of no override, so nothing but a pass may proceed.
-    if region.decision == Decision::Proceed && region.verdict != State::Pass {
-        texts.push(format!("the decision is proceed, the verdict is {}", region.verdict.as_str()));
+    // Nothing but a pass may proceed, a rollback, or what somebody answers for.
+    if region.decision == Decision::Proceed && region.verdict != State::Pass && !gate.rollback {
+        let mut blocking = required.iter().filter(|cell| cell.state != State::Pass).peekable();
+        let answered_for = |cell: &&&Cell| region.overrides.iter().any(|o| overrides(o, region, cell, &gate.ended_at));
+        if blocking.peek().is_none() || !blocking.all(|cell| answered_for(&cell)) {
+            texts.push(format!("the decision is proceed, the verdict is {}", region.verdict.as_str()));
+        }
     }
     texts
+}
+
+/// Whether an override was in force for a cell when the verdict was given.
+fn overrides(given: &Override, region: &Region, cell: &Cell, at: &str) -> bool {
+    let times = (given.expires_at.parse::<Timestamp>(), at.parse::<Timestamp>());
+    let in_force = matches!(times, (Ok(until), Ok(at)) if at < until);
+    in_force && given.withdrawn.is_none() && given.region == region.region && given.digest == cell.digest
 }
 
 /// Judges an ad hoc run: each of `targets` (in canonical form) must have an answer, and every answer must pass.

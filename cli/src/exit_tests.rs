@@ -22,7 +22,11 @@ fn passing(regions: &[&str]) -> Value {
 /// Sets what each JSON pointer names.
 fn with(mut gate: Value, changes: &[(&str, Value)]) -> Gate {
     for (pointer, value) in changes {
-        *gate.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer}")) = value.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        match gate.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}")) {
+            Value::Object(fields) => drop(fields.insert(key.to_owned(), value.clone())),
+            other => other[key.parse::<usize>().unwrap()] = value.clone(),
+        }
     }
     serde_json::from_value(gate).unwrap()
 }
@@ -32,7 +36,15 @@ fn names(regions: &[&str]) -> Vec<String> {
 }
 
 fn asked(regions: Regions<'_>) -> Asked<'_> {
-    Asked { id: "run-1", application: "shop", release: "r1", regions, manifest_digest: Some("sha256:m"), now: None }
+    Asked {
+        id: "run-1",
+        application: "shop",
+        release: "r1",
+        regions,
+        manifest_digest: Some("sha256:m"),
+        rollback: false,
+        now: None,
+    }
 }
 
 fn exit(gate: &Gate, regions: Regions<'_>) -> Exit {
@@ -104,16 +116,7 @@ fn no_inconsistent_answer_proceeds() {
             vec![(format!("{cell}/required"), json!(false)), ("/regions/0/cells/1/required".into(), json!(false))],
             Exit::NoVerdict,
         ),
-        (
-            "an override that this program does not know",
-            vec![
-                ("/verdict".into(), json!("fail")),
-                ("/regions/0/verdict".into(), json!("fail")),
-                (format!("{cell}/state"), json!("fail")),
-                ("/regions/0/overrides".into(), json!([{"by": "someone"}])),
-            ],
-            Exit::NoVerdict,
-        ),
+        ("a rollback that was not asked for", vec![("/rollback".into(), json!(true))], Exit::Refused),
     ];
     let eu = names(&["eu", "us"]);
     for (name, changes, want) in cases {
@@ -155,12 +158,65 @@ fn a_region_that_was_not_named_does_not_count_in_a_check() {
 fn no_change_needs_an_earlier_verdict_for_each_region() {
     let free = |region: usize| [0, 1].map(|cell| (format!("/regions/{region}/cells/{cell}/required"), json!(false)));
     let changes: Vec<(String, Value)> = free(0).into_iter().chain(free(1)).collect();
+    let proven = |region: usize| [0, 1].map(|cell| (format!("/regions/{region}/cells/{cell}/proven_by"), json!("v1")));
+    let proven: Vec<(String, Value)> = proven(0).into_iter().chain(proven(1)).collect();
     let mut changes: Vec<(&str, Value)> = changes.iter().map(|(p, v)| (p.as_str(), v.clone())).collect();
     let reason = json!({"code": "no_change", "text": "nothing changed", "fix": null});
     changes.push(("/regions/0/reasons", json!([reason])));
     assert_eq!(exit(&with(passing(&["eu", "us"]), &changes), Regions::All), Exit::NoVerdict);
     changes.push(("/regions/1/reasons", json!([reason])));
+    assert_eq!(exit(&with(passing(&["eu", "us"]), &changes), Regions::All), Exit::NoVerdict, "by no verdict");
+    changes.extend(proven.iter().map(|(p, v)| (p.as_str(), v.clone())));
     assert_eq!(exit(&with(passing(&["eu", "us"]), &changes), Regions::All), Exit::Proceed);
+}
+
+#[test]
+fn what_fails_proceeds_only_where_each_cell_that_blocks_is_overridden() {
+    let given = |digest: &str, region: &str, until: &str| {
+        json!({"id": "o1", "application": "shop", "region": region, "fleet": "web", "dependency": "ai-cache", "digest": digest,
+            "verdict": "run-0", "by": "ann", "reason": "known", "ticket": "OPS-1", "at": "2025-03-31T09:00:00Z",
+            "expires_at": until})
+    };
+    let (later, earlier) = ("2025-03-31T11:00:00Z", "2025-03-31T10:00:01Z");
+    let withdrawn = || {
+        let mut given = given("sha256:1", "eu", later);
+        given["withdrawn"] = json!("2025-03-31T09:30:00Z by bob");
+        given
+    };
+    for (overrides, want) in [
+        (json!([given("sha256:1", "eu", later)]), Exit::Proceed),
+        (json!([]), Exit::NoVerdict),
+        (json!([given("sha256:2", "eu", later)]), Exit::NoVerdict),
+        (json!([given("sha256:1", "us", later)]), Exit::NoVerdict),
+        (json!([given("sha256:1", "eu", earlier)]), Exit::NoVerdict),
+        (json!([withdrawn()]), Exit::NoVerdict),
+    ] {
+        let fail = [
+            ("/verdict", json!("fail")),
+            ("/regions/0/verdict", json!("fail")),
+            ("/regions/0/cells/0/state", json!("fail")),
+            ("/regions/0/cells/0/digest", json!("sha256:1")),
+            ("/regions/0/overrides", overrides.clone()),
+        ];
+        assert_eq!(exit(&with(passing(&["eu"]), &fail), Regions::All), want, "{overrides}");
+    }
+}
+
+#[test]
+fn a_rollback_proceeds_by_what_it_is_and_only_where_it_was_asked_for() {
+    let shown = [
+        ("/verdict", json!("fail")),
+        ("/rollback", json!(true)),
+        ("/regions/0/verdict", json!("fail")),
+        ("/regions/0/cells/0/state", json!("fail")),
+        ("/regions/0/cells/0/required", json!(false)),
+        ("/regions/0/cells/1/required", json!(false)),
+    ];
+    let gate = with(passing(&["eu"]), &shown);
+    assert_eq!(judge(&gate, &Asked { rollback: true, ..asked(Regions::All) }).exit, Exit::Proceed);
+    assert_eq!(judge(&gate, &asked(Regions::All)).exit, Exit::Refused);
+    let plain = with(passing(&["eu"]), &[]);
+    assert_eq!(judge(&plain, &Asked { rollback: true, ..asked(Regions::All) }).exit, Exit::Refused);
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use preflight_core::text::escape;
+use preflight_core::text::{escape, escape_to};
 use preflight_proto::api::AuditEntry;
 
 use crate::authority::Authority;
@@ -13,6 +14,8 @@ use crate::roster::Roster;
 use crate::runs::Runs;
 use crate::store::{Store, StoreError};
 
+/// The longest detail of an entry, in characters.
+const MAX_DETAIL: usize = 4_000;
 /// Who was not recognised, in the audit log.
 const STRANGER: &str = "-";
 
@@ -55,10 +58,33 @@ pub(crate) struct App {
     pub(crate) quota: Arc<Quota>,
     /// How many probes of one target begin in a second at most, over all agents of a run.
     pub(crate) target_rate: NonZeroU32,
+    /// The longest that an override may hold.
+    pub(crate) longest_override: Duration,
+    /// Whether a caller may ask for a verdict that it will not go by.
+    pub(crate) allow_advisory: bool,
     /// Keeps strangers from filling the audit log.
     pub(crate) strangers: Strangers,
     /// The ports that this controller listens on, which no agent probes on its addresses.
     pub(crate) ports: Vec<u16>,
+}
+
+/// An entry of the audit log, escaped and bounded.
+pub(crate) fn audit_entry(
+    principal: &str,
+    action: &str,
+    outcome: &str,
+    source: &str,
+    detail: &str,
+    now: Timestamp,
+) -> AuditEntry {
+    AuditEntry {
+        at: now.to_string(),
+        principal: escape(principal),
+        action: escape(action),
+        outcome: escape(outcome),
+        source: source.to_owned(),
+        detail: escape_to(detail, MAX_DETAIL),
+    }
 }
 
 impl App {
@@ -73,14 +99,7 @@ impl App {
                 None => return,
             }
         }
-        let entry = AuditEntry {
-            at: now.to_string(),
-            principal: escape(principal),
-            action: escape(action),
-            outcome: escape(outcome),
-            source: source.to_owned(),
-            detail: escape(&detail),
-        };
+        let entry = audit_entry(principal, action, outcome, source, &detail, now);
         if let Err(error) = self.store.audit(&entry, now).await {
             tracing::error!(%error, ?entry, "failed to write to the audit log");
         }

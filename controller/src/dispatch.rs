@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use preflight_core::identity::KeyRule;
 use preflight_core::matrix::Candidate;
 use preflight_core::plan::FleetId;
 use preflight_proto::agent::Ask;
@@ -11,7 +12,13 @@ use tokio::sync::watch;
 /// How runs see and reach agents, wherever those are connected.
 pub(crate) trait Dispatch: Send + Sync {
     /// The agents of some fleets, in an order of preference that differs from run to run (`salt`).
-    fn roster(&self, fleets: &BTreeSet<FleetId>, salt: &str, now: Timestamp) -> BTreeMap<FleetId, Vec<Candidate>>;
+    fn roster(
+        &self,
+        fleets: &BTreeSet<FleetId>,
+        rule: &KeyRule,
+        salt: &str,
+        now: Timestamp,
+    ) -> BTreeMap<FleetId, Vec<Candidate>>;
 
     /// A number that is another one each time an agent connects; none while it is not connected.
     fn connection(&self, agent: &str) -> Option<u64>;

@@ -20,6 +20,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -74,6 +76,45 @@ pub(crate) struct ServeOptions {
     /// How many probes of one target (host:port) begin in a second at most, over all agents of a run [default: 1000].
     #[arg(long, value_name = "N")]
     target_rate: Option<NonZeroU32>,
+    /// The longest that an override may hold, such as 1h or 7d [default: 24h].
+    #[arg(long, value_name = "TIME")]
+    longest_override: Option<Span>,
+    /// Refuse gates that are asked for with --advisory.
+    #[arg(long)]
+    #[serde(default)]
+    forbid_advisory: bool,
+}
+
+/// A span of time as people write it: a whole number of s, m, h or d.
+#[derive(Debug, Clone, Copy, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("'{text}' is not a span of time: write a whole number of s, m, h or d, such as 30s or 7d");
+        let unit = text.chars().last().ok_or_else(wrong)?;
+        let seconds = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return Err(wrong()),
+        };
+        let number: u32 = text.trim_end_matches(unit).parse().map_err(|_| wrong())?;
+        if number == 0 { Err(wrong()) } else { Ok(Self(Duration::from_secs(u64::from(number) * seconds))) }
+    }
 }
 
 const EXIT_USAGE: u8 = 64;

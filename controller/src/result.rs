@@ -1,15 +1,18 @@
 //! What came of a run, as the API tells it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use preflight_core::baseline::Duty;
+use preflight_core::decision::{self, Override};
 use preflight_core::findings::{self, Finding};
+use preflight_core::identity::IdentityKey;
 use preflight_core::matrix::{Answer, Candidate, State};
 use preflight_core::observation::{Observation, Outcome, Phases, Report};
-use preflight_core::plan::{Excluded, FleetId};
+use preflight_core::plan::{CellDigest, Excluded, FleetId};
 use preflight_core::reason::Void;
-use preflight_core::run::{Run, Witness};
+use preflight_core::run::{Mode, Run, Witness};
 use preflight_core::verdict::{self, JudgedCell, Reason};
 use preflight_proto::api;
 
@@ -20,55 +23,64 @@ const VALID_FOR: Duration = Duration::from_mins(10);
 
 type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
 
-fn judged<'a>(run: &'a Run, rosters: &Rosters) -> Vec<JudgedCell<'a>> {
-    // No release is recorded as deployed yet, so nothing is proven and every cell is required.
-    let required = verdict::required(&run.spec().plan, &BTreeMap::new());
-    let cells = run.spec().plan.cells.iter().enumerate();
-    cells
-        .map(|(index, cell)| JudgedCell {
-            cell,
-            required: required.contains(&index),
-            folded: run.fold(index, rosters),
-            witnesses: run.witnesses(index),
-        })
-        .collect()
+/// What stands beside a run when its verdict is given.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Beside {
+    /// The application's overrides that have not ended.
+    pub(crate) overrides: Vec<api::Override>,
+    /// The agents' versions, by name.
+    pub(crate) versions: BTreeMap<String, String>,
 }
 
-/// A gate's verdict with its evidence, and the cells' latest states.
-pub(crate) fn gate(run: &Run, rosters: &Rosters, now: Timestamp) -> (api::Gate, Vec<LatestCell>) {
+/// A gate's verdict with its evidence, and the cells' latest states: of those that were probed.
+pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp) -> (api::Gate, Vec<LatestCell>) {
     let spec = run.spec();
-    let judged = judged(run, rosters);
-    let verdict = verdict::give(&spec.plan, &judged, &BTreeMap::new());
+    let judged = run.judged(rosters);
+    let verdict = verdict::give(&spec.plan, &judged, &spec.basis.proven);
     // A run that was taken up again long after its time rests on evidence from before its deadline.
-    let valid_until = now.min(spec.deadline).checked_add(VALID_FOR).unwrap_or(Timestamp::MAX).to_string();
-    let regions = verdict.regions.into_iter().map(|given| {
+    let valid_until = now.min(spec.deadline).checked_add(VALID_FOR).unwrap_or(Timestamp::MAX);
+    let overrides: Vec<Override> = beside.overrides.iter().filter_map(core_override).collect();
+    let mut regions = Vec::new();
+    for given in verdict.regions {
         let cells = verdict::of_region(&judged, &given.region);
         let unlisted = spec.unlisted.iter().filter(|fleet| fleet.region == given.region);
         let excluded = spec.plan.excluded.iter().filter(|excluded| excluded.fleet.region == given.region);
-        api::Region {
+        let blocking = verdict::blocking(&cells);
+        let decided = decision::decide(&given.region, given.state, &blocking, spec.mode, &overrides, now);
+        regions.push(api::Region {
             verdict: given.state,
-            decision: decision(given.state),
-            valid_until: valid_until.clone(),
-            overrides: Vec::new(),
+            decision: api_decision(decided.proceed),
+            valid_until: decided.until.map_or(valid_until, |until| until.min(valid_until)).to_string(),
+            overrides: beside.overrides.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect(),
             cells: cells.iter().map(|judged| cell(judged)).collect(),
             excluded: excluded.map(api_excluded).collect(),
+            fleets: fleets(&cells, rosters),
             findings: findings::find(&cells, unlisted).into_iter().map(api_finding).collect(),
-            reasons: given.reasons.into_iter().map(api_reason).collect(),
+            reasons: given.reasons.into_iter().chain(decided.reasons).map(api_reason).collect(),
             region: given.region,
-        }
-    });
+        });
+    }
+    let witnesses = judged.iter().flat_map(|judged| &judged.witnesses).filter(|w| w.testimony.is_some());
+    let versions = witnesses.filter_map(|w| beside.versions.get_key_value(w.agent));
     let gate = api::Gate {
         id: spec.id.clone(),
         application: spec.plan.application.clone(),
         release: spec.release.clone(),
         verdict: verdict.state,
-        decision: decision(verdict.state),
+        decision: api_decision(regions.iter().all(|region| region.decision == api::Decision::Proceed)),
         manifest_digest: spec.plan.manifest_digest.clone(),
+        manifest_name: spec.basis.manifest_name.clone(),
+        inventory_digest: spec.basis.inventory_digest.clone(),
+        versions: versions.map(|(agent, version)| (agent.clone(), version.clone())).collect(),
+        controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+        advisory: spec.mode == Mode::Advisory,
+        rollback: spec.mode == Mode::Rollback,
         started_at: spec.started.to_string(),
         ended_at: now.to_string(),
-        regions: regions.collect(),
+        regions,
     };
-    let latest = judged.iter().map(|judged| LatestCell {
+    let probed = judged.iter().filter(|judged| !matches!(judged.duty, Duty::Proven(_)));
+    let latest = probed.map(|judged| LatestCell {
         region: judged.cell.fleet.region.clone(),
         fleet: judged.cell.fleet.fleet.clone(),
         dependency: judged.cell.dependency.clone(),
@@ -121,11 +133,38 @@ fn first_to_end(judged: &JudgedCell<'_>) -> Option<Timestamp> {
     observations(judged).filter_map(|o| o.tls.as_ref()).flat_map(|tls| &tls.chain).map(|c| c.not_after).min()
 }
 
-fn decision(state: State) -> api::Decision {
-    match state {
-        State::Pass => api::Decision::Proceed,
-        State::Fail | State::Unknown => api::Decision::Block,
+/// Which kinds of hosts each fleet has, as far as the run knew.
+fn fleets(cells: &[&JudgedCell<'_>], rosters: &Rosters) -> Vec<api::FleetSeen> {
+    let mut fleets: BTreeMap<&FleetId, BTreeSet<&IdentityKey>> = BTreeMap::new();
+    for judged in cells {
+        let keys = fleets.entry(&judged.cell.fleet).or_default();
+        keys.extend(judged.folded.identities.keys());
+        keys.extend(rosters.get(&judged.cell.fleet).into_iter().flatten().map(|candidate| &candidate.key));
     }
+    let seen = |(fleet, keys): (&FleetId, BTreeSet<&IdentityKey>)| api::FleetSeen {
+        fleet: fleet.fleet.clone(),
+        identities: keys.into_iter().map(|key| key.0.clone()).collect(),
+    };
+    fleets.into_iter().map(seen).collect()
+}
+
+fn api_decision(proceed: bool) -> api::Decision {
+    if proceed { api::Decision::Proceed } else { api::Decision::Block }
+}
+
+/// None for one that was withdrawn, or whose times cannot be read: it holds nothing open.
+pub(crate) fn core_override(given: &api::Override) -> Option<Override> {
+    if given.withdrawn.is_some() {
+        return None;
+    }
+    Some(Override {
+        id: given.id.clone(),
+        region: given.region.clone(),
+        cell: CellDigest(given.digest.clone()),
+        by: given.by.clone(),
+        at: given.at.parse().ok()?,
+        expires: given.expires_at.parse().ok()?,
+    })
 }
 
 fn cell(judged: &JudgedCell<'_>) -> api::Cell {
@@ -135,10 +174,22 @@ fn cell(judged: &JudgedCell<'_>) -> api::Cell {
         dependency: judged.cell.dependency.clone(),
         target: judged.cell.spec.target.to_string(),
         digest: judged.cell.digest().0,
-        required: judged.required,
+        required: judged.is_required(),
         state: judged.folded.state,
         reason: judged.folded.why.map(|why| why.as_str().to_owned()),
         text: verdict::describe(judged).or_else(|| cut(judged)),
+        line: judged.cell.line,
+        proven_by: match judged.duty {
+            Duty::Proven(verdict) => Some(verdict.clone()),
+            Duty::Required | Duty::Shown => None,
+        },
+        coverage: judged.folded.coverage(),
+        identities: judged
+            .folded
+            .identities
+            .iter()
+            .map(|(key, state)| api::Identity { key: key.0.clone(), state: *state })
+            .collect(),
         agents: api::AgentCounts {
             asked: counts.asked,
             ok: counts.ok,

@@ -6,7 +6,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use preflight_core::identity::NetworkIdentity;
+use preflight_core::identity::{KeyRule, NetworkIdentity};
 use preflight_core::matrix::{Candidate, Presence};
 use preflight_core::plan::FleetId;
 use preflight_core::run::AgentId;
@@ -258,13 +258,19 @@ impl Entry {
 }
 
 impl Dispatch for Roster {
-    fn roster(&self, fleets: &BTreeSet<FleetId>, salt: &str, now: Timestamp) -> BTreeMap<FleetId, Vec<Candidate>> {
+    fn roster(
+        &self,
+        fleets: &BTreeSet<FleetId>,
+        rule: &KeyRule,
+        salt: &str,
+        now: Timestamp,
+    ) -> BTreeMap<FleetId, Vec<Candidate>> {
         let mut rosters: BTreeMap<FleetId, Vec<(u64, Candidate)>> = BTreeMap::new();
         for entry in self.lock().agents.values().filter(|entry| fleets.contains(&entry.id.fleet)) {
             let Some(presence) = entry.presence(now) else { continue };
             let mut hasher = DefaultHasher::new();
             (salt, &entry.id.agent).hash(&mut hasher);
-            let candidate = Candidate { agent: entry.id.agent.clone(), key: entry.identity.key(), presence };
+            let candidate = Candidate { agent: entry.id.agent.clone(), key: rule.key(&entry.identity), presence };
             rosters.entry(entry.id.fleet.clone()).or_default().push((hasher.finish(), candidate));
         }
         let ordered = |mut candidates: Vec<(u64, Candidate)>| {
@@ -316,7 +322,7 @@ mod tests {
     }
 
     fn presence(roster: &Roster, now: Timestamp) -> Option<Presence> {
-        let rosters = roster.roster(&BTreeSet::from([fleet()]), "", now);
+        let rosters = roster.roster(&BTreeSet::from([fleet()]), &KeyRule::default(), "", now);
         rosters.get(&fleet()).map(|candidates| candidates[0].presence)
     }
 

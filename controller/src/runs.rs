@@ -16,7 +16,7 @@ use prost::Message as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::Dispatch;
-use crate::result;
+use crate::result::{self, Beside};
 use crate::store::{NewTestimony, OpenRun, Store, StoreError};
 
 /// What a run is for.
@@ -314,7 +314,8 @@ impl Task {
             let now = Timestamp::now();
             if look {
                 changes.mark_unchanged();
-                rosters = self.dispatch.roster(&fleets, &self.run.spec().id, now);
+                let spec = self.run.spec();
+                rosters = self.dispatch.roster(&fleets, &spec.basis.identity_key, &spec.id, now);
             }
             let step = self.run.step(&rosters, now);
             self.note_questions(&step.ask, &rosters).await?;
@@ -462,7 +463,9 @@ impl Task {
         let spec = self.run.spec();
         let (outcome, latest) = match self.kind {
             Kind::Gate => {
-                let (gate, latest) = result::gate(&self.run, rosters, now);
+                let overrides = self.store.overrides(Some(&spec.plan.application), now).await?;
+                let beside = Beside { overrides, versions: self.store.versions().await? };
+                let (gate, latest) = result::gate(&self.run, rosters, &beside, now);
                 (RunResult::Gate(Box::new(gate)), latest)
             }
             Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Vec::new()),

@@ -27,6 +27,8 @@ const DEFAULT_DATA_DIR: &str = "preflight-data";
 const API_PORT: u16 = 7443;
 const AGENT_PORT: u16 = 7444;
 const ADMIN_TOKEN_LIFE: Duration = Duration::from_hours(366 * 24);
+/// The longest that an override may hold, unless told otherwise.
+const LONGEST_OVERRIDE: Duration = Duration::from_hours(24);
 const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Runs `serve` until SIGTERM or SIGINT.
@@ -64,6 +66,8 @@ fn with_config(flags: ServeOptions) -> anyhow::Result<ServeOptions> {
         agent_listen: flags.agent_listen.or(file.agent_listen),
         advertise: if flags.advertise.is_empty() { file.advertise } else { flags.advertise },
         target_rate: flags.target_rate.or(file.target_rate),
+        longest_override: flags.longest_override.or(file.longest_override),
+        forbid_advisory: flags.forbid_advisory || file.forbid_advisory,
     })
 }
 
@@ -99,7 +103,18 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let ports = vec![api_listener.local_addr()?.port(), agent_listener.local_addr()?.port()];
     let target_rate = options.target_rate.unwrap_or(RunSpec::TARGET_RATE);
     let (strangers, quota) = (Strangers::default(), Arc::default());
-    let app = Arc::new(App { store, authority, roster, runs, quota, target_rate, strangers, ports });
+    let app = Arc::new(App {
+        store,
+        authority,
+        roster,
+        runs,
+        quota,
+        target_rate,
+        longest_override: options.longest_override.map_or(LONGEST_OVERRIDE, |span| span.0),
+        allow_advisory: !options.forbid_advisory,
+        strangers,
+        ports,
+    });
     let url = url(&options.advertise, api_listener.local_addr()?);
     let client = write_client_file(&app, &dir, &url).await?;
     let resumed = app.runs.resume(None, now).await?.len();

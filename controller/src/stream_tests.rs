@@ -68,6 +68,8 @@ impl Port {
             strangers: Strangers::default(),
             quota: Arc::default(),
             target_rate: RunSpec::TARGET_RATE,
+            longest_override: Duration::from_hours(1),
+            allow_advisory: true,
             ports: Vec::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -131,6 +133,8 @@ impl Port {
             spec: ProbeSpec::new("tcp://10.0.0.1:6379".parse().unwrap()),
             min_agents: 1,
             stated: preflight_core::identity::NetworkIdentity::default(),
+            usage: preflight_core::manifest::Usage::default(),
+            line: 0,
         };
         let started = Timestamp::now();
         let spec = RunSpec {
@@ -149,6 +153,9 @@ impl Port {
             strict: false,
             unlisted: Vec::new(),
             target_rate: RunSpec::TARGET_RATE,
+            duties: Vec::new(),
+            mode: preflight_core::run::Mode::Gate,
+            basis: preflight_core::run::Basis::default(),
         };
         self.app.runs.start(Kind::Gate, "request", spec, "test").await.unwrap()
     }

@@ -28,10 +28,38 @@ impl NetworkIdentity {
         self.0.iter().map(|(k, v)| (k.as_str(), v)).filter(|(k, v)| !Self::PER_HOST.contains(k) && !v.is_empty())
     }
 
-    /// The key: hosts with the same key are alike to network policy.
+    /// The key by the rule where nothing else is configured.
     pub fn key(&self) -> IdentityKey {
-        let parts: Vec<String> = self
+        KeyRule::default().key(self)
+    }
+}
+
+/// Which attributes make an identity's key. By default all but those that differ from host to host: [`NetworkIdentity::PER_HOST`] and
+/// [`KeyRule::PER_POD`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyRule(pub Option<BTreeSet<String>>);
+
+impl KeyRule {
+    /// Labels that Kubernetes gives each pod, or each revision of a workload, by itself.
+    pub const PER_POD: [&str; 6] = [
+        "label.pod-template-hash",
+        "label.controller-revision-hash",
+        "label.pod-template-generation",
+        "label.statefulset.kubernetes.io/pod-name",
+        "label.apps.kubernetes.io/pod-index",
+        "label.batch.kubernetes.io/job-completion-index",
+    ];
+
+    /// The key: hosts with the same key are alike to network policy.
+    pub fn key(&self, identity: &NetworkIdentity) -> IdentityKey {
+        let counts = |attribute: &str| match &self.0 {
+            Some(named) => named.contains(attribute),
+            None => !Self::PER_POD.contains(&attribute),
+        };
+        let parts: Vec<String> = identity
             .shared()
+            .filter(|(attribute, _)| counts(attribute))
             .map(|(attribute, values)| {
                 let values: Vec<_> = values.iter().map(|value| unambiguous(value)).collect();
                 format!("{}={}", unambiguous(attribute), values.join(","))
@@ -39,7 +67,9 @@ impl NetworkIdentity {
             .collect();
         IdentityKey(parts.join(" "))
     }
+}
 
+impl NetworkIdentity {
     /// Where this differs from what the inventory states: each stated attribute must have exactly the stated values,
     /// since a host that carries more may reach more.
     pub fn mismatch(&self, stated: &Self) -> Option<Mismatch> {
@@ -85,6 +115,37 @@ impl fmt::Display for Mismatch {
 #[serde(transparent)]
 pub struct IdentityKey(pub String);
 
+impl IdentityKey {
+    /// Its attributes, each with its values as they stand in the key.
+    pub fn attributes(&self) -> BTreeMap<&str, &str> {
+        let mut attributes = BTreeMap::new();
+        let mut rest = self.0.as_str();
+        while !rest.is_empty() {
+            let end = unquoted(rest, ' ').unwrap_or(rest.len());
+            let (part, tail) = rest.split_at(end);
+            let at = unquoted(part, '=').unwrap_or(part.len());
+            attributes.insert(&part[..at], part[at..].trim_start_matches('='));
+            rest = tail.trim_start_matches(' ');
+        }
+        attributes
+    }
+}
+
+/// Where the text has that character outside of quotes.
+fn unquoted(text: &str, wanted: char) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.char_indices().find_map(|(at, c)| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            c if c == wanted && !quoted => return Some(at),
+            _ => {}
+        }
+        None
+    })
+}
+
 impl fmt::Display for IdentityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { f.write_str("(nothing known)") } else { f.write_str(&crate::text::escape(&self.0)) }
@@ -119,6 +180,23 @@ mod tests {
         let third = identity(&[("security_group", "a"), ("zone", "b")]);
         assert_ne!(two.key(), one.key());
         assert_ne!(other.key(), third.key());
+    }
+
+    #[test]
+    fn a_key_is_read_back_and_made_of_what_the_rule_names() {
+        let host = identity(&[
+            ("security_group", "a"),
+            ("security_group", "b=c \"d, e"),
+            ("zone", "z"),
+            ("label.pod-template-hash", "5d"),
+        ]);
+        let key = host.key();
+        let attributes: Vec<_> = key.attributes().into_keys().collect();
+        assert_eq!(attributes, ["security_group", "zone"]);
+        assert_eq!(key.attributes()["zone"], "z");
+        let rule = KeyRule(Some(["zone".to_owned(), "label.pod-template-hash".to_owned()].into()));
+        assert_eq!(rule.key(&host).0, "label.pod-template-hash=5d zone=z");
+        assert_eq!(KeyRule(Some(BTreeSet::new())).key(&host), IdentityKey::default());
     }
 
     #[test]

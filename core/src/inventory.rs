@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::diagnostic::{Diagnostic, Place};
-use crate::identity::NetworkIdentity;
+use crate::identity::{KeyRule, NetworkIdentity};
 use crate::name::{Name, instead};
 use crate::plan::FleetId;
 use crate::text::{escape, is_plain};
@@ -20,6 +20,8 @@ pub type Vars = BTreeMap<Name, String>;
 pub struct Inventory {
     regions: Vec<Region>,
     applications: Vec<Application>,
+    /// Which attributes of a host's network identity make its key.
+    pub identity_key: KeyRule,
 }
 
 /// One deploy target with its own pipeline.
@@ -75,7 +77,7 @@ impl Inventory {
                 format!("add one: {EXAMPLE}"),
             ));
         }
-        let mut inventory = Self::default();
+        let mut inventory = Self { identity_key: key_rule(source, written.identity_key)?, ..Self::default() };
         for (name, written) in written.regions.value.0 {
             inventory.regions.push(region(source, &name, written)?);
         }
@@ -160,6 +162,11 @@ struct InventoryFile {
     /// The applications by name.
     #[serde(default, deserialize_with = "given")]
     applications: Option<Entries<ApplicationFile>>,
+    /// Which attributes tell apart hosts that network policy treats differently: one agent of each kind of host is asked at least. By
+    /// default all that hosts tell, but those that differ from host to host.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<String>>")]
+    identity_key: Option<Words>,
 }
 
 /// One deploy target with its own pipeline.
@@ -234,6 +241,23 @@ fn region(source: Source, name: &At<String>, written: RegionFile) -> Result<Regi
         });
     }
     Ok(region)
+}
+
+fn key_rule(source: Source, written: Option<Words>) -> Result<KeyRule, Diagnostic> {
+    let Some(written) = written else { return Ok(KeyRule::default()) };
+    if written.value.is_empty() {
+        return Err(source.error(
+            written.place,
+            "identity_key names no attribute",
+            "name some: identity_key: [security_group, subnet, zone]; or leave it out",
+        ));
+    }
+    let mut names = BTreeSet::new();
+    for attribute in written.value {
+        check_attribute(source, &attribute)?;
+        names.insert(attribute.value);
+    }
+    Ok(KeyRule(Some(names)))
 }
 
 /// Only what can stand inside a host name or port, so that no value can add a port, path, user or another host to a URL.

@@ -6,7 +6,9 @@
 //!
 //! Plain types and functions: no runtime, sockets, clock, files or environment. Time comes in as a value.
 
+pub mod baseline;
 pub mod contrast;
+pub mod decision;
 pub mod diagnostic;
 pub mod findings;
 pub mod identity;

@@ -1,5 +1,7 @@
 //! The file in which an application declares its dependencies: parsed once, into types that hold nothing invalid.
 
+use serde::{Deserialize, Serialize};
+
 use crate::diagnostic::{Diagnostic, Place, Position};
 use crate::inventory::Region;
 use crate::name::Name;
@@ -103,7 +105,7 @@ pub enum Fleets {
 }
 
 /// How the code uses a dependency; none where the manifest does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Calls in one request, on average.
     pub calls_per_request: Option<f64>,

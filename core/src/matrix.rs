@@ -162,9 +162,34 @@ pub struct Folded {
     pub counts: Counts,
     /// Whom to ask next.
     pub ask: Vec<String>,
+    /// Each identity of the fleet by itself.
+    pub identities: BTreeMap<IdentityKey, State>,
 }
 
 impl Folded {
+    /// A cell that nobody is asked about, since an earlier verdict has shown it.
+    pub fn proven() -> Self {
+        Self {
+            state: State::Pass,
+            why: None,
+            identity: None,
+            lost: Vec::new(),
+            refuted: None,
+            counts: Counts::default(),
+            ask: Vec::new(),
+            identities: BTreeMap::new(),
+        }
+    }
+
+    /// How many of how many identities are shown to work, and what they are called: `2 of 3 subnets`. None where there is one.
+    pub fn coverage(&self) -> Option<String> {
+        if self.identities.len() < 2 {
+            return None;
+        }
+        let shown = self.identities.values().filter(|state| **state == State::Pass).count();
+        Some(format!("{shown} of {} {}", self.identities.len(), kind_of(self.identities.keys())))
+    }
+
     /// The state of a cell that must be blocked, by what the run shows of the addresses at which its agents were stopped.
     ///
     /// Stopped is not blocked: without a connect from elsewhere the target may be down, and an agent that got nowhere at all may
@@ -215,6 +240,7 @@ pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMa
         refuted: refuted.cloned(),
         counts,
         ask: next(min_agents, strict, roster, asked, &identities, lone),
+        identities: identities.iter().map(|key| ((*key).clone(), of_identity(asked, key, refuted))).collect(),
     };
     if counts.short > 0 && refuted.is_none() {
         folded.state = State::Fail;
@@ -256,6 +282,32 @@ fn count(asked: &BTreeMap<String, Asked>) -> Counts {
 fn identities<'a>(roster: &'a [Candidate], asked: &'a BTreeMap<String, Asked>) -> BTreeSet<&'a IdentityKey> {
     let unasked = roster.iter().filter(|c| !asked.contains_key(&c.agent)).map(|c| &c.key);
     unasked.chain(asked.values().map(|one| &one.key)).collect()
+}
+
+/// One identity by itself: no failure of another one's hosts tells of it.
+fn of_identity(asked: &BTreeMap<String, Asked>, key: &IdentityKey, refuted: Option<&String>) -> State {
+    let short = |(agent, one): (&String, &Asked)| {
+        one.key == *key && matches!(one.answer, Answer::Given(Outcome::Short(_))) && refuted != Some(agent)
+    };
+    if asked.iter().any(short) {
+        State::Fail
+    } else if oks(asked, key) > 0 {
+        State::Pass
+    } else {
+        State::Unknown
+    }
+}
+
+/// What tells some identities apart, in the plural: the one attribute in which they differ, if it is one.
+fn kind_of<'a>(keys: impl Iterator<Item = &'a IdentityKey>) -> String {
+    let all: Vec<BTreeMap<&str, &str>> = keys.map(IdentityKey::attributes).collect();
+    let names: BTreeSet<&str> = all.iter().flat_map(|one| one.keys().copied()).collect();
+    let differs = |name: &&str| all.iter().any(|one| one.get(name) != all.first().and_then(|first| first.get(name)));
+    let differing: Vec<&str> = names.into_iter().filter(differs).collect();
+    match differing.as_slice() {
+        [one] => format!("{}s", crate::text::escape(&one.replace('_', " "))),
+        _ => "network identities".to_owned(),
+    }
 }
 
 fn oks(asked: &BTreeMap<String, Asked>, key: &IdentityKey) -> usize {

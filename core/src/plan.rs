@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::identity::NetworkIdentity;
+use crate::manifest::Usage;
 use crate::spec::ProbeSpec;
 
 mod build;
@@ -34,7 +35,7 @@ impl fmt::Display for FleetId {
 pub struct CellDigest(pub String);
 
 /// One dependency of one application, resolved for one region, seen from one fleet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The application.
     pub application: String,
@@ -49,13 +50,20 @@ pub struct Cell {
     pub min_agents: u32,
     /// The network identity that the inventory states for the fleet; empty where it states none.
     pub stated: NetworkIdentity,
+    /// How the code uses it.
+    #[serde(default)]
+    pub usage: Usage,
+    /// The line of the manifest on which the dependency begins; 0 where there is none.
+    #[serde(default)]
+    pub line: u32,
 }
 
 impl Cell {
-    /// The digest over application, region, fleet, dependency and the whole of the probe.
+    /// The digest over application, region, fleet and the whole of the probe. The dependency's name is no part of it: another name
+    /// for the same probe is the same cell.
     pub fn digest(&self) -> CellDigest {
         // Arrays keep their order in JSON, so equal cells have equal bytes.
-        let parts = (&self.application, &self.fleet.region, &self.fleet.fleet, &self.dependency, &self.spec);
+        let parts = (&self.application, &self.fleet.region, &self.fleet.fleet, &self.spec);
         let bytes = serde_json::to_vec(&parts).unwrap_or_default();
         CellDigest(sha256(&bytes))
     }
@@ -74,7 +82,7 @@ pub struct Excluded {
 }
 
 /// The cells of a run, in the order: region, dependency as written, fleet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The application; `ad-hoc` where engineers named targets themselves.
     pub application: String,

@@ -7,20 +7,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::baseline::{Duty, Proven};
 use crate::contrast::{Contrast, Shown};
-use crate::identity::{IdentityKey, Mismatch, NetworkIdentity};
+use crate::identity::{IdentityKey, KeyRule, Mismatch, NetworkIdentity};
 use crate::matrix::{self, Answer, Asked, Candidate, Folded, Presence, State, Why};
 use crate::observation::{Outcome, Report};
 use crate::plan::{CellDigest, FleetId, Plan};
 use crate::reason::{Unknown, Void};
 use crate::spec::Expect;
 use crate::splay::Splay;
+use crate::verdict::JudgedCell;
 
 /// Beyond the deadlines of a probe's phases, an agent has this long to answer before it counts as silent.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
 /// What a run is, from its first moment: what the store keeps to take it up again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSpec {
     /// The id, which is the verdict's.
     pub id: String,
@@ -41,6 +43,44 @@ pub struct RunSpec {
     /// At most this many probes of one target (`host:port`) begin in a second, over all agents.
     #[serde(default = "RunSpec::default_target_rate")]
     pub target_rate: NonZeroU32,
+    /// What is done about each cell, in the plan's order; empty where all are required.
+    #[serde(default)]
+    pub duties: Vec<Duty>,
+    /// What it was asked for.
+    #[serde(default)]
+    pub mode: Mode,
+    /// What it was made from.
+    #[serde(default)]
+    pub basis: Basis,
+}
+
+/// What a run is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A verdict that decides.
+    #[default]
+    Gate,
+    /// A verdict that the caller will not go by, and says so.
+    Advisory,
+    /// A verdict beside the return to a release that was deployed before, which nothing holds up.
+    Rollback,
+}
+
+/// What a plan was made from, and what it may leave out: kept with the verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Basis {
+    /// The manifest's name, as the caller gave it.
+    pub manifest_name: String,
+    /// The manifest's text.
+    pub manifest: String,
+    /// `sha256:…` of the inventory's text.
+    pub inventory_digest: String,
+    /// Which attributes make an identity's key.
+    pub identity_key: KeyRule,
+    /// By region, what the deployed release had shown.
+    pub proven: BTreeMap<String, Proven>,
 }
 
 impl RunSpec {
@@ -50,6 +90,11 @@ impl RunSpec {
 
     fn default_target_rate() -> NonZeroU32 {
         Self::TARGET_RATE
+    }
+
+    /// What is done about a cell.
+    pub fn duty(&self, cell: usize) -> &Duty {
+        self.duties.get(cell).unwrap_or(&Duty::Required)
     }
 }
 
@@ -189,6 +234,7 @@ pub struct Witness<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     spec: RunSpec,
+    /// One for each cell of the plan. Dependencies that are probed alike are one cell, of which only the first is asked for.
     cells: Vec<CellRun>,
     by_digest: HashMap<CellDigest, usize>,
     ended: bool,
@@ -222,9 +268,13 @@ impl Run {
             awaits_contrast: false,
         };
         let cells: Vec<CellRun> = spec.plan.cells.iter().map(|cell| new(cell.digest())).collect();
-        Self {
-            by_digest: cells.iter().enumerate().map(|(index, cell)| (cell.digest.clone(), index)).collect(),
-            news: (0..cells.len()).collect(),
+        let mut by_digest = HashMap::new();
+        for (index, cell) in cells.iter().enumerate() {
+            by_digest.entry(cell.digest.clone()).or_insert(index);
+        }
+        let mut run = Self {
+            by_digest,
+            news: BTreeSet::new(),
             cells,
             splay: Splay::new(&spec.plan, spec.target_rate),
             contrast: Contrast::default(),
@@ -232,7 +282,28 @@ impl Run {
             ended: false,
             rosters: BTreeMap::new(),
             wake: None,
+        };
+        run.news = run.probed();
+        for index in 0..run.cells.len() {
+            if !run.news.contains(&index)
+                && let Some(cell) = run.cells.get_mut(index)
+            {
+                cell.settled = true;
+            }
         }
+        run
+    }
+
+    /// The cells that agents are asked for.
+    fn probed(&self) -> BTreeSet<usize> {
+        let is_probed =
+            |index: &usize| !matches!(self.spec.duty(*index), Duty::Proven(_)) && self.first_alike(*index) == *index;
+        (0..self.cells.len()).filter(is_probed).collect()
+    }
+
+    /// The cell that stands for this one: itself, or the first of those that are probed alike.
+    fn first_alike(&self, index: usize) -> usize {
+        self.cells.get(index).and_then(|cell| self.by_digest.get(&cell.digest)).copied().unwrap_or(index)
     }
 
     /// What it is.
@@ -332,7 +403,7 @@ impl Run {
             }
             self.news.extend(self.contrast.reached(&cell.fleet, &from.agent, &testimony.report));
         }
-        question.key = testimony.identity.key();
+        question.key = self.spec.basis.identity_key.key(&testimony.identity);
         question.state = QuestionState::Answered { testimony: Box::new(testimony), outcome, mismatch };
         Ok(())
     }
@@ -348,7 +419,7 @@ impl Run {
             }
         }
         self.contrast.disown(agent);
-        self.news = (0..self.cells.len()).collect();
+        self.news = self.probed();
     }
 
     /// The cells for which `agent` is still waited for: what it is to be sent when it comes back.
@@ -375,15 +446,16 @@ impl Run {
         let over = now >= self.spec.deadline;
         if self.rosters != *rosters || self.wake.is_some_and(|wake| now >= wake) {
             self.rosters.clone_from(rosters);
-            self.news = (0..self.cells.len()).collect();
+            self.news = self.probed();
         }
         for index in std::mem::take(&mut self.news) {
             self.expire(index, rosters, now);
             let folded = self.fold(index, rosters);
+            let required = *self.spec.duty(index) == Duty::Required;
             let certain = self.is_strict(index) || folded.counts.short > 1;
             if let Some(cell) = self.cells.get_mut(index) {
                 cell.settled = folded.settled();
-                cell.failing = folded.state == State::Fail && (certain || cell.settled);
+                cell.failing = required && folded.state == State::Fail && (certain || cell.settled);
                 cell.awaits_contrast =
                     matches!(folded.why, Some(Why::Unknown(Unknown::NoContrast | Unknown::EgressUnproven)));
             }
@@ -443,6 +515,10 @@ impl Run {
 
     /// A cell as its answers stand.
     pub fn fold(&self, index: usize, rosters: &BTreeMap<FleetId, Vec<Candidate>>) -> Folded {
+        if matches!(self.spec.duty(index), Duty::Proven(_)) {
+            return Folded::proven();
+        }
+        let index = self.first_alike(index);
         let min_agents = self.spec.plan.cells.get(index).map_or(u32::MAX, |c| c.min_agents);
         let asked: BTreeMap<String, Asked> = self.cells.get(index).map_or_else(BTreeMap::new, |run| {
             let asked = |q: &Question| Asked { key: q.key.clone(), answer: q.answer() };
@@ -479,9 +555,20 @@ impl Run {
         self.must_be_blocked(index).then(|| self.contrast.shows(&cell.fleet, stopped))
     }
 
+    /// Every cell as its answers stand, with what it rests on.
+    pub fn judged(&self, rosters: &BTreeMap<FleetId, Vec<Candidate>>) -> Vec<JudgedCell<'_>> {
+        let judged = |(index, cell)| JudgedCell {
+            cell,
+            duty: self.spec.duty(index),
+            folded: self.fold(index, rosters),
+            witnesses: self.witnesses(index),
+        };
+        self.spec.plan.cells.iter().enumerate().map(judged).collect()
+    }
+
     /// What each agent that was asked contributed to a cell, by name.
     pub fn witnesses(&self, index: usize) -> Vec<Witness<'_>> {
-        let Some(run) = self.cells.get(index) else { return Vec::new() };
+        let Some(run) = self.cells.get(self.first_alike(index)) else { return Vec::new() };
         run.questions
             .iter()
             .map(|(agent, question)| {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::manifest::Usage;
 use crate::observation::{Control, Observation, Phases, Proof, Routes};
 use crate::plan::Cell;
 use crate::reason::Short;
@@ -27,6 +28,8 @@ fn cell(name: &str) -> Cell {
         spec: ProbeSpec::new("tcp://10.0.0.1:6379".parse().unwrap()),
         min_agents: 2,
         stated: NetworkIdentity::default(),
+        usage: Usage::default(),
+        line: 0,
     }
 }
 
@@ -47,6 +50,9 @@ fn run(fleets: &[&str]) -> Run {
         strict: false,
         unlisted: Vec::new(),
         target_rate: RunSpec::TARGET_RATE,
+        duties: Vec::new(),
+        mode: Mode::Gate,
+        basis: Basis::default(),
     })
 }
 

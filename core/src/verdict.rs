@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::baseline::{Duty, Proven};
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, State, Why};
 use crate::observation::{Observation, Outcome, Proof};
@@ -12,30 +13,13 @@ use crate::run::Witness;
 use crate::spec::Expect;
 use crate::text::escape;
 
-/// The release that is recorded as deployed in a region, with the cells that its verdict held as `pass`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proven {
-    /// The release.
-    pub release: String,
-    /// The verdict it shipped with.
-    pub verdict: String,
-    /// What that verdict held as `pass`.
-    pub cells: BTreeSet<CellDigest>,
-}
-
-/// The indices of the plan's cells that a verdict must rest on: all, less those that are proven.
-pub fn required(plan: &Plan, proven: &BTreeMap<String, Proven>) -> BTreeSet<usize> {
-    let holds = |cell: &Cell| proven.get(&cell.fleet.region).is_some_and(|p| p.cells.contains(&cell.digest()));
-    plan.cells.iter().enumerate().filter(|(_, cell)| !holds(cell)).map(|(index, _)| index).collect()
-}
-
 /// A cell with its state and what it rests on.
 #[derive(Debug, Clone)]
 pub struct JudgedCell<'a> {
     /// The cell.
     pub cell: &'a Cell,
-    /// Whether the verdict rests on it.
-    pub required: bool,
+    /// What the run did about it.
+    pub duty: &'a Duty,
     /// Its state.
     pub folded: Folded,
     /// What each agent that was asked contributed.
@@ -43,6 +27,11 @@ pub struct JudgedCell<'a> {
 }
 
 impl JudgedCell<'_> {
+    /// Whether the verdict rests on it.
+    pub fn is_required(&self) -> bool {
+        *self.duty == Duty::Required
+    }
+
     /// Whether the manifest says that there must be no path.
     pub fn must_be_blocked(&self) -> bool {
         self.cell.spec.expect == Expect::Blocked
@@ -72,7 +61,8 @@ pub struct RegionVerdict {
 /// Why, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
-    /// `all_pass`, `no_change`, `cell_failed`, `cell_unknown` or `empty_plan`.
+    /// `all_pass`, `no_change`, `cell_failed`, `cell_unknown`, `cell_shown` (the verdict does not rest on it), `empty_plan`; of a decision
+    /// `overridden` or `rollback`.
     pub code: &'static str,
     /// In words.
     pub text: String,
@@ -85,7 +75,13 @@ pub fn of_region<'a, 'b>(cells: &'b [JudgedCell<'a>], region: &str) -> Vec<&'b J
     cells.iter().filter(|c| c.cell.fleet.region == region).collect()
 }
 
-/// Gives the verdict. A region of which nothing is required passes only by what is proven; a region without any cell is unknown.
+/// The cells that stand between a verdict and a pass: required ones that do not pass.
+pub fn blocking(cells: &[&JudgedCell<'_>]) -> BTreeSet<CellDigest> {
+    cells.iter().filter(|c| c.is_required() && c.folded.state != State::Pass).map(|c| c.cell.digest()).collect()
+}
+
+/// Gives the verdict. A region of which nothing is required passes only where every cell is proven; beside a rollback it is what is
+/// shown. A region without any cell is unknown.
 pub fn give(plan: &Plan, cells: &[JudgedCell<'_>], proven: &BTreeMap<String, Proven>) -> Verdict {
     let regions: Vec<RegionVerdict> =
         plan.regions.iter().map(|region| give_region(region, &of_region(cells, region), proven.get(region))).collect();
@@ -94,13 +90,16 @@ pub fn give(plan: &Plan, cells: &[JudgedCell<'_>], proven: &BTreeMap<String, Pro
 
 fn give_region(region: &str, cells: &[&JudgedCell<'_>], proven: Option<&Proven>) -> RegionVerdict {
     let mut reasons = grouped(cells);
-    let state = if cells.iter().any(|c| c.required) {
-        State::all(cells.iter().filter(|c| c.required).map(|c| c.folded.state))
-    } else if let Some(proven) = proven.filter(|_| !cells.is_empty()) {
-        let (release, verdict) = (escape(&proven.release), &proven.verdict);
-        let text = format!("nothing changed in {region} since release {release}, which shipped with verdict {verdict}");
+    let unchanged = !cells.is_empty() && cells.iter().all(|c| matches!(c.duty, Duty::Proven(_)));
+    let state = if cells.iter().any(|c| c.is_required()) {
+        State::all(cells.iter().filter(|c| c.is_required()).map(|c| c.folded.state))
+    } else if let Some(proven) = proven.filter(|_| unchanged) {
+        let with = proven.verdict.as_ref().map_or_else(String::new, |id| format!(", which shipped with verdict {id}"));
+        let text = format!("nothing changed in {region} since release {}{with}", escape(&proven.release));
         reasons.push(Reason { code: "no_change", text, fix: None });
         State::Pass
+    } else if cells.iter().any(|c| *c.duty == Duty::Shown) {
+        State::all(cells.iter().map(|c| c.folded.state))
     } else {
         let text = format!("no dependency is to be shown in {region}, so nothing is known of it");
         let fix = Some("Name a fleet of that region for at least one dependency of the manifest.".to_owned());
@@ -108,10 +107,16 @@ fn give_region(region: &str, cells: &[&JudgedCell<'_>], proven: Option<&Proven>)
         State::Unknown
     };
     if state == State::Pass && reasons.is_empty() {
+        let proven_before = cells.iter().filter(|c| matches!(c.duty, Duty::Proven(_))).count();
+        let cells: Vec<_> = cells.iter().filter(|c| !matches!(c.duty, Duty::Proven(_))).collect();
         let fleets: BTreeSet<&FleetId> = cells.iter().map(|c| &c.cell.fleet).collect();
         let shown = if cells.iter().any(|c| c.must_be_blocked()) { "be as declared" } else { "work" };
         let (cells, fleets) = (counted(cells.len(), "cell"), counted(fleets.len(), "fleet"));
-        let text = format!("{cells} shown to {shown} from {fleets}");
+        let proven = match proven_before {
+            0 => String::new(),
+            n => format!("; {} proven before", counted(n, "other")),
+        };
+        let text = format!("{cells} shown to {shown} from {fleets}{proven}");
         reasons.push(Reason { code: "all_pass", text, fix: None });
     }
     RegionVerdict { region: region.to_owned(), state, reasons }
@@ -125,7 +130,7 @@ fn counted(count: usize, noun: &str) -> String {
 /// A reason for each dependency and why, over the fleets concerned: failing ones first.
 fn grouped(all: &[&JudgedCell<'_>]) -> Vec<Reason> {
     let mut groups: BTreeMap<(bool, &str, Why), Vec<&JudgedCell<'_>>> = BTreeMap::new();
-    for cell in all.iter().filter(|c| c.required) {
+    for cell in all.iter().filter(|c| !matches!(c.duty, Duty::Proven(_))) {
         if let Some(why) = cell.folded.why {
             groups.entry((cell.folded.state != State::Fail, &cell.cell.dependency, why)).or_default().push(cell);
         }
@@ -141,7 +146,11 @@ fn grouped(all: &[&JudgedCell<'_>]) -> Vec<Reason> {
                     details.into_iter().take(3).collect::<Vec<_>>().join("; ")
                 }
             };
-            let code = if unknown { "cell_unknown" } else { "cell_failed" };
+            let code = match (cells.iter().any(|c| c.is_required()), unknown) {
+                (false, _) => "cell_shown",
+                (true, true) => "cell_unknown",
+                (true, false) => "cell_failed",
+            };
             let (name, fleets, why_name) = (escape(dependency), fleets.join(", "), why.as_str());
             let text = if why == Why::Short(Short::Reachable) {
                 let verb = if cells.len() == 1 { "reaches" } else { "reach" };

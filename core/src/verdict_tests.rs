@@ -3,12 +3,15 @@
 use jiff::Timestamp;
 
 use super::*;
+use crate::baseline::duties;
+use crate::decision::{Override, decide};
 use crate::findings::{self, Kind};
 use crate::identity::NetworkIdentity;
+use crate::manifest::Usage;
 use crate::matrix::{Candidate, Presence};
 use crate::observation::{Control, Phases, Proof, Report, Routes};
 use crate::reason::Short;
-use crate::run::{AgentId, Label, Run, RunSpec, Testimony};
+use crate::run::{AgentId, Basis, Label, Mode, Run, RunSpec, Testimony};
 use crate::spec::ProbeSpec;
 
 type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
@@ -28,6 +31,8 @@ fn plan(fleets: &[&str]) -> Plan {
         spec: ProbeSpec::new("tcp://10.0.0.1:6379".parse().unwrap()),
         min_agents: 2,
         stated: NetworkIdentity::default(),
+        usage: Usage::default(),
+        line: 0,
     };
     Plan {
         application: "app".into(),
@@ -75,6 +80,12 @@ fn testimony(groups: &[&str], outcome: Outcome, clock_skew_ms: i64) -> Testimony
 
 /// A run of the plan in which these agents exist and answer.
 fn run(plan: Plan, agents: &[Sees<'_>], skew_ms: i64) -> (Run, Rosters) {
+    run_beside(plan, agents, skew_ms, BTreeMap::new())
+}
+
+/// The same where releases are deployed already.
+fn run_beside(plan: Plan, agents: &[Sees<'_>], skew_ms: i64, proven: BTreeMap<String, Proven>) -> (Run, Rosters) {
+    let duties = duties(&plan, &proven);
     let mut rosters = Rosters::new();
     for (of, agent, groups, outcome) in agents {
         let key = testimony(groups, *outcome, 0).identity.key();
@@ -91,6 +102,9 @@ fn run(plan: Plan, agents: &[Sees<'_>], skew_ms: i64) -> (Run, Rosters) {
         strict: false,
         unlisted: Vec::new(),
         target_rate: RunSpec::TARGET_RATE,
+        duties,
+        mode: Mode::Gate,
+        basis: Basis { proven, ..Basis::default() },
     });
     while !run.ended() {
         let step = run.step(&rosters, at(1));
@@ -111,21 +125,9 @@ fn run(plan: Plan, agents: &[Sees<'_>], skew_ms: i64) -> (Run, Rosters) {
     (run, rosters)
 }
 
-fn judge<'a>(run: &'a Run, rosters: &Rosters, proven: &BTreeMap<String, Proven>) -> (Verdict, Vec<JudgedCell<'a>>) {
-    let plan = &run.spec().plan;
-    let required = required(plan, proven);
-    let cells: Vec<JudgedCell<'a>> = plan
-        .cells
-        .iter()
-        .enumerate()
-        .map(|(index, cell)| JudgedCell {
-            cell,
-            required: required.contains(&index),
-            folded: run.fold(index, rosters),
-            witnesses: run.witnesses(index),
-        })
-        .collect();
-    (give(plan, &cells, proven), cells)
+fn judge<'a>(run: &'a Run, rosters: &Rosters) -> (Verdict, Vec<JudgedCell<'a>>) {
+    let cells = run.judged(rosters);
+    (give(&run.spec().plan, &cells, &run.spec().basis.proven), cells)
 }
 
 /// A plan in which the first fleet must not reach the cache.
@@ -149,7 +151,7 @@ const OUTAGE: [Sees<'static>; 4] = [
 #[test]
 fn the_outage_blocks_and_names_the_group_that_makes_the_difference() {
     let (run, rosters) = run(plan(&["us/web", "us/worker"]), &OUTAGE, 0);
-    let (verdict, cells) = judge(&run, &rosters, &BTreeMap::new());
+    let (verdict, cells) = judge(&run, &rosters);
     assert_eq!(verdict.state, State::Fail);
     let [reason] = verdict.regions[0].reasons.as_slice() else { panic!("{verdict:?}") };
     assert_eq!(reason.code, "cell_failed");
@@ -168,7 +170,7 @@ fn the_outage_blocks_and_names_the_group_that_makes_the_difference() {
 fn fail_and_unknown_both_block_and_regions_stand_for_themselves() {
     let agents: Vec<Sees<'_>> = OUTAGE.into_iter().skip(2).collect();
     let (run, rosters) = run(plan(&["us/worker", "eu/web"]), &agents, 0);
-    let (verdict, _) = judge(&run, &rosters, &BTreeMap::new());
+    let (verdict, _) = judge(&run, &rosters);
     let states: Vec<(&str, State)> = verdict.regions.iter().map(|r| (r.region.as_str(), r.state)).collect();
     assert_eq!(states, [("us", State::Pass), ("eu", State::Unknown)]);
     assert_eq!(verdict.state, State::Unknown);
@@ -183,29 +185,71 @@ fn a_plan_without_cells_is_never_a_pass() {
     empty.cells.clear();
     let verdict = give(&empty, &[], &BTreeMap::new());
     assert_eq!(verdict.state, State::Unknown);
-    let proven = Proven { release: "r0".into(), verdict: "v0".into(), cells: BTreeSet::new() };
+    let proven = Proven { release: "r0".into(), verdict: Some("v0".into()), cells: BTreeMap::new() };
     assert_eq!(give(&empty, &[], &BTreeMap::from([("us".into(), proven)])).state, State::Unknown);
     empty.regions.clear();
     assert_eq!(give(&empty, &[], &BTreeMap::new()).state, State::Unknown);
 }
 
 #[test]
-fn what_a_deployed_release_has_proven_is_not_required_and_a_change_is() {
+fn what_a_deployed_release_has_proven_is_not_asked_about_again() {
     let plan = plan(&["us/web", "us/worker"]);
-    let all: BTreeSet<CellDigest> = plan.cells.iter().map(Cell::digest).collect();
-    let proven = |cells| BTreeMap::from([("us".into(), Proven { release: "r0".into(), verdict: "v0".into(), cells })]);
-    let (run, rosters) = run(plan.clone(), &[], 0);
-    let (verdict, _) = judge(&run, &rosters, &proven(all.clone()));
+    let cells: BTreeMap<CellDigest, String> = plan.cells.iter().map(|c| (c.digest(), "v0".to_owned())).collect();
+    let proven = Proven { release: "r0".into(), verdict: Some("v1".into()), cells };
+    let proven: BTreeMap<String, Proven> = [("us".to_owned(), proven)].into();
+    let (run, rosters) = run_beside(plan.clone(), &[], 0, proven.clone());
+    let (verdict, cells) = judge(&run, &rosters);
     let reason = &verdict.regions[0].reasons[0];
     assert_eq!((verdict.state, reason.code), (State::Pass, "no_change"));
-    assert!(reason.text.contains("r0") && reason.text.contains("v0"));
+    assert!(reason.text.contains("r0") && reason.text.contains("v1"), "{}", reason.text);
+    assert!(cells.iter().all(|c| *c.duty == Duty::Proven("v0".into()) && c.folded.state == State::Pass));
 
-    let mut changed = plan.clone();
+    // One cell is another one: it alone is asked for, and the verdict rests on it.
+    let mut changed = plan;
     changed.cells[0].spec.target.port = 6380;
-    assert_eq!(required(&changed, &proven(all.clone())), BTreeSet::from([0]));
-    let other_region =
-        BTreeMap::from([("eu".into(), Proven { release: "r0".into(), verdict: "v0".into(), cells: all })]);
-    assert_eq!(required(&plan, &other_region).len(), 2);
+    let web: [Sees<'_>; 2] = [("us/web", "web-1", &[], Outcome::Ok), ("us/web", "web-2", &[], Outcome::Ok)];
+    let (run, rosters) = run_beside(changed.clone(), &web, 0, proven.clone());
+    let (verdict, _) = judge(&run, &rosters);
+    assert_eq!(verdict.state, State::Pass);
+    assert!(verdict.regions[0].reasons[0].text.ends_with("from 1 fleet; 1 other proven before"));
+    let (run, rosters) = run_beside(changed, &[], 0, proven);
+    assert_eq!(judge(&run, &rosters).0.state, State::Unknown);
+}
+
+#[test]
+fn an_override_stands_beside_a_verdict_that_it_does_not_change() {
+    let silent = Outcome::Short(Short::ConnectTimeout);
+    let agents: [Sees<'_>; 4] = [
+        ("us/web", "web-1", &[], silent),
+        ("us/web", "web-2", &[], silent),
+        ("us/worker", "worker-1", &[], silent),
+        ("us/worker", "worker-2", &[], silent),
+    ];
+    let (run, rosters) = run(plan(&["us/web", "us/worker"]), &agents, 0);
+    let (verdict, cells) = judge(&run, &rosters);
+    let all: Vec<&JudgedCell<'_>> = cells.iter().collect();
+    let given = |cell: &JudgedCell<'_>, region: &str, until| Override {
+        id: "o1".into(),
+        region: region.into(),
+        cell: cell.cell.digest(),
+        by: "ann".into(),
+        at: at(0),
+        expires: at(until),
+    };
+    let (one, both) = (vec![given(&cells[0], "us", 100)], |region: &str, until| {
+        cells.iter().map(|cell| given(cell, region, until)).collect::<Vec<_>>()
+    });
+    let proceeds = |overrides: &[Override], mode| {
+        decide("us", verdict.regions[0].state, &blocking(&all), mode, overrides, at(50)).proceed
+    };
+    assert!(!proceeds(&[], Mode::Gate));
+    assert!(!proceeds(&one, Mode::Gate), "one of two cells");
+    assert!(proceeds(&both("us", 100), Mode::Gate));
+    assert!(!proceeds(&both("eu", 100), Mode::Gate), "another region's");
+    assert!(!proceeds(&both("us", 50), Mode::Gate), "it has ended");
+    assert!(!proceeds(&[], Mode::Advisory));
+    assert!(proceeds(&[], Mode::Rollback));
+    assert_eq!(verdict.state, State::Fail);
 }
 
 #[test]
@@ -218,7 +262,7 @@ fn a_lone_expired_certificate_beside_a_clock_that_is_off_is_named_as_a_clock_pro
         ("us/web", "web-4", &["sg-web"], Outcome::Ok),
     ];
     let (run, rosters) = run(plan(&["us/web"]), &agents, 24 * 60 * 60 * 1_000);
-    let (verdict, cells) = judge(&run, &rosters, &BTreeMap::new());
+    let (verdict, cells) = judge(&run, &rosters);
     assert_eq!(verdict.state, State::Pass);
     let findings = findings::find(&of_region(&cells, "us"), []);
     assert_eq!(findings[0].kind, Kind::OneHost);
@@ -236,7 +280,7 @@ fn a_fleet_that_the_inventory_lacks_is_a_finding() {
 fn said_of_guarded(agents: &[Sees<'_>]) -> (State, Vec<String>, Vec<String>) {
     let fleets = if agents.iter().any(|a| a.0 == "us/worker") { &["us/web", "us/worker"][..] } else { &["us/web"] };
     let (run, rosters) = run(guarded(fleets), agents, 0);
-    let (verdict, cells) = judge(&run, &rosters, &BTreeMap::new());
+    let (verdict, cells) = judge(&run, &rosters);
     let said =
         |r: &Reason| [Some(r.text.clone()), r.fix.clone()].into_iter().flatten().collect::<Vec<_>>().join(" -> ");
     let mut texts: Vec<String> = verdict.regions[0].reasons.iter().map(said).collect();
@@ -299,7 +343,7 @@ fn hosts_of_one_fleet_on_both_sides_are_counted() {
     let mut agents = OUTAGE[..2].to_vec();
     agents[1].3 = Outcome::Ok;
     let (run, rosters) = run(plan(&["us/web"]), &agents, 0);
-    let (_, cells) = judge(&run, &rosters, &BTreeMap::new());
+    let (_, cells) = judge(&run, &rosters);
     let findings = findings::find(&of_region(&cells, "us"), []);
     let text = "ai-cache is reached by 1 of the 2 hosts of web that answered. No attribute of the hosts' network identity tells them apart.";
     assert_eq!(findings[0].text, text);
@@ -310,7 +354,7 @@ fn what_is_too_slow_is_not_called_unusable() {
     let slow = Outcome::Short(Short::TooSlow);
     let agents: Vec<Sees<'_>> = OUTAGE[..2].iter().map(|a| (a.0, a.1, a.2, slow)).collect();
     let (run, rosters) = run(plan(&["us/web"]), &agents, 0);
-    let (verdict, _) = judge(&run, &rosters, &BTreeMap::new());
+    let (verdict, _) = judge(&run, &rosters);
     let text = &verdict.regions[0].reasons[0].text;
     assert!(text.starts_with("ai-cache is not fast enough from us/web: too_slow: it works, but "), "{text}");
     assert!(!text.contains("cannot be used"), "{text}");

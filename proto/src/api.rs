@@ -1,8 +1,11 @@
 //! The HTTP API's JSON types. Fields may be added, never renamed or removed.
 
+use std::collections::BTreeMap;
+
 use preflight_core::identity::NetworkIdentity;
 pub use preflight_core::matrix::State;
 use preflight_core::observation::{Observation, Proof};
+pub use preflight_core::run::Mode;
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/gate`: run the manifest's plan and give a verdict.
@@ -41,6 +44,9 @@ pub struct GateRequest {
     /// One sick host fails its cell.
     #[serde(default)]
     pub strict: bool,
+    /// What the verdict is asked for. A controller may forbid `advisory`.
+    #[serde(default)]
+    pub mode: Mode,
 }
 
 fn default_manifest_name() -> String {
@@ -111,6 +117,24 @@ pub struct Gate {
     pub decision: Decision,
     /// `sha256:…` of the manifest's text.
     pub manifest_digest: String,
+    /// The manifest's name, as the caller gave it.
+    #[serde(default)]
+    pub manifest_name: String,
+    /// `sha256:…` of the inventory's text.
+    #[serde(default)]
+    pub inventory_digest: String,
+    /// The controller's version.
+    #[serde(default)]
+    pub controller_version: String,
+    /// The version of each agent that answered, by its name.
+    #[serde(default)]
+    pub versions: BTreeMap<String, String>,
+    /// The caller ships whatever comes of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub advisory: bool,
+    /// It was asked for as a rollback.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rollback: bool,
     /// When the run began and ended, RFC 3339, by the controller's clock.
     pub started_at: String,
     /// When the run ended.
@@ -131,14 +155,16 @@ pub struct Region {
     pub decision: Decision,
     /// Until when the verdict may be used, RFC 3339, by the controller's clock.
     pub valid_until: String,
-    /// Overrides in force.
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
-    pub overrides: Vec<serde_json::Value>,
+    /// The overrides in force that the decision rests on.
+    pub overrides: Vec<Override>,
     /// Dependencies down, fleets across.
     pub cells: Vec<Cell>,
     /// What the manifest leaves out on purpose.
     #[serde(default)]
     pub excluded: Vec<Excluded>,
+    /// Which kinds of hosts each fleet had.
+    #[serde(default)]
+    pub fleets: Vec<FleetSeen>,
     /// What comparing cells shows.
     pub findings: Vec<Finding>,
     /// Why, and what to do next.
@@ -166,10 +192,187 @@ pub struct Cell {
     /// The reason in words, naming the identity, agents or addresses concerned.
     #[serde(default)]
     pub text: Option<String>,
+    /// Where this dependency begins in the manifest; 0 where no file was read.
+    #[serde(default)]
+    pub line: u32,
+    /// The verdict that has shown it before, where this run did not probe it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven_by: Option<String>,
+    /// How many of how many kinds of hosts are shown, where there are several: `2 of 3 subnets`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<String>,
+    /// Each kind of host of the fleet by itself.
+    #[serde(default)]
+    pub identities: Vec<Identity>,
     /// How many agents, by what became of them.
     pub agents: AgentCounts,
     /// What they saw.
     pub evidence: Vec<Evidence>,
+}
+
+/// Which kinds of hosts a fleet had when a verdict was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FleetSeen {
+    /// The fleet.
+    pub fleet: String,
+    /// What the hosts of each kind share.
+    pub identities: Vec<String>,
+}
+
+/// `GET /v1/verdicts/{id}/standing`: a verdict as things stand now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Standing {
+    /// The verdict as it was given, with the decisions and overrides of this moment.
+    pub gate: Gate,
+    /// Why it does not hold any more; empty while it does.
+    pub objections: Vec<ReasonText>,
+}
+
+/// `POST /v1/releases/deployed`: a release has shipped in a region.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct DeployedRequest {
+    /// The application.
+    pub application: String,
+    /// The region.
+    pub region: String,
+    /// What shipped.
+    pub release: String,
+    /// The verdict it shipped with. Without one it proves what it proved when it shipped there before, or nothing.
+    #[serde(default)]
+    pub verdict: Option<String>,
+}
+
+/// What is recorded as deployed in a region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Deployed {
+    /// The application.
+    pub application: String,
+    /// The region.
+    pub region: String,
+    /// What shipped.
+    pub release: String,
+    /// The verdict it shipped with.
+    pub verdict: Option<String>,
+    /// How many cells it has proven.
+    pub proven: u32,
+    /// When it was recorded, RFC 3339.
+    pub at: String,
+    /// Who recorded it.
+    pub by: String,
+}
+
+/// `GET /v1/releases`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Releases {
+    /// By application and region.
+    pub deployed: Vec<Deployed>,
+}
+
+/// `POST /v1/overrides`: answer for cells that block.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct OverrideRequest {
+    /// The verdict that blocks.
+    pub verdict: String,
+    /// The cells, as `REGION/FLEET/DEPENDENCY`; empty with `all_blocking`.
+    #[serde(default)]
+    pub cells: Vec<String>,
+    /// Every cell that blocks.
+    #[serde(default)]
+    pub all_blocking: bool,
+    /// Why.
+    pub reason: String,
+    /// Where it is tracked.
+    pub ticket: String,
+    /// How long it holds, in seconds.
+    pub ttl_s: u64,
+}
+
+/// `GET /v1/overrides`, and the answer to `POST`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Overrides {
+    /// The newest first.
+    pub overrides: Vec<Override>,
+}
+
+/// `POST /v1/records`: what was done while the controller could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Its id, made by the caller: the same one is kept once.
+    pub id: String,
+    /// `break_glass` or `rollback`.
+    pub kind: String,
+    /// The application.
+    pub application: String,
+    /// The regions; empty for all.
+    pub regions: Vec<String>,
+    /// What shipped.
+    pub release: String,
+    /// `sha256:…` of the manifest's text.
+    pub manifest_digest: String,
+    /// Why.
+    pub reason: String,
+    /// Where it is tracked.
+    pub ticket: String,
+    /// Who, as the host that did it says: `USER@HOST`.
+    pub by: String,
+    /// When, RFC 3339, by that host's clock.
+    pub at: String,
+    /// Why the controller could not be asked.
+    pub error: String,
+}
+
+/// Hosts of a fleet that network policy treats alike, as one cell sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Identity {
+    /// What they share: `security_group=sg-web subnet=a`.
+    pub key: String,
+    /// What is shown of them.
+    pub state: State,
+}
+
+/// Somebody answers for one cell until a time. The verdict stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Override {
+    /// Its id.
+    pub id: String,
+    /// The application.
+    pub application: String,
+    /// The region.
+    pub region: String,
+    /// The fleet.
+    pub fleet: String,
+    /// The dependency, as it was called then.
+    pub dependency: String,
+    /// The cell's digest, which it holds for.
+    pub digest: String,
+    /// The verdict at whose sight it was given.
+    pub verdict: String,
+    /// Who gave it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Where it is tracked.
+    pub ticket: String,
+    /// When it was given, RFC 3339.
+    pub at: String,
+    /// When it ends, RFC 3339.
+    pub expires_at: String,
+    /// When and by whom it was withdrawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<String>,
 }
 
 /// How many agents a cell rests on.
@@ -340,7 +543,7 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProblemBody {
-    /// `usage` (exit 64), `unauthorized`, `forbidden`, `not_found`, `conflict`, `too_large`, `unavailable` (try again) or `internal`.
+    /// `usage` (exit 64), `refused` (exit 4), `unauthorized`, `forbidden`, `not_found`, `conflict`, `too_large`, `unavailable` (try again) or `internal`.
     pub code: String,
     /// In words; for files with `FILE:LINE:COLUMN`.
     pub message: String,

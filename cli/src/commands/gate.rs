@@ -6,7 +6,7 @@ use std::time::Duration;
 use anstyle::AnsiColor;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape;
-use preflight_proto::api::{Event, Gate, GateRequest, Scope};
+use preflight_proto::api::{Event, Gate, GateRequest, Mode, Scope};
 use serde::Serialize;
 use tokio::time::timeout_at;
 
@@ -58,6 +58,9 @@ pub(crate) struct Args {
     /// Let one sick host fail its cell
     #[arg(long)]
     strict: bool,
+    /// Go back to a release that was deployed in these regions before: what is seen is shown and holds up nothing
+    #[arg(long, conflicts_with_all = ["advisory", "fail_fast", "strict", "scope"])]
+    rollback: bool,
     /// Exit 0 whatever the verdict, and say so; wrong usage still exits 64
     #[arg(long)]
     advisory: bool,
@@ -139,6 +142,11 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
         wait_ms: duration::millis(args.wait),
         fail_fast: args.fail_fast,
         strict: args.strict,
+        mode: match (args.advisory, args.rollback) {
+            (_, true) => Mode::Rollback,
+            (true, false) => Mode::Advisory,
+            (false, false) => Mode::Gate,
+        },
     };
     let gate = ask(&client, &request, Patience::new(args.wait)).await?;
     let asked = Asked {
@@ -147,6 +155,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
         release: &args.release,
         regions: if args.all_regions { Regions::All } else { Regions::Exactly(&args.regions) },
         manifest_digest: Some(&digest),
+        rollback: args.rollback,
         now: None,
     };
     let judgement = exit::judge(&gate, &asked);

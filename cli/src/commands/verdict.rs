@@ -109,6 +109,7 @@ async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
         release: &args.release,
         regions: Regions::Among(&args.regions),
         manifest_digest: digest.as_deref(),
+        rollback: answer.body.rollback,
         // Validity goes by the controller's clock; this host's is second best.
         now: Some(answer.date.unwrap_or_else(Timestamp::now)),
     };

@@ -21,10 +21,12 @@ pub(crate) enum Scope {
     Read,
     Probe,
     Gate,
+    Release,
+    Override,
     Admin,
 }
 
-/// The scopes that a token may be given. `release` and `override` are for commands to come.
+/// The scopes that a token may be given.
 pub(crate) const SCOPES: [&str; 6] = ["read", "probe", "gate", "release", "override", "admin"];
 
 impl Scope {
@@ -33,9 +35,11 @@ impl Scope {
         match self {
             Self::Any => true,
             // Who may ask for verdicts or probes may look at them.
-            Self::Read => has("read") || has("gate") || has("probe"),
+            Self::Read => ["read", "gate", "probe", "release", "override"].into_iter().any(has),
             Self::Probe => has("probe"),
             Self::Gate => has("gate"),
+            Self::Release => has("release"),
+            Self::Override => has("override"),
             Self::Admin => has("admin"),
         }
     }
@@ -45,6 +49,8 @@ impl Scope {
             Self::Any | Self::Read => "read",
             Self::Probe => "probe",
             Self::Gate => "gate",
+            Self::Release => "release",
+            Self::Override => "override",
             Self::Admin => "admin",
         }
     }

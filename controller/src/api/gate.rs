@@ -1,6 +1,6 @@
 //! The gate and its verdicts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -8,12 +8,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jiff::Timestamp;
+use preflight_core::baseline::{self, Duty};
 use preflight_core::inventory::Inventory;
 use preflight_core::manifest::Manifest;
 use preflight_core::plan::{FleetId, Plan, sha256};
-use preflight_core::run::RunSpec;
+use preflight_core::run::{Basis, Mode, RunSpec};
 use preflight_core::text::escape;
-use preflight_proto::api::{Decision, Gate, GateRequest, Problem};
+use preflight_proto::api::{Decision, Gate, GateRequest, Problem, Scope};
 
 use super::auth::Principal;
 use super::problem::Failure;
@@ -26,6 +27,8 @@ use crate::store::AgentRow;
 /// The longest that a run may take.
 const MAX_WAIT_MS: u32 = 10 * 60 * 1_000;
 const MIN_WAIT_MS: u32 = 1_000;
+/// A rollback is shown for this long at most: nobody must wait for what does not decide.
+const ROLLBACK_WAIT_MS: u32 = 5_000;
 const MAX_RELEASE: usize = 200;
 
 /// Runs the manifest's plan and gives a verdict: 200 with the gate's answer whatever the verdict.
@@ -75,21 +78,50 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         return Ok(handle);
     }
     release(&request.release)?;
+    let mode = request.mode;
+    if mode == Mode::Advisory && !app.allow_advisory {
+        let fix = "Gate without --advisory; who runs the controller allows it by leaving --forbid-advisory out.";
+        return Err(Failure::refused("this controller forbids --advisory", fix.to_owned()));
+    }
     let manifest = Manifest::parse(&escape(&request.manifest_name), &request.manifest)?;
-    let inventory = current_inventory(app).await?;
-    let plan = Plan::build(&manifest, &inventory, &request.regions, request.all_regions)?;
-    let unlisted = unlisted(app, &inventory, &plan).await?;
+    let inventory = Stated::current(app).await?;
+    let plan = Plan::build(&manifest, &inventory.parsed, &request.regions, request.all_regions)?;
+    if mode == Mode::Rollback {
+        check_deployed_before(app, &plan, &request.release).await?;
+    }
+    let mut proven = BTreeMap::new();
+    if request.scope == Scope::New && mode != Mode::Rollback {
+        for region in &plan.regions {
+            let deployed = app.store.deployed(&plan.application, region, None).await?;
+            proven.extend(deployed.map(|deployed| (region.clone(), deployed.proven)));
+        }
+    }
+    let duties = match mode {
+        Mode::Gate | Mode::Advisory => baseline::duties(&plan, &proven),
+        Mode::Rollback => vec![Duty::Shown; plan.cells.len()],
+    };
+    let unlisted = unlisted(app, &inventory.parsed, &plan).await?;
     let started = Timestamp::now();
+    let wait_ms = if mode == Mode::Rollback { request.wait_ms.min(ROLLBACK_WAIT_MS) } else { request.wait_ms };
     let spec = RunSpec {
         id,
         release: request.release,
         plan,
         started,
-        deadline: deadline(started, request.wait_ms)?,
+        deadline: deadline(started, wait_ms)?,
         fail_fast: request.fail_fast,
         strict: request.strict,
         unlisted,
         target_rate: app.target_rate,
+        duties,
+        mode,
+        basis: Basis {
+            manifest_name: request.manifest_name,
+            manifest: request.manifest,
+            inventory_digest: inventory.digest,
+            identity_key: inventory.parsed.identity_key,
+            proven,
+        },
     };
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
     app.audit(
@@ -101,6 +133,19 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
     )
     .await;
     Ok(handle)
+}
+
+/// A rollback goes back to what was there: anything else has to be shown.
+async fn check_deployed_before(app: &App, plan: &Plan, release: &str) -> Result<(), Failure> {
+    for region in &plan.regions {
+        if app.store.deployed(&plan.application, region, Some(release)).await?.is_none() {
+            let message = format!("release {} was never recorded as deployed in {region}", escape(release));
+            let fix =
+                "Name a release that was (`preflight release list` shows them), or gate this one without --rollback.";
+            return Err(Failure::refused(message, fix.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 /// Fleets of the plan's regions that have agents and are not in the inventory: hosts that nobody gates.
@@ -126,7 +171,7 @@ pub(super) fn run_id(chosen: Option<&str>) -> Result<String, Failure> {
     Err(Failure::usage("`id` must be 16 to 64 of a-z, 0-9 and '-'", None))
 }
 
-fn release(release: &str) -> Result<(), Failure> {
+pub(super) fn release(release: &str) -> Result<(), Failure> {
     if release.trim().is_empty() || release.len() > MAX_RELEASE || !release.chars().all(preflight_core::text::is_plain)
     {
         let fix = "Name what would ship, for example a version or commit: --release 2025-03-31.1";
@@ -148,23 +193,36 @@ pub(super) fn deadline(started: Timestamp, wait_ms: u32) -> Result<Timestamp, Fa
 }
 
 /// The inventory that was applied last.
-pub(super) async fn current_inventory(app: &App) -> Result<Inventory, Failure> {
-    let Some((name, text, _, _)) = app.store.inventory().await? else {
-        let fix = "Say which fleets exist: `preflight inventory apply inventory.yaml`.";
-        return Err(Failure::usage("the controller has no inventory yet", fix.to_owned()));
-    };
-    Ok(Inventory::parse(&name, &text)?)
+pub(super) struct Stated {
+    pub(super) parsed: Inventory,
+    /// `sha256:…` of its text.
+    pub(super) digest: String,
+}
+
+impl Stated {
+    pub(super) async fn current(app: &App) -> Result<Self, Failure> {
+        let Some((name, text, _, _)) = app.store.inventory().await? else {
+            let fix = "Say which fleets exist: `preflight inventory apply inventory.yaml`.";
+            return Err(Failure::usage("the controller has no inventory yet", fix.to_owned()));
+        };
+        Ok(Self { parsed: Inventory::parse(&name, &text)?, digest: sha256(text.as_bytes()) })
+    }
 }
 
 /// A verdict that was given before.
 #[utoipa::path(get, path = "/v1/verdicts/{id}", params(("id" = String, Path)), security(("token" = [])), responses(
     (status = 200, body = Gate), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn verdict(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Gate>, Failure> {
-    let run = app.store.run(&id).await?.filter(|run| run.kind == Kind::Gate.as_str());
+    stored_verdict(&app, &id).await.map(Json)
+}
+
+/// A verdict as it was given.
+pub(super) async fn stored_verdict(app: &App, id: &str) -> Result<Gate, Failure> {
+    let run = app.store.run(id).await?.filter(|run| run.kind == Kind::Gate.as_str());
     let Some(run) = run else { return Err(Failure::not_found("verdict of that id")) };
     let Some(text) = run.result else { return Err(Failure::not_found("verdict of that id yet: its run is under way")) };
     match RunResult::parse(&run.kind, &text)? {
-        RunResult::Gate(gate) => Ok(Json(*gate)),
+        RunResult::Gate(gate) => Ok(*gate),
         RunResult::Probe(_) => Err(Failure::not_found("verdict of that id")),
     }
 }

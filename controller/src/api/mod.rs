@@ -4,8 +4,12 @@ mod auth;
 mod gate;
 mod health;
 mod inventory;
+mod overrides;
 mod probe;
 mod problem;
+mod records;
+mod release;
+mod standing;
 mod stream;
 mod tokens;
 mod view;
@@ -30,7 +34,8 @@ const MAX_BODY: usize = 1024 * 1024;
 #[openapi(
     info(title = "preflight", description = "Connectivity preflight: proof that every fleet reaches what it depends on."),
     paths(
-        gate::gate, gate::check, gate::verdict, probe::probe, view::matrix, view::agents, view::revoke, view::forget,
+        gate::gate, gate::check, gate::verdict, standing::standing, release::deployed, release::list, overrides::create,
+        overrides::list, overrides::withdraw, records::deliver, probe::probe, view::matrix, view::agents, view::revoke, view::forget,
         view::audit, inventory::show, inventory::apply, tokens::create_join, tokens::create_api, tokens::list,
         tokens::revoke, health::metrics, health::healthy, health::ready
     ),
@@ -61,11 +66,21 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     };
     let read = Router::new()
         .route("/v1/verdicts/{id}", get(gate::verdict))
+        .route("/v1/verdicts/{id}/standing", get(standing::standing))
+        .route("/v1/releases", get(release::list))
+        .route("/v1/overrides", get(overrides::list))
         .route("/v1/matrix", get(view::matrix))
         .route("/v1/agents", get(view::agents))
         .route("/v1/inventory", get(inventory::show))
         .route("/metrics", get(health::metrics));
-    let gate = Router::new().route("/v1/gate", post(gate::gate)).route("/v1/gate/check", post(gate::check));
+    let gate = Router::new()
+        .route("/v1/gate", post(gate::gate))
+        .route("/v1/gate/check", post(gate::check))
+        .route("/v1/records", post(records::deliver));
+    let release = Router::new().route("/v1/releases/deployed", post(release::deployed));
+    let overrides = Router::new()
+        .route("/v1/overrides", post(overrides::create))
+        .route("/v1/overrides/{id}", delete(overrides::withdraw));
     let probe = Router::new().route("/v1/probe", post(probe::probe));
     let admin = Router::new()
         .route("/v1/inventory", axum::routing::put(inventory::apply))
@@ -83,6 +98,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         Router::new().fallback(problem::not_found).layer(from_fn_with_state((app.clone(), Scope::Any), auth::require));
     scoped(Scope::Read, read)
         .merge(scoped(Scope::Gate, gate))
+        .merge(scoped(Scope::Release, release))
+        .merge(scoped(Scope::Override, overrides))
         .merge(scoped(Scope::Probe, probe))
         .merge(scoped(Scope::Admin, admin))
         .merge(open)

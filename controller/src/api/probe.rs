@@ -8,13 +8,13 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use preflight_core::plan::Plan;
-use preflight_core::run::RunSpec;
+use preflight_core::run::{Basis, Mode, RunSpec};
 use preflight_core::target::Target;
 use preflight_core::text::escape;
 use preflight_proto::api::{ProbeRequest, ProbeResults, Problem};
 
 use super::auth::Principal;
-use super::gate::{current_inventory, deadline, run_id};
+use super::gate::{Stated, deadline, run_id};
 use super::problem::Failure;
 use super::stream;
 use crate::app::App;
@@ -44,9 +44,9 @@ pub(super) async fn probe(
         .iter()
         .map(|text| text.parse::<Target>().map_err(|error| Failure::usage(format!("{}: {error}", escape(text)), None)))
         .collect::<Result<Vec<Target>, Failure>>()?;
-    let inventory = current_inventory(&app).await?;
+    let inventory = Stated::current(&app).await?;
     let (region, fleet) = (request.region.as_deref(), request.fleet.as_deref());
-    let plan = Plan::ad_hoc(&targets, &inventory, region, fleet, request.application.as_deref())?;
+    let plan = Plan::ad_hoc(&targets, &inventory.parsed, region, fleet, request.application.as_deref())?;
     let started = Timestamp::now();
     let place = app.quota.admit(&principal.name, targets.len(), started)?;
     let spec = RunSpec {
@@ -59,6 +59,9 @@ pub(super) async fn probe(
         strict: false,
         unlisted: Vec::new(),
         target_rate: app.target_rate,
+        duties: Vec::new(),
+        mode: Mode::Gate,
+        basis: Basis { identity_key: inventory.parsed.identity_key, ..Basis::default() },
     };
     let names = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     app.audit(&principal.name, "probe", &spec.id, &principal.source, &names).await;

@@ -50,6 +50,11 @@ impl Failure {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message, Some(fix))
     }
 
+    /// What was asked for must not be done as things stand: exit 4.
+    pub(crate) fn refused(message: impl Into<String>, fix: impl Into<Option<String>>) -> Self {
+        Self::new(StatusCode::CONFLICT, "refused", message, fix.into())
+    }
+
     pub(crate) fn not_found(what: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what}"), None)
     }

@@ -12,7 +12,7 @@ use preflight_core::text::{escape, is_plain};
 use preflight_proto::api::{ApiTokenRequest, JoinTokenRequest, NewToken, Problem, TokenEntry, TokenList};
 
 use super::auth::{Principal, SCOPES};
-use super::gate::current_inventory;
+use super::gate::Stated;
 use super::problem::Failure;
 use crate::app::App;
 use crate::secret::NewSecret;
@@ -32,7 +32,7 @@ pub(super) async fn create_join(
     Extension(principal): Extension<Principal>,
     Json(request): Json<JoinTokenRequest>,
 ) -> Result<Json<NewToken>, Failure> {
-    let inventory = current_inventory(&app).await?;
+    let inventory = Stated::current(&app).await?.parsed;
     let fleet = FleetId { region: request.region, fleet: request.fleet };
     if inventory.fleet(&fleet).is_none() {
         let known = inventory.fleets().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(", ");

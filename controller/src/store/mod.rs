@@ -1,6 +1,7 @@
 //! What outlives the process: an embedded SQLite in the data directory. What a call here has returned from is on disk.
 
 mod agents;
+mod releases;
 mod runs;
 mod tokens;
 
@@ -14,13 +15,16 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
+pub(crate) use releases::Deployed;
 pub(crate) use runs::{LatestCell, Measured, NewTestimony, OpenRun};
 pub(crate) use tokens::JoinRefused;
 
 /// A writer waits this long for another one before it gives up with [`StoreError::Busy`].
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Runs, their evidence and verdicts are kept this long.
+/// Ad hoc runs are kept this long.
 const KEEP_RUNS: Duration = Duration::from_hours(30 * 24);
+/// Verdicts and their evidence are kept this long, and as long as a deployed release rests on them.
+const KEEP_VERDICTS: Duration = Duration::from_hours(400 * 24);
 /// Entries of the audit log kept, of known principals and of strangers each.
 const KEEP_AUDIT: i64 = 100_000;
 
@@ -115,8 +119,13 @@ impl Store {
     /// Drops what is older than is kept.
     pub(crate) async fn prune(&self, now: Timestamp) -> Result<(), StoreError> {
         let oldest = now.as_millisecond() - i64::try_from(KEEP_RUNS.as_millis()).unwrap_or(i64::MAX);
-        sqlx::query("DELETE FROM run WHERE ended_at IS NOT NULL AND started_at < ?")
+        let oldest_verdict = now.as_millisecond() - i64::try_from(KEEP_VERDICTS.as_millis()).unwrap_or(i64::MAX);
+        sqlx::query(
+            "DELETE FROM run WHERE ended_at IS NOT NULL AND started_at < CASE kind WHEN 'gate' THEN ?2 ELSE ?1 END AND id NOT IN \
+             (SELECT verdict FROM deployed WHERE verdict IS NOT NULL UNION SELECT value FROM deployed, json_each(deployed.cells))",
+        )
             .bind(oldest)
+            .bind(oldest_verdict)
             .execute(&self.write)
             .await
             .map_err(|e| self.failed(e))?;
@@ -173,17 +182,7 @@ impl Store {
 
     /// Adds to the audit log.
     pub(crate) async fn audit(&self, entry: &AuditEntry, now: Timestamp) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO audit (at, principal, action, outcome, source, detail) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(now.as_millisecond())
-            .bind(&entry.principal)
-            .bind(&entry.action)
-            .bind(&entry.outcome)
-            .bind(&entry.source)
-            .bind(&entry.detail)
-            .execute(&self.write)
-            .await
-            .map(|_| ())
-            .map_err(|e| self.failed(e))
+        insert_audit(entry, now).execute(&self.write).await.map(|_| ()).map_err(|e| self.failed(e))
     }
 
     /// The newest entries of the audit log, newest first.
@@ -207,6 +206,18 @@ impl Store {
             })
             .collect()
     }
+}
+
+type Insert<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn insert_audit(entry: &AuditEntry, now: Timestamp) -> Insert<'_> {
+    sqlx::query("INSERT INTO audit (at, principal, action, outcome, source, detail) VALUES (?, ?, ?, ?, ?, ?)")
+        .bind(now.as_millisecond())
+        .bind(&entry.principal)
+        .bind(&entry.action)
+        .bind(&entry.outcome)
+        .bind(&entry.source)
+        .bind(&entry.detail)
 }
 
 /// Refuses a file that is not a database. SQLite itself makes a new one of a file that is empty or shorter than a page.

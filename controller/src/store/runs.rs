@@ -100,6 +100,16 @@ impl Store {
         Ok(row.map(|row| StoredRun { kind: row.get(0), request: row.get(1), result: row.get(2) }))
     }
 
+    /// What an ended run was made of; none if there is no such run, or its form is another version's.
+    pub(crate) async fn run_spec(&self, id: &str) -> Result<Option<RunSpec>, StoreError> {
+        let spec: Option<String> = sqlx::query_scalar("SELECT spec FROM run WHERE id = ? AND ended_at IS NOT NULL")
+            .bind(id)
+            .fetch_optional(&self.read)
+            .await
+            .map_err(|e| self.failed(e))?;
+        spec.map(|text| json(&text)).transpose()
+    }
+
     /// Stores whom a run asks, before they are asked.
     pub(crate) async fn put_questions(
         &self,

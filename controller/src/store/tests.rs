@@ -60,6 +60,9 @@ fn spec(id: &str) -> RunSpec {
         strict: false,
         unlisted: Vec::new(),
         target_rate: RunSpec::TARGET_RATE,
+        duties: Vec::new(),
+        mode: preflight_core::run::Mode::Gate,
+        basis: preflight_core::run::Basis::default(),
     }
 }
 

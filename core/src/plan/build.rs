@@ -7,7 +7,7 @@ use super::{Cell, Excluded, FleetId, Plan};
 use crate::diagnostic::Diagnostic;
 use crate::identity::NetworkIdentity;
 use crate::inventory::{Application, Fleet, Inventory, Region};
-use crate::manifest::{Dependency, Fleets, Manifest};
+use crate::manifest::{Dependency, Fleets, Manifest, Usage};
 use crate::name::{Name, instead, known};
 use crate::spec::ProbeSpec;
 use crate::target::Target;
@@ -204,6 +204,8 @@ impl Plan {
                 spec: spec.clone(),
                 min_agents: fleet.min_agents,
                 stated: fleet.identity.clone(),
+                usage: dependency.usage,
+                line: dependency.place.line,
             })?;
         }
         Ok(())
@@ -247,6 +249,8 @@ impl Plan {
                         spec: ProbeSpec::new((*target).clone()),
                         min_agents: 1,
                         stated: stated.clone(),
+                        usage: Usage::default(),
+                        line: 0,
                     })?;
                 }
             }

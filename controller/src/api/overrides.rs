@@ -1,0 +1,137 @@
+//! Overrides: who answers for what was not shown. The verdict stays as it is, and nothing is proven by one.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
+use jiff::Timestamp;
+use preflight_core::text::escape;
+use preflight_proto::api::{self, Gate, Override, OverrideRequest, Overrides, Problem};
+
+use super::auth::Principal;
+use super::done;
+use super::gate::stored_verdict;
+use super::problem::Failure;
+use super::release::Of;
+use crate::app::{App, audit_entry};
+use crate::secret;
+
+/// The longest reason or ticket, in bytes.
+const MAX_TEXT: usize = 500;
+
+/// Answers for cells that block a verdict, until a time.
+#[utoipa::path(post, path = "/v1/overrides", request_body = OverrideRequest, security(("token" = [])), responses(
+    (status = 200, body = Overrides), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Json(request): Json<OverrideRequest>,
+) -> Result<Json<Overrides>, Failure> {
+    text("reason", &request.reason)?;
+    text("ticket", &request.ticket)?;
+    let longest = app.longest_override.as_secs();
+    if request.ttl_s == 0 || request.ttl_s > longest {
+        let fix = format!("Use at most {longest} s; `preflight-controller serve --longest-override` allows more.");
+        return Err(Failure::usage(format!("`ttl_s` must be 1 to {longest}"), fix));
+    }
+    let gate = stored_verdict(&app, &request.verdict).await?;
+    let chosen = choose(&gate, &request)?;
+    let now = Timestamp::now();
+    let expires = now
+        .checked_add(std::time::Duration::from_secs(request.ttl_s))
+        .map_err(|error| Failure::internal(error.to_string()))?;
+    let mut overrides = Vec::new();
+    for (region, cell) in chosen {
+        let id = secret::hex(&secret::bytes::<8>().map_err(|error| Failure::internal(error.to_string()))?);
+        overrides.push(Override {
+            id,
+            application: gate.application.clone(),
+            region: region.region.clone(),
+            fleet: cell.fleet.clone(),
+            dependency: cell.dependency.clone(),
+            digest: cell.digest.clone(),
+            verdict: gate.id.clone(),
+            by: principal.name.clone(),
+            reason: request.reason.clone(),
+            ticket: request.ticket.clone(),
+            at: now.to_string(),
+            expires_at: expires.to_string(),
+            withdrawn: None,
+        });
+    }
+    let entry = |given: &Override| {
+        let cell = format!("{}/{}/{} of {}", given.region, given.fleet, given.dependency, given.application);
+        let detail = format!(
+            "{cell} until {}, verdict {}, ticket {}: {}",
+            given.expires_at, given.verdict, given.ticket, given.reason
+        );
+        audit_entry(&principal.name, "override", "ok", &principal.source, &detail, now)
+    };
+    // Without its record in the audit log there is no override.
+    let recorded: Vec<_> = overrides.iter().map(|given| (given.clone(), entry(given))).collect();
+    app.store.put_overrides(&recorded, now).await?;
+    Ok(Json(Overrides { overrides }))
+}
+
+/// The cells that are named, all of which must block; or all that do.
+fn choose<'a>(gate: &'a Gate, request: &OverrideRequest) -> Result<Vec<(&'a api::Region, &'a api::Cell)>, Failure> {
+    let blocking: Vec<(&api::Region, &api::Cell)> = gate
+        .regions
+        .iter()
+        .flat_map(|region| region.cells.iter().map(move |cell| (region, cell)))
+        .filter(|(_, cell)| cell.required && cell.state != api::State::Pass)
+        .collect();
+    let name =
+        |(region, cell): &(&api::Region, &api::Cell)| format!("{}/{}/{}", region.region, cell.fleet, cell.dependency);
+    let names = || blocking.iter().take(20).map(|one| escape(&name(one))).collect::<Vec<_>>().join(", ");
+    if blocking.is_empty() {
+        let message = format!("no cell of verdict {} blocks", escape(&gate.id));
+        return Err(Failure::usage(message, "There is nothing to override.".to_owned()));
+    }
+    if request.all_blocking != request.cells.is_empty() {
+        let fix = format!("Name cells that block, or all of them (`all_blocking`): {}", names());
+        return Err(Failure::usage("name either cells or all that block", fix));
+    }
+    if request.all_blocking {
+        return Ok(blocking);
+    }
+    let find = |wanted: &String| {
+        blocking.iter().find(|one| name(one) == *wanted).copied().ok_or_else(|| {
+            let message = format!("{} does not block verdict {}", escape(wanted), escape(&gate.id));
+            Failure::usage(message, format!("What blocks it: {}", names()))
+        })
+    };
+    request.cells.iter().map(find).collect()
+}
+
+fn text(field: &str, text: &str) -> Result<(), Failure> {
+    if text.trim().is_empty() || text.len() > MAX_TEXT || !text.chars().all(preflight_core::text::is_plain) {
+        let message = format!("`{field}` must be 1 to {MAX_TEXT} bytes of visible text");
+        return Err(Failure::usage(message, "Say it in a sentence: it is shown beside the verdict.".to_owned()));
+    }
+    Ok(())
+}
+
+/// Overrides that hold, the newest first.
+#[utoipa::path(get, path = "/v1/overrides", params(Of), security(("token" = [])), responses(
+    (status = 200, body = Overrides), (status = 401, body = Problem), (status = 403, body = Problem)))]
+pub(super) async fn list(State(app): State<Arc<App>>, Query(of): Query<Of>) -> Result<Json<Overrides>, Failure> {
+    let overrides = app.store.overrides(of.application.as_deref(), Timestamp::now()).await?;
+    Ok(Json(Overrides { overrides }))
+}
+
+/// Withdraws an override: from now on its cell blocks again.
+#[utoipa::path(delete, path = "/v1/overrides/{id}", params(("id" = String, Path)), security(("token" = [])), responses(
+    (status = 200), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub(super) async fn withdraw(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<String>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    if !app.store.withdraw_override(&id, &principal.name, Timestamp::now()).await? {
+        return Err(Failure::not_found("override of that id that holds"));
+    }
+    app.audit(&principal.name, "override withdraw", "ok", &principal.source, &id).await;
+    Ok(done())
+}

@@ -1,0 +1,103 @@
+//! What shipped: the baseline of the next gate.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::{Extension, Json};
+use jiff::Timestamp;
+use preflight_core::baseline::Proven;
+use preflight_core::plan::CellDigest;
+use preflight_core::text::escape;
+use preflight_proto::api::{self, DeployedRequest, Gate, Problem, Releases};
+use serde::Deserialize;
+
+use super::auth::Principal;
+use super::gate::{release, stored_verdict};
+use super::problem::Failure;
+use crate::app::App;
+use crate::store::Deployed;
+
+/// Records that a release has shipped in a region. What its verdict held as `pass` is not required again.
+#[utoipa::path(post, path = "/v1/releases/deployed", request_body = DeployedRequest, security(("token" = [])), responses(
+    (status = 200, body = api::Deployed), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn deployed(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Json(request): Json<DeployedRequest>,
+) -> Result<Json<api::Deployed>, Failure> {
+    release(&request.release)?;
+    let cells = if let Some(id) = &request.verdict {
+        shown_by(&stored_verdict(&app, id).await?, &request)?
+    } else {
+        // A return to what shipped before proves what it proved then.
+        let before = app.store.deployed(&request.application, &request.region, Some(&request.release)).await?;
+        before.map(|before| before.proven.cells).unwrap_or_default()
+    };
+    let deployed = Deployed {
+        application: request.application,
+        region: request.region,
+        proven: Proven { release: request.release, verdict: request.verdict, cells },
+        at: Timestamp::now(),
+        principal: principal.name.clone(),
+    };
+    app.store.put_deployed(&deployed).await?;
+    let detail = format!(
+        "{} {} in {}, by verdict {}",
+        deployed.application,
+        deployed.proven.release,
+        deployed.region,
+        deployed.proven.verdict.as_deref().unwrap_or("none")
+    );
+    app.audit(&principal.name, "release deployed", "ok", &principal.source, &detail).await;
+    Ok(Json(shown(deployed)))
+}
+
+/// The cells that a verdict held as `pass` in the region, each with the verdict whose run has shown it.
+fn shown_by(gate: &Gate, request: &DeployedRequest) -> Result<BTreeMap<CellDigest, String>, Failure> {
+    let wrong = |what: &str, have: &str, want: &str| {
+        let message = format!("verdict {} is for {what} {}, not {}", escape(&gate.id), escape(have), escape(want));
+        Err(Failure::refused(message, "Name the verdict that this release shipped with.".to_owned()))
+    };
+    if gate.application != request.application {
+        return wrong("application", &gate.application, &request.application);
+    }
+    if gate.release != request.release {
+        return wrong("release", &gate.release, &request.release);
+    }
+    let Some(region) = gate.regions.iter().find(|region| region.region == request.region) else {
+        let regions: Vec<&str> = gate.regions.iter().map(|region| region.region.as_str()).collect();
+        return wrong("region", &regions.join(", "), &request.region);
+    };
+    let held = region.cells.iter().filter(|cell| cell.state == api::State::Pass);
+    let by = |cell: &api::Cell| cell.proven_by.clone().unwrap_or_else(|| gate.id.clone());
+    Ok(held.map(|cell| (CellDigest(cell.digest.clone()), by(cell))).collect())
+}
+
+fn shown(deployed: Deployed) -> api::Deployed {
+    api::Deployed {
+        application: deployed.application,
+        region: deployed.region,
+        release: deployed.proven.release,
+        verdict: deployed.proven.verdict,
+        proven: u32::try_from(deployed.proven.cells.len()).unwrap_or(u32::MAX),
+        at: deployed.at.to_string(),
+        by: deployed.principal,
+    }
+}
+
+/// Narrows a list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+pub(super) struct Of {
+    /// Only of this application.
+    pub(super) application: Option<String>,
+}
+
+/// What is deployed where.
+#[utoipa::path(get, path = "/v1/releases", params(Of), security(("token" = [])), responses(
+    (status = 200, body = Releases), (status = 401, body = Problem), (status = 403, body = Problem)))]
+pub(super) async fn list(State(app): State<Arc<App>>, Query(of): Query<Of>) -> Result<Json<Releases>, Failure> {
+    let deployed = app.store.all_deployed(of.application.as_deref()).await?;
+    Ok(Json(Releases { deployed: deployed.into_iter().map(shown).collect() }))
+}
