@@ -23,9 +23,10 @@ fn passing(regions: &[&str]) -> Value {
 fn with(mut gate: Value, changes: &[(&str, Value)]) -> Gate {
     for (pointer, value) in changes {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
-        match gate.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}")) {
-            Value::Object(fields) => drop(fields.insert(key.to_owned(), value.clone())),
-            other => other[key.parse::<usize>().unwrap()] = value.clone(),
+        let parent = gate.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}"));
+        match key.parse::<usize>() {
+            Ok(index) => parent[index] = value.clone(),
+            Err(_) => parent[key] = value.clone(),
         }
     }
     serde_json::from_value(gate).unwrap()
