@@ -125,7 +125,7 @@ const EXAMPLE: &str = "{application: shop, dependencies: {cache: {target: redis:
 
 impl Manifest {
     /// The most dependencies of one manifest.
-    pub const MAX_DEPENDENCIES: usize = 500;
+    pub const MAX_DEPENDENCIES: usize = 1_000;
 
     /// Reads a manifest. `file` is its name for error messages; the text's limit is 256 KiB.
     pub fn parse(file: &str, text: &str) -> Result<Self, Diagnostic> {

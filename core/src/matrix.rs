@@ -280,8 +280,14 @@ fn count(asked: &BTreeMap<String, Asked>) -> Counts {
 
 /// The identities of the fleet: of those asked as they answered, of the others as last known.
 fn identities<'a>(roster: &'a [Candidate], asked: &'a BTreeMap<String, Asked>) -> BTreeSet<&'a IdentityKey> {
-    let unasked = roster.iter().filter(|c| !asked.contains_key(&c.agent)).map(|c| &c.key);
-    unasked.chain(asked.values().map(|one| &one.key)).collect()
+    let mut keys: BTreeSet<&IdentityKey> = asked.values().map(|one| &one.key).collect();
+    // A roster is long, and mostly of keys that are known already.
+    for candidate in roster {
+        if !keys.contains(&candidate.key) && !asked.contains_key(&candidate.agent) {
+            keys.insert(&candidate.key);
+        }
+    }
+    keys
 }
 
 /// One identity by itself: no failure of another one's hosts tells of it.
@@ -346,6 +352,13 @@ fn next<'a>(
     for one in asked.values().filter(usable) {
         *have.entry(&one.key).or_default() += 1;
     }
+    // In all one more than must be ok.
+    let goal = min_agents as usize + 1;
+    let refuters = lone.filter(|_| !strict).map(|(_, short)| &short.key);
+    let enough = have.values().all(|n| *n > 0) && have.values().sum::<usize>() >= goal;
+    if enough && refuters.is_none() {
+        return Vec::new();
+    }
     let mut free: BTreeMap<&'a IdentityKey, Vec<&'a Candidate>> = BTreeMap::new();
     for candidate in roster.iter().filter(|c| c.presence != Presence::Lost && !asked.contains_key(&c.agent)) {
         free.entry(&candidate.key).or_default().push(candidate);
@@ -367,8 +380,7 @@ fn next<'a>(
             take(key, &mut have);
         }
     }
-    // In all one more than must be ok, from the identities in turn.
-    let goal = min_agents as usize + 1;
+    // So many in all, from the identities in turn.
     while have.values().sum::<usize>() < goal {
         let mut keys: Vec<&'a IdentityKey> = identities.iter().copied().collect();
         keys.sort_by_key(|key| have.get(*key).copied().unwrap_or(0));
@@ -377,8 +389,8 @@ fn next<'a>(
         }
     }
     // To refute a lone short one, others like it.
-    if let Some((_, short)) = lone.filter(|_| !strict) {
-        while have.get(&short.key).copied().unwrap_or(0) < REFUTERS_ASKED + 1 && take(&short.key, &mut have) {}
+    if let Some(key) = refuters {
+        while have.get(key).copied().unwrap_or(0) < REFUTERS_ASKED + 1 && take(key, &mut have) {}
     }
     ask
 }

@@ -116,40 +116,41 @@ impl Store {
         run: &str,
         questions: &[(CellDigest, String, IdentityKey)],
     ) -> Result<(), StoreError> {
-        let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        for (cell, agent, key) in questions {
-            sqlx::query("INSERT OR IGNORE INTO question (run, cell, agent, identity_key) VALUES (?, ?, ?, ?)")
-                .bind(run)
-                .bind(&cell.0)
-                .bind(agent)
-                .bind(&key.0)
-                .execute(&mut *tx)
-                .await
-                .map_err(failed)?;
-        }
-        tx.commit().await.map_err(failed)
+        // One statement for all: a gate asks thousands at once.
+        sqlx::query(
+            "INSERT OR IGNORE INTO question (run, cell, agent, identity_key) \
+             SELECT ?1, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?2)",
+        )
+        .bind(run)
+        .bind(to_json(&questions)?)
+        .execute(&self.write)
+        .await
+        .map(|_| ())
+        .map_err(|e| self.failed(e))
     }
 
     /// Stores answers, all or none, before they are acknowledged. An agent's first answer for a cell stays.
     pub(crate) async fn put_testimonies(&self, run: &str, testimonies: &[NewTestimony]) -> Result<(), StoreError> {
-        let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        for new in testimonies {
-            sqlx::query(
-                "INSERT INTO testimony (run, cell, agent, at, late, body) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            )
-            .bind(run)
-            .bind(&new.cell.0)
-            .bind(&new.from.agent)
-            .bind(new.at.as_millisecond())
-            .bind(new.late)
-            .bind(to_json(&new.testimony)?)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
+        if testimonies.is_empty() {
+            return Ok(());
         }
-        tx.commit().await.map_err(failed)
+        let mut rows = Vec::with_capacity(testimonies.len());
+        for new in testimonies {
+            let (at, late) = (new.at.as_millisecond(), u8::from(new.late));
+            rows.push((&new.cell.0, &new.from.agent, at, late, to_json(&new.testimony)?));
+        }
+        // `WHERE true` tells SQLite that `ON` begins no join.
+        sqlx::query(
+            "INSERT INTO testimony (run, cell, agent, at, late, body) \
+             SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?2) WHERE true \
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(run)
+        .bind(to_json(&rows)?)
+        .execute(&self.write)
+        .await
+        .map(|_| ())
+        .map_err(|e| self.failed(e))
     }
 
     /// Whether a run asked an agent for a cell.

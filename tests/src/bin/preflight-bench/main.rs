@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "prints a table")]
 #![expect(clippy::expect_used, reason = "a bench that cannot measure ends")]
 
+mod core;
 mod dropped;
 mod exporter;
 mod gate;
@@ -19,7 +20,8 @@ type Part = (&'static str, fn(&Table));
 
 fn main() {
     let only = std::env::args().nth(1);
-    let parts: [Part; 4] = [
+    let parts: [Part; 5] = [
+        ("core", core::measure),
         ("probes", |table| probes::measure(&Ground::new(), table)),
         ("dropped", |table| dropped::measure(&Ground::new(), table)),
         ("memory", |table| memory::measure(&Ground::new(), table)),

@@ -26,6 +26,12 @@ impl Table {
         print(what, figure, "", "", "");
     }
 
+    /// A time (median and slowest), with a goal for the median.
+    #[expect(clippy::unused_self, reason = "a row needs a table")]
+    pub(crate) fn time(&self, what: &str, times: (Duration, Duration), goal_ms: f64) {
+        print(what, &show(times), "", "", &Goal::AtMost(goal_ms).met(times.0.as_secs_f64() * 1e3, " ms"));
+    }
+
     /// Bytes, with a goal in MiB.
     #[expect(clippy::unused_self, reason = "a row needs a table")]
     pub(crate) fn size(&self, what: &str, bytes: u64, goal: Goal) {
