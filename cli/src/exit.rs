@@ -216,7 +216,7 @@ fn region_contradictions(region: &Region, gate: &Gate) -> Vec<String> {
     let state = State::all(required.iter().map(|c| c.state));
     if region.verdict == State::Pass && region.cells.is_empty() {
         texts.push("the verdict is pass without a cell".to_owned());
-    } else if !required.is_empty() && region.verdict != state {
+    } else if !required.is_empty() && region.verdict != state && !is_held_back(region) {
         texts.push(format!("the verdict is {}, its cells come to {}", region.verdict.as_str(), state.as_str()));
     }
     // What passes by what an earlier verdict has proven must say so.
@@ -241,6 +241,11 @@ fn region_contradictions(region: &Region, gate: &Gate) -> Vec<String> {
         }
     }
     texts
+}
+
+/// Whether the verdict is less than its cells for a reason that it names: nobody is misled by that.
+fn is_held_back(region: &Region) -> bool {
+    region.verdict == State::Unknown && region.reasons.iter().any(|reason| reason.code == "inventory_stale")
 }
 
 /// Whether an override was in force for a cell when the verdict was given.

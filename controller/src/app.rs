@@ -9,6 +9,7 @@ use preflight_core::text::{escape, escape_to};
 use preflight_proto::api::AuditEntry;
 
 use crate::authority::Authority;
+use crate::follow::Followed;
 use crate::quota::Quota;
 use crate::roster::Roster;
 use crate::runs::Runs;
@@ -58,6 +59,8 @@ pub(crate) struct App {
     pub(crate) quota: Arc<Quota>,
     /// How many probes of one target begin in a second at most, over all agents of a run.
     pub(crate) target_rate: NonZeroU32,
+    /// Where the inventory comes from, if not from people.
+    pub(crate) followed: Option<Arc<Followed>>,
     /// The longest that an override may hold.
     pub(crate) longest_override: Duration,
     /// Whether a caller may ask for a verdict that it will not go by.
@@ -66,6 +69,13 @@ pub(crate) struct App {
     pub(crate) strangers: Strangers,
     /// The ports that this controller listens on, which no agent probes on its addresses.
     pub(crate) ports: Vec<u16>,
+}
+
+impl App {
+    /// Why the inventory in force may not be true any more.
+    pub(crate) fn stale_inventory(&self) -> Option<String> {
+        self.followed.as_ref().and_then(|followed| followed.stale(Timestamp::now()))
+    }
 }
 
 /// An entry of the audit log, escaped and bounded.

@@ -5,6 +5,7 @@ mod api;
 mod app;
 mod authority;
 mod dispatch;
+mod follow;
 mod listen;
 mod quota;
 mod result;
@@ -76,6 +77,15 @@ pub(crate) struct ServeOptions {
     /// How many probes of one target (host:port) begin in a second at most, over all agents of a run [default: 1000].
     #[arg(long, value_name = "N")]
     target_rate: Option<NonZeroU32>,
+    /// A file or URL (http, https) that another system writes the inventory to; it is read again and again.
+    #[arg(long, value_name = "FILE|URL")]
+    inventory: Option<String>,
+    /// How often the inventory's source is read [default: 30s].
+    #[arg(long, value_name = "TIME")]
+    inventory_every: Option<Span>,
+    /// How long ago the inventory must have been read for new cells to pass [default: 10m].
+    #[arg(long, value_name = "TIME")]
+    inventory_max_age: Option<Span>,
     /// The longest that an override may hold, such as 1h or 7d [default: 24h].
     #[arg(long, value_name = "TIME")]
     longest_override: Option<Span>,

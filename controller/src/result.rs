@@ -36,7 +36,7 @@ pub(crate) struct Beside {
 pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp) -> (api::Gate, Vec<LatestCell>) {
     let spec = run.spec();
     let judged = run.judged(rosters);
-    let verdict = verdict::give(&spec.plan, &judged, &spec.basis.proven);
+    let verdict = verdict::give(&spec.plan, &judged, &spec.basis);
     // A run that was taken up again long after its time rests on evidence from before its deadline.
     let valid_until = now.min(spec.deadline).checked_add(VALID_FOR).unwrap_or(Timestamp::MAX);
     let overrides: Vec<Override> = beside.overrides.iter().filter_map(core_override).collect();

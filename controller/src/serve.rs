@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::app::{App, Strangers};
 use crate::authority::{self, Authority, CONTROLLER_RENEWAL, ServerCertificate};
+use crate::follow::{self, Followed};
 use crate::listen::{self, Protocol};
 use crate::roster::Roster;
 use crate::runs::Runs;
@@ -66,6 +67,9 @@ fn with_config(flags: ServeOptions) -> anyhow::Result<ServeOptions> {
         agent_listen: flags.agent_listen.or(file.agent_listen),
         advertise: if flags.advertise.is_empty() { file.advertise } else { flags.advertise },
         target_rate: flags.target_rate.or(file.target_rate),
+        inventory: flags.inventory.or(file.inventory),
+        inventory_every: flags.inventory_every.or(file.inventory_every),
+        inventory_max_age: flags.inventory_max_age.or(file.inventory_max_age),
         longest_override: flags.longest_override.or(file.longest_override),
         forbid_advisory: flags.forbid_advisory || file.forbid_advisory,
     })
@@ -110,6 +114,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         runs,
         quota,
         target_rate,
+        followed: followed(&options),
         longest_override: options.longest_override.map_or(LONGEST_OVERRIDE, |span| span.0),
         allow_advisory: !options.forbid_advisory,
         strangers,
@@ -122,6 +127,9 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let grpc = tonic::service::Routes::new(agents::service(app.clone())).into_axum_router();
     tokio::spawn(listen::serve(agent_listener, agent_tls, grpc, Protocol::Agents));
     tokio::spawn(listen::serve(api_listener, api_tls, api::router(app.clone()), Protocol::Api));
+    if let Some(followed) = &app.followed {
+        tokio::spawn(followed.clone().run(app.clone()));
+    }
     tokio::spawn(housekeeping(app, certificate));
     tracing::info!(
         api = url, agents = %agent_address, data_dir = %dir.display(), client = %client.display(), resumed, "serving"
@@ -134,6 +142,13 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     }
     tracing::info!("stopped; open runs are taken up at the next start");
     Ok(())
+}
+
+/// The inventory's source, if it has one.
+fn followed(options: &ServeOptions) -> Option<Arc<Followed>> {
+    let every = options.inventory_every.map_or(follow::EVERY, |span| span.0);
+    let max_age = options.inventory_max_age.map_or(follow::MAX_AGE, |span| span.0);
+    options.inventory.as_ref().map(|place| Arc::new(Followed::new(place, every, max_age)))
 }
 
 /// Each agent is a descriptor.

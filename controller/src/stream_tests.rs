@@ -68,6 +68,7 @@ impl Port {
             strangers: Strangers::default(),
             quota: Arc::default(),
             target_rate: RunSpec::TARGET_RATE,
+            followed: None,
             longest_override: Duration::from_hours(1),
             allow_advisory: true,
             ports: Vec::new(),

@@ -81,6 +81,9 @@ pub struct Basis {
     pub identity_key: KeyRule,
     /// By region, what the deployed release had shown.
     pub proven: BTreeMap<String, Proven>,
+    /// Why the inventory may not be true any more: what is required does not pass by it.
+    #[serde(default)]
+    pub stale_inventory: Option<String>,
 }
 
 impl RunSpec {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::baseline::{Duty, Proven};
+use crate::baseline::Duty;
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, State, Why};
 use crate::observation::{Observation, Outcome, Proof};
 use crate::plan::{Cell, CellDigest, FleetId, Plan};
 use crate::reason::{Short, Unknown, Void};
-use crate::run::Witness;
+use crate::run::{Basis, Witness};
 use crate::spec::Expect;
 use crate::text::escape;
 
@@ -61,7 +61,8 @@ pub struct RegionVerdict {
 /// Why, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
-    /// `all_pass`, `no_change`, `cell_failed`, `cell_unknown`, `cell_shown` (the verdict does not rest on it), `empty_plan`; of a decision
+    /// `all_pass`, `no_change`, `cell_failed`, `cell_unknown`, `cell_shown` (the verdict does not rest on it), `empty_plan`,
+    /// `inventory_stale`; of a decision
     /// `overridden` or `rollback`.
     pub code: &'static str,
     /// In words.
@@ -82,18 +83,27 @@ pub fn blocking(cells: &[&JudgedCell<'_>]) -> BTreeSet<CellDigest> {
 
 /// Gives the verdict. A region of which nothing is required passes only where every cell is proven; beside a rollback it is what is
 /// shown. A region without any cell is unknown.
-pub fn give(plan: &Plan, cells: &[JudgedCell<'_>], proven: &BTreeMap<String, Proven>) -> Verdict {
+pub fn give(plan: &Plan, cells: &[JudgedCell<'_>], basis: &Basis) -> Verdict {
     let regions: Vec<RegionVerdict> =
-        plan.regions.iter().map(|region| give_region(region, &of_region(cells, region), proven.get(region))).collect();
+        plan.regions.iter().map(|region| give_region(region, &of_region(cells, region), basis)).collect();
     Verdict { state: State::all(regions.iter().map(|r| r.state)), regions }
 }
 
-fn give_region(region: &str, cells: &[&JudgedCell<'_>], proven: Option<&Proven>) -> RegionVerdict {
+fn give_region(region: &str, cells: &[&JudgedCell<'_>], basis: &Basis) -> RegionVerdict {
     let mut reasons = grouped(cells);
     let unchanged = !cells.is_empty() && cells.iter().all(|c| matches!(c.duty, Duty::Proven(_)));
     let state = if cells.iter().any(|c| c.is_required()) {
-        State::all(cells.iter().filter(|c| c.is_required()).map(|c| c.folded.state))
-    } else if let Some(proven) = proven.filter(|_| unchanged) {
+        let shown = State::all(cells.iter().filter(|c| c.is_required()).map(|c| c.folded.state));
+        match &basis.stale_inventory {
+            // Which fleets there are is not known, so neither is that all of them were asked.
+            Some(why) if shown == State::Pass => {
+                let fix = "Repair the inventory's source, then run the gate again.".to_owned();
+                reasons.push(Reason { code: "inventory_stale", text: why.clone(), fix: Some(fix) });
+                State::Unknown
+            }
+            Some(_) | None => shown,
+        }
+    } else if let Some(proven) = basis.proven.get(region).filter(|_| unchanged) {
         let with = proven.verdict.as_ref().map_or_else(String::new, |id| format!(", which shipped with verdict {id}"));
         let text = format!("nothing changed in {region} since release {}{with}", escape(&proven.release));
         reasons.push(Reason { code: "no_change", text, fix: None });

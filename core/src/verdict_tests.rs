@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::baseline::duties;
+use crate::baseline::{Proven, duties};
 use crate::decision::{Override, decide};
 use crate::findings::{self, Kind};
 use crate::identity::NetworkIdentity;
@@ -127,7 +127,7 @@ fn run_beside(plan: Plan, agents: &[Sees<'_>], skew_ms: i64, proven: BTreeMap<St
 
 fn judge<'a>(run: &'a Run, rosters: &Rosters) -> (Verdict, Vec<JudgedCell<'a>>) {
     let cells = run.judged(rosters);
-    (give(&run.spec().plan, &cells, &run.spec().basis.proven), cells)
+    (give(&run.spec().plan, &cells, &run.spec().basis), cells)
 }
 
 /// A plan in which the first fleet must not reach the cache.
@@ -183,12 +183,15 @@ fn fail_and_unknown_both_block_and_regions_stand_for_themselves() {
 fn a_plan_without_cells_is_never_a_pass() {
     let mut empty = plan(&["us/web"]);
     empty.cells.clear();
-    let verdict = give(&empty, &[], &BTreeMap::new());
+    let verdict = give(&empty, &[], &Basis::default());
     assert_eq!(verdict.state, State::Unknown);
     let proven = Proven { release: "r0".into(), verdict: Some("v0".into()), cells: BTreeMap::new() };
-    assert_eq!(give(&empty, &[], &BTreeMap::from([("us".into(), proven)])).state, State::Unknown);
+    assert_eq!(
+        give(&empty, &[], &Basis { proven: [("us".to_owned(), proven)].into(), ..Basis::default() }).state,
+        State::Unknown
+    );
     empty.regions.clear();
-    assert_eq!(give(&empty, &[], &BTreeMap::new()).state, State::Unknown);
+    assert_eq!(give(&empty, &[], &Basis::default()).state, State::Unknown);
 }
 
 #[test]
@@ -214,6 +217,21 @@ fn what_a_deployed_release_has_proven_is_not_asked_about_again() {
     assert!(verdict.regions[0].reasons[0].text.ends_with("from 1 fleet; 1 other proven before"));
     let (run, rosters) = run_beside(changed, &[], 0, proven);
     assert_eq!(judge(&run, &rosters).0.state, State::Unknown);
+}
+
+#[test]
+fn what_is_required_does_not_pass_by_an_inventory_that_is_too_old() {
+    let stale = Some("the inventory was last read long ago".to_owned());
+    let comes_to = |agents: &[Sees<'_>]| {
+        let (run, rosters) = run(plan(&["us/web"]), agents, 0);
+        let basis = Basis { stale_inventory: stale.clone(), ..Basis::default() };
+        let verdict = give(&run.spec().plan, &run.judged(&rosters), &basis);
+        (verdict.state, verdict.regions[0].reasons.iter().any(|r| r.code == "inventory_stale"))
+    };
+    let silent = Outcome::Short(Short::ConnectTimeout);
+    let all = |outcome| [("us/web", "web-1", &[][..], outcome), ("us/web", "web-2", &[][..], outcome)];
+    assert_eq!(comes_to(&all(Outcome::Ok)), (State::Unknown, true));
+    assert_eq!(comes_to(&all(silent)), (State::Fail, false));
 }
 
 #[test]

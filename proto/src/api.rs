@@ -624,7 +624,7 @@ pub struct MatrixCell {
 }
 
 /// `PUT /v1/inventory` and `GET /v1/inventory`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InventoryDocument {
     /// The inventory's text, as it was written.
@@ -638,6 +638,15 @@ pub struct InventoryDocument {
     /// Who applied it; none in a request.
     #[serde(default)]
     pub applied_by: Option<String>,
+    /// The file or URL that the controller follows; none where people apply it, and in a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// When the source was last read and good, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<String>,
+    /// Why the source could not be read since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// `POST /v1/tokens/join`.

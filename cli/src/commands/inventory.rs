@@ -48,8 +48,7 @@ pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure
         Command::Apply { file } => {
             let source = input::read("inventory", &file)?;
             super::manifest::check_inventory(&source)?;
-            let body =
-                InventoryDocument { inventory: source.text, name: source.name, applied_at: None, applied_by: None };
+            let body = InventoryDocument { inventory: source.text, name: source.name, ..InventoryDocument::default() };
             connect()?.call::<IgnoredAny>(Method::PUT, "/v1/inventory", Some(&body)).await?;
             output::text(&format!("{} is in force.\n", body.name))?;
         }

@@ -121,6 +121,7 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
             inventory_digest: inventory.digest,
             identity_key: inventory.parsed.identity_key,
             proven,
+            stale_inventory: app.stale_inventory(),
         },
     };
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;

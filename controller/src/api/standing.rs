@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use jiff::Timestamp;
+use preflight_core::baseline::Duty;
 use preflight_core::decision::{self, Override};
 use preflight_core::identity::IdentityKey;
 use preflight_core::manifest::Manifest;
@@ -29,6 +30,9 @@ pub(super) async fn standing(State(app): State<Arc<App>>, Path(id): Path<String>
     let now = Timestamp::now();
     decide_again(&app, &mut gate, spec.mode, now).await?;
     let mut objections = inventory(&app, &spec).await?;
+    if spec.duties.iter().any(|duty| *duty == Duty::Required) || spec.duties.is_empty() {
+        objections.extend(app.stale_inventory().map(|why| objection("inventory_stale", why)));
+    }
     objections.extend(identities(&app, &gate, &spec, now));
     objections.extend(baseline(&app, &spec).await?);
     Ok(Json(Standing { gate, objections }))

@@ -219,13 +219,23 @@ impl Store {
             .await
             .map_err(failed)?;
         }
-        // Cells that the plan has no more must not stay as they were last seen.
-        for region in if latest.is_empty() { &[][..] } else { &spec.plan.regions } {
-            sqlx::query("DELETE FROM latest WHERE application = ? AND region = ? AND verdict <> ? AND at <= ?")
+        // Cells that the plan has no more must not stay as they were last seen. What is proven was not probed, and stays.
+        let cells: Vec<(&str, &str, &str)> = spec
+            .plan
+            .cells
+            .iter()
+            .map(|cell| (cell.fleet.region.as_str(), cell.fleet.fleet.as_str(), cell.dependency.as_str()))
+            .collect();
+        let cells = to_json(&cells)?;
+        for region in &spec.plan.regions {
+            sqlx::query(
+                "DELETE FROM latest WHERE application = ?1 AND region = ?2 AND at <= ?3 AND (region, fleet, dependency) NOT IN \
+                 (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?4))",
+            )
                 .bind(&spec.plan.application)
                 .bind(region)
-                .bind(&spec.id)
                 .bind(now.as_millisecond())
+                .bind(&cells)
                 .execute(&mut *tx)
                 .await
                 .map_err(failed)?;

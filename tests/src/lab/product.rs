@@ -54,6 +54,7 @@ pub struct Controller {
     pub data_dir: PathBuf,
     process: Option<Process>,
     wrap: Vec<String>,
+    flags: Vec<String>,
 }
 
 /// How an agent is started.
@@ -166,7 +167,7 @@ impl Lab {
         let pipeline = self.host("pipeline", &[PIPELINE]);
         let data_dir = host.dir().join("data");
         let wrap = wrap.iter().map(|word| (*word).to_owned()).collect();
-        Controller { host, pipeline, data_dir, process: None, wrap }
+        Controller { host, pipeline, data_dir, process: None, wrap, flags: Vec::new() }
     }
 }
 
@@ -194,7 +195,13 @@ impl Controller {
         let mut words: Vec<&str> = self.wrap.iter().map(String::as_str).collect();
         words.extend([&binary, "serve", "--data-dir", &data, "--api-listen", &api, "--agent-listen", &agents]);
         words.extend(CONTROLLER.iter().flat_map(|name| ["--advertise", name]));
+        words.extend(self.flags.iter().map(String::as_str));
         self.process.insert(self.host.spawn("controller", &words))
+    }
+
+    /// Adds flags to the command at the next start.
+    pub fn flags(&mut self, words: &[&str]) {
+        self.flags = words.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// Puts words in front of the command at the next start.

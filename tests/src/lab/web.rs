@@ -1,5 +1,7 @@
 //! Web servers that answer one thing.
 
+use std::path::Path;
+
 use super::{Host, Server};
 
 impl Host {
@@ -7,6 +9,12 @@ impl Host {
     pub fn http_status(&self, port: u16, status: u16) -> Server {
         let server = format!("listen {port}; location / {{ return {status} \"status {status}\\n\"; }}");
         self.nginx("http", port, &server)
+    }
+
+    /// A web server that serves this file.
+    pub fn http_file(&self, port: u16, path: &Path) -> Server {
+        let server = format!("listen {port}; location / {{ root {}; }}", path.parent().unwrap_or(path).display());
+        self.nginx("http-file", port, &server)
     }
 
     /// A server of HTTP/2 in the clear that ends every call with this status of gRPC in the head, and no message

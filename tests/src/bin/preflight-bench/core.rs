@@ -126,7 +126,7 @@ fn fold(dependencies: usize) -> Duration {
     }
     let (took, findings) = timed(|| {
         let cells = run.judged(&rosters);
-        let verdict = verdict::give(&run.spec().plan, &cells, &run.spec().basis.proven);
+        let verdict = verdict::give(&run.spec().plan, &cells, &run.spec().basis);
         assert_eq!(verdict.state.as_str(), "fail");
         findings::find(&verdict::of_region(&cells, "us"), [])
     });

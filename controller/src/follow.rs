@@ -1,0 +1,197 @@
+//! The inventory that another system writes: a file or URL that is read again and again. What cannot be read, or is wrong, leaves the
+//! last good one in force; how old that is counts from when it was last read.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use preflight_core::inventory::Inventory;
+use preflight_core::plan::sha256;
+use preflight_core::text::escape;
+
+use crate::app::App;
+
+/// A source is read this often, unless told otherwise.
+pub(crate) const EVERY: Duration = Duration::from_secs(30);
+/// What was last read longer ago than this does not count, unless told otherwise.
+pub(crate) const MAX_AGE: Duration = Duration::from_mins(10);
+/// A URL has this long to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most of a source that is read, in bytes: an inventory may have 256 KiB.
+const MAX_BYTES: u64 = 512 * 1024;
+
+/// Where the inventory comes from, and how old it may be.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    place: Place,
+    every: Duration,
+    max_age: SignedDuration,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    File(PathBuf),
+    Url(String),
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// When it was last read, and was good.
+    read_at: Option<Timestamp>,
+    /// Why it could not be read since.
+    error: Option<String>,
+}
+
+impl Followed {
+    /// Follows a file, or a URL that begins with `http://` or `https://`.
+    pub(crate) fn new(place: &str, every: Duration, max_age: Duration) -> Self {
+        let is_url = place.starts_with("http://") || place.starts_with("https://");
+        let place = if is_url { Place::Url(place.to_owned()) } else { Place::File(place.into()) };
+        let max_age = SignedDuration::try_from(max_age).unwrap_or(SignedDuration::MAX);
+        Self { place, every, max_age, seen: Mutex::default() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file's name or the URL, without what a URL may hold of credentials.
+    pub(crate) fn name(&self) -> String {
+        match &self.place {
+            Place::File(path) => escape(&path.display().to_string()),
+            Place::Url(url) => {
+                let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+                let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+                escape(&format!("{scheme}://{host}{}", path.split('?').next().unwrap_or_default()))
+            }
+        }
+    }
+
+    /// When it was last read, and why it could not be read since.
+    pub(crate) fn status(&self) -> (Option<Timestamp>, Option<String>) {
+        let seen = self.seen();
+        (seen.read_at, seen.error.clone())
+    }
+
+    /// Why what is in force may not be what is true any more; none while it is young enough.
+    pub(crate) fn stale(&self, now: Timestamp) -> Option<String> {
+        let seen = self.seen();
+        let since = match seen.read_at {
+            Some(at) if now.duration_since(at) <= self.max_age => return None,
+            Some(at) => format!("was last read from {} at {at:.0}", self.name()),
+            None => format!("has not been read from {} since this controller started", self.name()),
+        };
+        let why = seen.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        Some(format!("the inventory {since}, and may be {} old at most{why}", in_words(self.max_age)))
+    }
+
+    /// Reads it again and again.
+    pub(crate) async fn run(self: Arc<Self>, app: Arc<App>) {
+        let mut tick = tokio::time::interval(self.every);
+        loop {
+            tick.tick().await;
+            let read = self.once(&app).await;
+            let mut seen = self.seen();
+            match read {
+                Ok(()) => {
+                    if seen.error.take().is_some() {
+                        tracing::info!(source = self.name(), "the inventory can be read again");
+                    }
+                    seen.read_at = Some(Timestamp::now());
+                }
+                Err(error) => {
+                    if seen.error.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            source = self.name(),
+                            error,
+                            "the inventory cannot be read; the last one stays in force"
+                        );
+                    }
+                    seen.error = Some(error);
+                }
+            }
+        }
+    }
+
+    /// Reads it once, and puts it in force if it is good and another one.
+    async fn once(&self, app: &App) -> Result<(), String> {
+        let place = self.place.clone();
+        let text = tokio::task::spawn_blocking(move || read(&place)).await.map_err(|error| error.to_string())??;
+        let name = self.name();
+        Inventory::parse(&name, &text).map_err(|error| error.to_string())?;
+        let failed = |error: crate::store::StoreError| error.to_string();
+        if app.store.inventory().await.map_err(failed)?.is_some_and(|(_, old, ..)| old == text) {
+            return Ok(());
+        }
+        app.store.put_inventory(&name, &text, Timestamp::now(), "controller").await.map_err(failed)?;
+        let detail = format!("{name} {}", sha256(text.as_bytes()));
+        app.audit("controller", "inventory apply", "ok", "", &detail).await;
+        tracing::info!(source = name, "a new inventory is in force");
+        Ok(())
+    }
+}
+
+fn read(place: &Place) -> Result<String, String> {
+    let mut text = String::new();
+    let read = match place {
+        Place::File(path) => {
+            let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+            file.take(MAX_BYTES + 1).read_to_string(&mut text)
+        }
+        Place::Url(url) => {
+            let body = get(url)?;
+            body.into_reader().take(MAX_BYTES + 1).read_to_string(&mut text)
+        }
+    };
+    read.map_err(|error| error.to_string())?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(format!("it is longer than {} KiB", MAX_BYTES / 1024));
+    }
+    Ok(text)
+}
+
+/// Asks a URL. Whom to trust for https is the host's store, or `SSL_CERT_FILE`.
+fn get(url: &str) -> Result<ureq::Body, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let roots = found.certs.iter().map(|der| ureq::tls::Certificate::from_der(der).to_owned());
+    let tls =
+        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::new_with_certs(&roots.collect::<Vec<_>>()));
+    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).tls_config(tls.build()).build().new_agent();
+    let response = agent.get(url).call().map_err(|error| error.to_string())?;
+    Ok(response.into_body())
+}
+
+fn in_words(span: SignedDuration) -> String {
+    let seconds = span.as_secs();
+    if seconds % 60 == 0 && seconds > 0 { format!("{} min", seconds / 60) } else { format!("{seconds} s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn what_was_read_too_long_ago_or_never_is_stale() {
+        let followed = Followed::new("inventory.yaml", EVERY, Duration::from_mins(1));
+        assert!(followed.stale(at(0)).unwrap().contains("has not been read from inventory.yaml"));
+        followed.seen().read_at = Some(at(100));
+        assert_eq!(followed.stale(at(160)), None);
+        followed.seen().error = Some("no such file".into());
+        let text = followed.stale(at(161)).unwrap();
+        assert!(text.contains("1970-01-01T00:01:40Z") && text.ends_with("1 min old at most: no such file"), "{text}");
+    }
+
+    #[test]
+    fn credentials_of_a_url_are_not_shown() {
+        let followed = Followed::new("https://user:secret@cmdb.internal/v1/inventory?key=secret", EVERY, MAX_AGE);
+        assert_eq!(followed.name(), "https://cmdb.internal/v1/inventory");
+    }
+}
