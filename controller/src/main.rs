@@ -47,7 +47,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  preflight-controller serve\n  preflight-controller serve --data-dir /var/lib/preflight --advertise preflight.internal --advertise 10.0.0.5"
     )]
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
     /// Prints the HTTP API's OpenAPI description.
     #[command(after_help = "Example:\n  preflight-controller openapi > openapi.json")]
     Openapi,
@@ -138,7 +138,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Serve(options) => serve::main(options),
+        Command::Serve(options) => serve::main(*options),
         Command::Openapi => {
             use std::io::Write as _;
             match std::io::stdout().write_all(api::description().as_bytes()) {

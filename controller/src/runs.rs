@@ -112,6 +112,12 @@ impl Active {
         self.events.subscribe()
     }
 
+    /// Ends it before its time: agents are told to stop. What it came to is kept.
+    pub(crate) fn abandon(&self) {
+        // One that is full of answers, or has ended, needs no telling: it ends by itself.
+        let _ = self.inputs.try_send(Input::Abandon);
+    }
+
     /// Waits for the end.
     pub(crate) async fn result(&self) -> Result<RunResult, RunError> {
         let mut result = self.result.clone();
@@ -131,6 +137,7 @@ pub(crate) enum Handle {
 enum Input {
     Report { label: Label, from: AgentId, testimony: Box<Testimony>, at: Timestamp, done: oneshot::Sender<Admission> },
     Disown { agent: String },
+    Abandon,
 }
 
 /// What becomes of a report: `Ok` once it is on disk (an agent may forget it), with why it does not count, where it does not.
@@ -316,6 +323,11 @@ impl Task {
                 changes.mark_unchanged();
                 let spec = self.run.spec();
                 rosters = self.dispatch.roster(&fleets, &spec.basis.identity_key, &spec.id, now);
+                if let Some(only) = &spec.only {
+                    for candidates in rosters.values_mut() {
+                        candidates.retain(|c| only.contains(&c.agent));
+                    }
+                }
             }
             let step = self.run.step(&rosters, now);
             self.note_questions(&step.ask, &rosters).await?;
@@ -404,6 +416,7 @@ impl Task {
         for input in inputs {
             match input {
                 Input::Disown { agent } => self.run.disown(&agent),
+                Input::Abandon => self.run.abandon(),
                 Input::Report { label, from, testimony, at, done } => match self.run.admit(&label, &from) {
                     Err(Refused::Late) => {
                         let cell = label.cell.clone();

@@ -157,6 +157,7 @@ impl Port {
             duties: Vec::new(),
             mode: preflight_core::run::Mode::Gate,
             basis: preflight_core::run::Basis::default(),
+            only: None,
         };
         self.app.runs.start(Kind::Gate, "request", spec, "test").await.unwrap()
     }

@@ -52,6 +52,9 @@ pub struct RunSpec {
     /// What it was made from.
     #[serde(default)]
     pub basis: Basis,
+    /// Only these agents are asked, by name; none where all may be.
+    #[serde(default)]
+    pub only: Option<BTreeSet<String>>,
 }
 
 /// What a run is asked for.
@@ -499,6 +502,13 @@ impl Run {
             if question.state == QuestionState::Waiting && (now >= question.deadline || !present) {
                 question.state = QuestionState::Silent;
             }
+        }
+    }
+
+    /// Ends it before its time: nobody wants to know any more.
+    pub fn abandon(&mut self) {
+        if !self.ended {
+            self.end(false);
         }
     }
 

@@ -53,6 +53,7 @@ fn run(fleets: &[&str]) -> Run {
         duties: Vec::new(),
         mode: Mode::Gate,
         basis: Basis::default(),
+        only: None,
     })
 }
 

@@ -105,6 +105,7 @@ fn run_beside(plan: Plan, agents: &[Sees<'_>], skew_ms: i64, proven: BTreeMap<St
         duties,
         mode: Mode::Gate,
         basis: Basis { proven, ..Basis::default() },
+        only: None,
     });
     while !run.ended() {
         let step = run.step(&rosters, at(1));

@@ -85,6 +85,9 @@ pub struct ProbeRequest {
     /// Only fleets that run this application.
     #[serde(default)]
     pub application: Option<String>,
+    /// Only agents on the host of this name, or the agent of this name.
+    #[serde(default)]
+    pub host: Option<String>,
     /// The longest that the run may take, in milliseconds.
     #[serde(default = "default_wait_ms")]
     pub wait_ms: u32,

@@ -23,7 +23,9 @@ Exit codes: 0 all pass · 1 no answer could be had · 2 one fails · 3 unknown �
 
 Examples:
   preflight probe redis://ai-cache.internal:6379
+  preflight probe redis://ai-cache.internal:6379 --application shop
   preflight probe tcp://10.0.3.7:5432 tls://api.example.com:443 --region eu --fleet web
+  preflight probe tcp://10.0.3.7:5432 --host web-7
   preflight probe --local rediss://cache.internal:6380
   preflight probe --local postgres://db.internal --tls
   preflight probe --local redis://seed.internal:7000 --topology cluster
@@ -44,6 +46,9 @@ pub(crate) struct Args {
     /// Only from fleets that run this application
     #[arg(long, conflicts_with = "local")]
     application: Option<String>,
+    /// Only from this host, as `preflight agents` names it
+    #[arg(long, value_name = "NAME", conflicts_with = "local")]
+    host: Option<String>,
     /// The longest to wait for the answers
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, conflicts_with = "local")]
     wait: Duration,
@@ -68,6 +73,7 @@ pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure
         region: args.region.clone(),
         fleet: args.fleet.clone(),
         application: args.application.clone(),
+        host: args.host.clone(),
         wait_ms: duration::millis(args.wait),
     };
     let results = ask(&connect()?, &request, &args).await?;

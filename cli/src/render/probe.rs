@@ -7,6 +7,7 @@ use preflight_core::reason::lookup;
 use preflight_proto::api::{ProbeResult, State};
 
 use super::evidence::{observation, proof_name};
+use super::grid::{Grid, Span};
 use super::{DIM, UNSURE, glyph, heading, paragraph, sentence, style_of, styled, word};
 
 /// One answer, with a line for each address where there is more to say than the first line does.
@@ -44,11 +45,43 @@ pub(crate) fn result(result: &ProbeResult, width: usize) -> String {
     out
 }
 
+/// Targets down and fleets across; nothing where there is one of each.
+fn matrix(results: &[ProbeResult], width: usize) -> String {
+    let fleet = |r: &ProbeResult| Some(format!("{}/{}", word(r.region.as_ref()?), word(r.fleet.as_ref()?)));
+    let fleets: BTreeSet<String> = results.iter().filter_map(fleet).collect();
+    let mut targets: Vec<&str> = results.iter().map(|r| r.target.as_str()).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    if fleets.is_empty() || fleets.len() * targets.len() < 2 {
+        return String::new();
+    }
+    let mut grid = Grid::new([String::new()].into_iter().chain(fleets.iter().cloned()));
+    for target in targets {
+        let mut row = vec![Span::plain(word(target))];
+        for name in &fleets {
+            let of = |r: &&ProbeResult| r.target == target && fleet(r).as_ref() == Some(name);
+            row.push(cell(&results.iter().filter(of).collect::<Vec<_>>()));
+        }
+        grid.row(row);
+    }
+    format!("\n{}\n", grid.matrix(width))
+}
+
+/// The answers of one fleet for one target: how many are as the state says, and the first reason.
+fn cell(of: &[&ProbeResult]) -> Span {
+    let state = State::all(of.iter().map(|r| r.outcome));
+    let same = of.iter().filter(|r| r.outcome == state);
+    let reason =
+        same.clone().find_map(|r| r.reason.as_deref()).map_or_else(String::new, |text| format!(" {}", word(text)));
+    Span::new(style_of(state), format!("{}{reason} {}/{}", glyph(state), same.count(), of.len()))
+}
+
 /// What the answers add up to, and what to do about those that do not pass.
 pub(crate) fn summary(results: &[ProbeResult], objections: &[String], width: usize) -> String {
     let number = |state: State| results.iter().filter(|r| r.outcome == state).count();
     let part = |state: State| styled(style_of(state), &format!("{} {}", number(state), state.as_str()));
     let mut out = format!("\n{}, {}, {}\n", part(State::Pass), part(State::Fail), part(State::Unknown));
+    out.push_str(&matrix(results, width));
     if results.is_empty() {
         out.push_str(&paragraph("", &styled(UNSURE, "No agent gave an answer, so nothing is known."), width));
     }

@@ -46,7 +46,7 @@ pub(super) async fn gate(
 ) -> Result<Response, Failure> {
     let handle = start(&app, &principal, request).await?;
     if stream::wanted(&headers) {
-        return Ok(stream::lines(handle));
+        return Ok(stream::lines(handle, false));
     }
     Ok(Json(stream::gate(stream::result(handle).await?)?).into_response())
 }
@@ -123,6 +123,7 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
             proven,
             stale_inventory: app.stale_inventory(),
         },
+        only: None,
     };
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
     app.audit(

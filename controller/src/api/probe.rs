@@ -1,5 +1,6 @@
 //! Ad hoc probes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -19,6 +20,7 @@ use super::problem::Failure;
 use super::stream;
 use crate::app::App;
 use crate::runs::{Handle, Kind};
+use crate::store::AgentRow;
 
 const MAX_TARGETS: usize = 100;
 
@@ -46,7 +48,11 @@ pub(super) async fn probe(
         .collect::<Result<Vec<Target>, Failure>>()?;
     let inventory = Stated::current(&app).await?;
     let (region, fleet) = (request.region.as_deref(), request.fleet.as_deref());
-    let plan = Plan::ad_hoc(&targets, &inventory.parsed, region, fleet, request.application.as_deref())?;
+    let mut plan = Plan::ad_hoc(&targets, &inventory.parsed, region, fleet, request.application.as_deref())?;
+    let only = match &request.host {
+        Some(host) => Some(on_host(&app, &mut plan, host).await?),
+        None => None,
+    };
     let started = Timestamp::now();
     let place = app.quota.admit(&principal.name, targets.len(), started)?;
     let spec = RunSpec {
@@ -62,6 +68,7 @@ pub(super) async fn probe(
         duties: Vec::new(),
         mode: Mode::Gate,
         basis: Basis { identity_key: inventory.parsed.identity_key, ..Basis::default() },
+        only,
     };
     let names = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     app.audit(&principal.name, "probe", &spec.id, &principal.source, &names).await;
@@ -75,7 +82,37 @@ pub(super) async fn probe(
         drop(place);
     });
     if stream::wanted(&headers) {
-        return Ok(stream::lines(handle));
+        return Ok(stream::lines(handle, true));
     }
-    Ok(Json(stream::probe(stream::result(handle).await?)?).into_response())
+    let guard = Abandon(handle.clone());
+    let results = stream::probe(stream::result(handle).await?)?;
+    drop(guard);
+    Ok(Json(results).into_response())
+}
+
+/// The agents on a host of that name, or of that name themselves. The plan keeps their fleets only.
+async fn on_host(app: &App, plan: &mut Plan, host: &str) -> Result<BTreeSet<String>, Failure> {
+    let named = |row: &AgentRow| {
+        let hosts = row.identity.as_ref().and_then(|identity| identity.0.get("host"));
+        row.id.agent == host || hosts.is_some_and(|hosts| hosts.contains(host))
+    };
+    let rows = app.store.agents().await?;
+    let found: Vec<AgentRow> = rows.into_iter().filter(|row| !row.revoked && named(row)).collect();
+    plan.cells.retain(|cell| found.iter().any(|row| row.id.fleet == cell.fleet));
+    if plan.cells.is_empty() {
+        let message = format!("no agent on host {} is in the fleets that were asked for", escape(host));
+        return Err(Failure::usage(message, "`preflight agents` shows hosts and agents by fleet.".to_owned()));
+    }
+    Ok(found.into_iter().map(|row| row.id.agent).collect())
+}
+
+/// Abandons the run of a caller that went away.
+struct Abandon(Handle);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        if let Handle::Active(run) = &self.0 {
+            run.abandon();
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub(super) async fn standing(State(app): State<Arc<App>>, Path(id): Path<String>
     let now = Timestamp::now();
     decide_again(&app, &mut gate, spec.mode, now).await?;
     let mut objections = inventory(&app, &spec).await?;
-    if spec.duties.iter().any(|duty| *duty == Duty::Required) || spec.duties.is_empty() {
+    if spec.duties.contains(&Duty::Required) || spec.duties.is_empty() {
         objections.extend(app.stale_inventory().map(|why| objection("inventory_stale", why)));
     }
     objections.extend(identities(&app, &gate, &spec, now));

@@ -46,13 +46,16 @@ pub(super) fn probe(result: RunResult) -> Result<ProbeResults, Failure> {
     }
 }
 
-/// A line for each event, the result last.
-pub(super) fn lines(handle: Handle) -> Response {
+/// A line for each event, the result last. With `abandon` a caller that goes away ends the run: nobody could join it again.
+pub(super) fn lines(handle: Handle, abandon: bool) -> Response {
     let (lines, received) = mpsc::channel::<Event>(64);
     tokio::spawn(async move {
         let last = match handle {
             Handle::Ended(result) => Ok(result),
-            Handle::Active(active) => follow(&active, &lines).await,
+            Handle::Active(active) => tokio::select! {
+                result = follow(&active, &lines) => result,
+                () = lines.closed(), if abandon => return active.abandon(),
+            },
         };
         let _ = lines
             .send(match last {

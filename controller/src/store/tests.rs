@@ -63,6 +63,7 @@ fn spec(id: &str) -> RunSpec {
         duties: Vec::new(),
         mode: preflight_core::run::Mode::Gate,
         basis: preflight_core::run::Basis::default(),
+        only: None,
     }
 }
 

@@ -104,6 +104,7 @@ fn fold(dependencies: usize) -> Duration {
         duties: Vec::new(),
         mode: Mode::Gate,
         basis: Basis::default(),
+        only: None,
     });
     while !run.ended() {
         for (agent, cells) in run.step(&rosters, now).ask {
