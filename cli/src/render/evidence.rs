@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases};
+use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases, Proof};
 use preflight_core::reason::Short;
 use preflight_proto::api::{Cell, Evidence, Gate, State};
 
@@ -73,7 +73,7 @@ pub(crate) fn observation(first: &str, observation: &Observation, ok: &str, widt
     } else {
         parts.extend(address);
     }
-    match (observation.outcome.reason(), observation.proof.map(proof_name)) {
+    match (observation.outcome.reason(), observation.proof.map(Proof::as_str)) {
         (Some(reason), Some(proof)) => parts.extend([reason.to_owned(), format!("got as far as {proof}")]),
         (Some(reason), None) => parts.push(reason.to_owned()),
         (None, proof) => parts.push(format!("{ok} ({})", proof.unwrap_or("nothing shown"))),
@@ -93,16 +93,6 @@ pub(crate) fn observation(first: &str, observation: &Observation, ok: &str, widt
         out.push_str(&certificate(leaf, &indent, width));
     }
     out
-}
-
-pub(super) fn proof_name(proof: preflight_core::observation::Proof) -> &'static str {
-    use preflight_core::observation::Proof;
-    match proof {
-        Proof::Resolved => "resolved",
-        Proof::Connected => "connected",
-        Proof::Encrypted => "encrypted",
-        Proof::Protocol => "protocol",
-    }
 }
 
 /// The phases that were finished.
