@@ -41,7 +41,7 @@ pub(crate) struct LocalArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval, requires = "watch")]
     interval: Duration,
     /// Stop after so many rounds
-    #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", requires = "watch", value_parser = rounds)]
     count: Option<u64>,
     /// When silence after a connect is called a drop [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "local", conflicts_with = "manifest")]
@@ -96,7 +96,7 @@ pub(super) async fn run(
             return Err(Failure::usage("--region and --fleet mean something beside --local only with --manifest")
                 .fix("Leave them out, or leave --local out to ask the agents of the fleets."));
         }
-        None => targets.into_iter().map(|target| from_url(args, target)).collect::<Result<_, _>>()?,
+        None => once_each(targets).into_iter().map(|target| from_url(args, target)).collect::<Result<_, _>>()?,
     };
     if wanted.is_empty() {
         return nothing(output);
@@ -133,6 +133,23 @@ pub(super) async fn run(
         return nothing(output);
     }
     probe::conclude(&results, &names, output)
+}
+
+/// Each target once, and on stderr that one was named twice.
+fn once_each(targets: Vec<Target>) -> Vec<Target> {
+    let mut once: Vec<Target> = Vec::new();
+    for target in targets {
+        if once.contains(&target) {
+            left_out(&target.to_string(), "named twice, probed once");
+        } else {
+            once.push(target);
+        }
+    }
+    once
+}
+
+fn rounds(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|rounds| *rounds > 0).ok_or_else(|| "write a whole number, 1 or more".to_owned())
 }
 
 /// Nobody's server is to be pressed by somebody who watches it.
