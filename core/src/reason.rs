@@ -150,7 +150,7 @@ reasons! {
             "Start an agent on this fleet: `preflight token join --region R --fleet F`, then preflight-agent run with that token.";
         TooFewAgents = "too_few_agents", "fewer agents answered than the fleet's `min_agents` asks for",
             "Start more agents on this fleet, or lower its `min_agents` in the inventory.";
-        Silent = "silent", "agents that were asked did not answer in time",
+        Silent = "silent", "agents of this fleet did not answer in time, or are lost or were stopped a moment ago",
             "Look at those agents: `preflight agents` shows on which host each is and since when it is lost.";
         NoContrast = "no_contrast", "the path looks blocked, but no other fleet connected to the very address meanwhile, so the target may be down",
             "Declare the same target as reachable for a fleet that uses it, so that the run shows that it is up; for a private address, a fleet of the same region.";

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::matrix::Presence;
 use crate::observation::{Control, Observation, Phases, Proof, Routes};
 use crate::plan::Cell;
 use crate::reason::Short;
