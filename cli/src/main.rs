@@ -59,6 +59,10 @@ fn usage(error: &clap::Error) -> Exit {
 }
 
 /// What to do about wrong flags.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "clap's enum is open; the others say themselves what to write, or are help"
+)]
 fn remedy(error: &clap::Error) -> Option<&'static str> {
     let missing = |what: &str| match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::Strings(all)) => all.iter().any(|arg| arg.starts_with(what)),
@@ -80,7 +84,6 @@ fn remedy(error: &clap::Error) -> Option<&'static str> {
         ErrorKind::UnknownArgument => Some("Leave it out; --help lists what there is."),
         ErrorKind::InvalidSubcommand => Some("`preflight --help` lists the commands."),
         ErrorKind::InvalidValue => Some("Write a value that is possible there; --help says what it means."),
-        // Those say themselves what to write, or are help.
         _ => None,
     }
 }

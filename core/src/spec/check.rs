@@ -149,8 +149,7 @@ impl ProbeSpec {
                 Proof::Resolved | Proof::Connected | Proof::Protocol => "knows no protocol that could answer",
             };
             let can = [Proof::Connected, Proof::Encrypted, Proof::Protocol];
-            let can: Vec<&str> =
-                can.into_iter().filter(|proof| self.can_prove(*proof)).map(|proof| proof.as_str()).collect();
+            let can: Vec<&str> = can.into_iter().filter(|proof| self.can_prove(*proof)).map(Proof::as_str).collect();
             return require(
                 format!("'{}' cannot be proven by a {} probe: it {why}", self.require.as_str(), self.target.scheme),
                 format!("write {}, or use a scheme that can prove it", can.join(" or ")),
