@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use preflight_core::observation::{Observation, Outcome, Report};
-use preflight_core::reason::{Short, Void};
+use preflight_core::reason::{Short, Void, lookup};
 use preflight_core::spec::{Addresses, Millis, ProbeSpec};
 use preflight_core::target::Target;
 use preflight_core::text;
@@ -29,6 +29,8 @@ const BESIDE: Duration = Duration::from_millis(500);
 /// A round that ended longer than this before a probe fell short does not speak for it: the network may have broken since.
 /// It leaves 250 ms of a silent drop's second, in which the target's answer would have come had the network worked until then.
 const FRESH: Duration = Duration::from_millis(750);
+/// A target that was never good is tried again after this long, by itself: the network may have been late at the first time.
+const AGAIN: Duration = Duration::from_mins(5);
 /// A control target that takes longer has failed.
 const AT_MOST: Duration = Duration::from_secs(2);
 /// The deadline of each phase that follows a control target's connect.
@@ -47,6 +49,16 @@ impl<P: Prober, C: Prober> Controlled<P, C> {
         let spec = |target| ProbeSpec { timeout: PHASE, addresses: Addresses::Any, ..ProbeSpec::new(target) };
         let specs = targets.into_iter().map(spec).collect();
         Self { prober, controls: Arc::new(Controls { prober: controls, specs, rounds: Mutex::default() }) }
+    }
+
+    /// Tries each control target until it has been good once, and warns of those that are not: a target that can never be
+    /// good would excuse whatever falls short. Ends when all have been good.
+    pub fn first_tries(&self) -> impl Future<Output = ()> + Send + use<P, C> {
+        let controls = self.controls.clone();
+        async move {
+            let tries = controls.specs.iter().map(|spec| controls.until_good(spec));
+            tries.collect::<FuturesUnordered<_>>().collect::<()>().await;
+        }
     }
 }
 
@@ -123,6 +135,20 @@ fn excuse(seen: &mut Observation, why: &str) {
     let detail = seen.detail.take().map(|detail| format!(": {detail}")).unwrap_or_default();
     seen.detail = Some(text::escape_to(&format!("{why}; this target {reason}{detail}"), 2 * text::MAX_CHARS));
     seen.outcome = Outcome::Void(Void::ControlFailed);
+}
+
+/// What it means that a target has not been good yet, and what to do.
+fn never_good(target: &str, how: &str, tls: bool) -> String {
+    let meaning = lookup(how).map_or_else(String::new, |(_, meaning, _)| format!(" ({meaning})"));
+    let tls =
+        if tls { " Control targets take no TLS options: this host's store must trust the certificate." } else { "" };
+    format!(
+        "control target {target} has not been good since this agent started: {how}{meaning}. While no control target is good, \
+         probes that fall short do not count (control_failed), and what they tell of is unknown.{tls} Repair the path to it, or name one under \
+         [[control]] in the policy file (--policy) that this host reaches, such as tcp://ADDRESS:53 of its name server. \
+         It is tried again every {} minutes",
+        AGAIN.as_secs() / 60
+    )
 }
 
 /// The control targets and their last round.
@@ -236,6 +262,26 @@ impl<C: Prober> Controls<C> {
         let how = |end: &Option<Outcome>| end.and_then(Outcome::reason).unwrap_or("unanswered");
         let failures = self.specs.iter().zip(&ended).map(|(spec, end)| format!("{} {}", spec.target, how(end)));
         Network::Broken(format!("control failed too: {}", failures.collect::<Vec<_>>().join(", ")).into())
+    }
+
+    async fn until_good(&self, spec: &ProbeSpec) {
+        let target = text::escape(&spec.target.to_string());
+        let mut warned = false;
+        loop {
+            let outcome = timeout(AT_MOST, self.prober.probe(spec)).await.map(|report| report.outcome(spec));
+            match outcome.map(Outcome::reason) {
+                Ok(None) if warned => return info!("control target {target} is good now"),
+                Ok(None) => return,
+                // Once: the same again and again would hide other lines.
+                failed if !warned => {
+                    let how = failed.ok().flatten().unwrap_or("unanswered");
+                    warn!("{}", never_good(&target, how, spec.speaks_tls()));
+                    warned = true;
+                }
+                Ok(Some(_)) | Err(_) => {}
+            }
+            sleep(AGAIN).await;
+        }
     }
 
     /// Says it once when the network breaks, and once when it works again.

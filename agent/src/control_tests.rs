@@ -129,3 +129,24 @@ async fn controls_are_shared_and_tried_at_most_once_a_second() {
     assert!(seen.iter().all(|(seen, _)| seen.outcome == SILENT));
     assert_eq!(control.asked(), 5, "one in each second, for all of them");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_control_target_is_tried_until_it_has_been_good_once() {
+    let bad = Outcome::Short(Short::TlsUntrusted);
+    let control = Script::new(&[(10, bad), (60_000, Outcome::Ok), (10, Outcome::Ok)]);
+    let controlled = controlled(&Script::new(&[(1, Outcome::Ok)]), &control, 1);
+    let begin = Instant::now();
+    controlled.first_tries().await;
+    // Untrusted; then no answer in time; then good.
+    assert_eq!(control.asked(), 3);
+    assert_eq!(begin.elapsed().as_millis(), 10 + AGAIN.as_millis() + AT_MOST.as_millis() + AGAIN.as_millis() + 10);
+}
+
+#[test]
+fn who_was_never_good_is_named_with_what_to_do() {
+    let warning = never_good("tls://10.0.0.2:443", "tls_untrusted", true);
+    for part in ["tls://10.0.0.2:443", "tls_untrusted (the certificate is signed", "[[control]]", "no TLS options"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    assert!(!never_good("tcp://10.0.0.2:53", "unanswered", false).contains("TLS"));
+}

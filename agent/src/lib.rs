@@ -13,6 +13,7 @@ pub mod enrol;
 pub mod fit;
 pub mod identity;
 pub mod imds;
+mod labels;
 pub mod life;
 pub mod limits;
 pub mod metrics;

@@ -1,6 +1,6 @@
 //! An agent's life: enrol, connect, answer, renew, until it is told to stop.
 //!
-//! Nothing but being told to stop ends it: whatever the controller or the network does, it backs off and tries again, for
+//! Once it has begun, nothing but being told to stop ends it: whatever the controller or the network does, it backs off and tries again, for
 //! an agent that exits is one that somebody has to miss first. A revoked agent stays out until a person empties its state
 //! directory. A certificate that is refused otherwise (unknown, expired) or that belongs to another authority is replaced with the join token if there is one to use, and tried again if not,
 //! in windows of up to five minutes.
@@ -24,7 +24,7 @@ use crate::refusal;
 use crate::runs::Runs;
 use crate::state::{Credentials, Found, StateDir, StateError};
 use crate::stream::{self, Context, End};
-use crate::token::{Fingerprint, JoinToken};
+use crate::token::{Fingerprint, JoinToken, TokenError};
 use crate::trust;
 
 /// What an agent is made of.
@@ -66,12 +66,27 @@ enum Turn {
     Wait(Step, Setback),
 }
 
-/// Lives until `stop` turns true. Fails only if the state directory cannot be read.
-pub async fn live<P: Prober>(mut agent: Agent<P>, mut stop: watch::Receiver<bool>) -> Result<(), StateError> {
+/// Why an agent cannot begin: waiting would not help, a person must act.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// There is no certificate yet, and no join token to get one with.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// Lives until `stop` turns true. Fails only at the start: if the state directory cannot be read, or if it holds no
+/// certificate and there is no join token.
+pub async fn live<P: Prober>(mut agent: Agent<P>, mut stop: watch::Receiver<bool>) -> Result<(), StartError> {
     let instance = format!("{:016x}{:016x}", random_bits(), random_bits());
     let mut backoff = Backoff::default();
     // Each step is on the heap while it lasts, so that enrolling costs nothing for the rest of the life.
     let mut next_step = first_step(agent.state.load()?);
+    if matches!(next_step, Step::Enrol(_)) {
+        JoinToken::read(&agent.token_file)?;
+    }
     loop {
         let turn = match next_step {
             Step::Enrol(refused) => Box::pin(agent.enrol(refused, &mut stop)).await,
@@ -121,10 +136,18 @@ impl<P: Prober> Agent<P> {
                 Turn::Next(Step::Connect(credentials))
             }
             Err(problem) => {
-                warn!("not enrolled: {problem}");
+                let setback = refusal::of_enrolment(&problem);
+                match setback {
+                    Setback::Passing { .. } => warn!("not enrolled, and tried again: {problem}"),
+                    Setback::Refusal | Setback::Revoked => error!(
+                        "not enrolled: {problem}. Waiting does not help: `preflight token join --region R --fleet F` prints a join \
+                         token; write it to {}, which is read again at each try",
+                        self.token_file.display()
+                    ),
+                }
                 match refused {
                     Some(credentials) => Turn::Wait(Step::Connect(credentials), Setback::Refusal),
-                    None => Turn::Wait(Step::Enrol(None), refusal::of_enrolment(&problem)),
+                    None => Turn::Wait(Step::Enrol(None), setback),
                 }
             }
         }

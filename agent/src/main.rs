@@ -21,6 +21,7 @@ use preflight_agent::serve::{Loopback, serve};
 use preflight_agent::state::{StateDir, machine_fingerprint};
 use preflight_agent::{conntrack, downward, imds};
 use preflight_core::target::Target;
+use preflight_core::text;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -48,7 +49,8 @@ Example:
 
 The join token is needed once. `preflight token join --region R --fleet F` makes it.
 Logs go to stderr; PREFLIGHT_LOG=debug shows more. SIGTERM and SIGINT stop it, with exit code 0.
-Exit codes: 0 stopped, 1 could not start, 64 wrong usage or policy file.")]
+Exit codes: 0 stopped, 1 could not start (state directory, port, or no certificate and no join token), 64 wrong usage
+or policy file. A controller that cannot be reached, or that refuses this agent, is tried again and again.")]
 struct RunArgs {
     /// The controller's port for agents, as https://host:port; 7444 if the port is left out.
     #[arg(long, value_name = "URL")]
@@ -85,8 +87,8 @@ fn main() -> ExitCode {
     log_to_stderr();
     let policy = match args.policy.as_deref().map(Policy::read).transpose() {
         Ok(policy) => policy.unwrap_or_default(),
-        Err(diagnostic) => {
-            tracing::error!("{diagnostic}");
+        Err(problem) => {
+            tracing::error!("{problem}");
             return USAGE.into();
         }
     };
@@ -107,9 +109,17 @@ fn run(args: RunArgs, policy: Policy) -> anyhow::Result<()> {
     let port = args.metrics_listen.map(Loopback::listen).transpose()?;
     let metrics = Arc::new(Metrics::default());
     let controls: Vec<Target> = policy.controls().cloned().collect();
+    for (file, error) in policy.unreadable_files() {
+        tracing::warn!(
+            "{} of the policy's [[files]] cannot be read: {error}; until it can, what is probed with it does not count \
+             (local_resources). It is looked for again at each such probe",
+            text::escape(file)
+        );
+    }
     let guard = Arc::new(HostGuard::new(policy));
     let prober = Careful::new(LocalProber::new(guard.clone(), limits)?, conntrack::PROC);
     let prober = Controlled::new(prober, LocalProber::of_controls(guard.clone(), limits)?, controls);
+    let first_tries = prober.first_tries();
     let agent = Agent {
         controller: args.controller,
         token_file: args.join_token_file,
@@ -132,6 +142,7 @@ fn run(args: RunArgs, policy: Policy) -> anyhow::Result<()> {
         if let Some(port) = port {
             tokio::spawn(serve(port, metrics));
         }
+        tokio::spawn(first_tries);
         Ok(live(agent, stop).await?)
     })
 }

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use preflight_core::observation::{Observation, Outcome, Phases, Report};
 use preflight_core::spec::ProbeSpec;
-use preflight_core::text;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -15,9 +14,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use crate::labels::Labels;
 use crate::prober::Prober;
 
-/// What the agent tells of itself. Kept small: the last result of at most [`Metrics::MAX_TARGETS`] targets.
+/// What the agent tells of itself. Kept small: the last result of at most [`Metrics::MAX_TARGETS`] targets, each with its options.
 #[derive(Debug, Default)]
 pub struct Metrics {
     connected: AtomicBool,
@@ -32,10 +32,10 @@ const OUTCOMES: [&str; 3] = ["ok", "short", "void"];
 struct Last {
     /// Counts results, so that the oldest is known.
     count: u64,
-    results: BTreeMap<Box<str>, Seen>,
+    results: BTreeMap<Labels, Seen>,
 }
 
-/// The last result of a target.
+/// The last result of a target with its options.
 #[derive(Debug)]
 struct Seen {
     nth: u64,
@@ -71,14 +71,14 @@ impl Metrics {
         {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let target = text::escape(&spec.target.to_string()).into_boxed_str();
+        let labels = Labels::of(spec);
         let mut last = self.last();
         last.count += 1;
         let seen = Seen::new(last.count, outcome, report);
-        last.results.insert(target, seen);
+        last.results.insert(labels, seen);
         if last.results.len() > Self::MAX_TARGETS {
-            let oldest = last.results.iter().min_by_key(|(_, seen)| seen.nth).map(|(target, _)| target.clone());
-            oldest.and_then(|target| last.results.remove(&target));
+            let oldest = last.results.iter().min_by_key(|(_, seen)| seen.nth).map(|(labels, _)| labels.clone());
+            oldest.and_then(|labels| last.results.remove(&labels));
         }
     }
 
@@ -137,40 +137,40 @@ impl Collector for Metrics {
 
         let help = "Whether the target's last probe met the expectation; absent where that says nothing of the target";
         let mut family = encoder.encode_descriptor("probe_success", help, None, gauge)?;
-        for (target, seen) in &last.results {
+        for (labels, seen) in &last.results {
             let success = match seen.outcome {
                 Outcome::Ok => 1_u32,
                 Outcome::Short(_) => 0,
                 Outcome::Void(_) => continue,
             };
-            family.encode_family(&[("target", &**target)])?.encode_gauge(&success)?;
+            family.encode_family(&labels.with(&[]))?.encode_gauge(&success)?;
         }
         let help = "The slowest of each phase that the target's last probe went through";
         let mut family = encoder.encode_descriptor("probe_duration_seconds", help, None, gauge)?;
-        for (target, seen) in &last.results {
+        for (labels, seen) in &last.results {
             for (phase, seconds) in seen.phases() {
-                family.encode_family(&[("target", &**target), ("phase", phase)])?.encode_gauge(&seconds)?;
+                family.encode_family(&labels.with(&[("phase", phase)]))?.encode_gauge(&seconds)?;
             }
         }
         let help = "Why the target's last probe fell short, or does not count";
         let mut family = encoder.encode_descriptor("probe_failure_info", help, None, gauge)?;
-        for (target, seen) in &last.results {
+        for (labels, seen) in &last.results {
             if let Some(reason) = seen.outcome.reason() {
-                family.encode_family(&[("target", &**target), ("reason", reason)])?.encode_gauge(&1_u32)?;
+                family.encode_family(&labels.with(&[("reason", reason)]))?.encode_gauge(&1_u32)?;
             }
         }
         let help = "When the first certificate that the target presented ends, in seconds since 1970";
         let mut family = encoder.encode_descriptor("probe_ssl_earliest_cert_expiry", help, None, gauge)?;
-        for (target, seen) in &last.results {
+        for (labels, seen) in &last.results {
             if let Some(until) = &seen.certificate_until {
-                family.encode_family(&[("target", &**target)])?.encode_gauge(until)?;
+                family.encode_family(&labels.with(&[]))?.encode_gauge(until)?;
             }
         }
         let help = "4 or 6, where every address of the target is of one family";
         let mut family = encoder.encode_descriptor("probe_ip_protocol", help, None, gauge)?;
-        for (target, seen) in &last.results {
+        for (labels, seen) in &last.results {
             if let Some(protocol) = &seen.protocol {
-                family.encode_family(&[("target", &**target)])?.encode_gauge(protocol)?;
+                family.encode_family(&labels.with(&[]))?.encode_gauge(protocol)?;
             }
         }
         drop(last);

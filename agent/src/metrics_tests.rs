@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use preflight_core::observation::{Certificate, Proof, TlsSeen};
 use preflight_core::reason::{Short, Void};
+use preflight_core::spec::TlsOptions;
 use preflight_core::target::Target;
 
 use crate::fit::void;
@@ -151,9 +152,23 @@ fn a_targets_text_is_data() {
     odd.target = Target { path: "/\"} 1\nprobe_success{target=\"x\\".to_owned(), ..odd.target };
     metrics.record(&odd, &report(&odd, Outcome::Ok));
     let text = metrics.text().unwrap();
-    let shown = text::escape(&odd.target.to_string());
+    let shown = &Labels::of(&odd).target;
     assert_eq!(values(&text, "probe_success", &[]), [1.0], "{text}");
-    assert_eq!(values(&text, "probe_success", &[("target", &shown)]), [1.0], "{text}");
+    assert_eq!(values(&text, "probe_success", &[("target", shown)]), [1.0], "{text}");
+}
+
+#[test]
+fn one_target_with_other_options_is_another_series() {
+    let metrics = Arc::new(Metrics::default());
+    let plain = spec("tls://10.0.0.1:443");
+    let named =
+        ProbeSpec { tls: TlsOptions { server_name: Some("other".into()), ..TlsOptions::default() }, ..plain.clone() };
+    metrics.record(&plain, &report(&plain, Outcome::Ok));
+    metrics.record(&named, &report(&named, Outcome::Short(Short::TlsNameMismatch)));
+    let text = metrics.text().unwrap();
+    let both = values(&text, "probe_success", &[("target", "tls://10.0.0.1:443")]);
+    assert_eq!(both, [1.0, 0.0], "{text}");
+    assert_eq!(values(&text, "probe_success", &[("options", "server_name=other")]), [0.0], "{text}");
 }
 
 #[test]

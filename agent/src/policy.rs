@@ -69,13 +69,13 @@ impl Policy {
     pub const MAX_CONTROLS: usize = 8;
 
     /// Reads a policy file. Its errors name file, line and column.
-    pub fn read(path: &Path) -> Result<Self, Diagnostic> {
+    pub fn read(path: &Path) -> Result<Self, String> {
         let file = path.display().to_string();
         match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&file, &text),
-            Err(error) => {
-                Err(Diagnostic { file, line: 1, column: 1, message: format!("cannot be read: {error}"), fix: None })
-            }
+            Ok(text) => Self::parse(&file, &text).map_err(|diagnostic| diagnostic.to_string()),
+            Err(error) => Err(format!(
+                "the policy file {file} cannot be read: {error}; give --policy the path of a file that this user can read"
+            )),
         }
     }
 
@@ -134,6 +134,18 @@ impl Policy {
         // An allow rule must name the host that is really reached, not the range that its spelling hides in.
         let allowed = |ip: &IpAddr| self.allow.iter().any(|rule| rule.covers(*ip, address.port()));
         self.allow.is_empty() || spellings.iter().all(allowed)
+    }
+
+    /// The files of `files` that this process cannot open, and why. They may come later, so they are no error.
+    pub fn unreadable_files(&self) -> impl Iterator<Item = (&str, std::io::Error)> {
+        let paths = self.files.iter().flat_map(|rule| &rule.paths).map(|path| path.0.as_str());
+        // To open a pipe may block for ever; what is no regular file is told of when it is used.
+        let open = |path: &str| match fs::metadata(path) {
+            Ok(found) if found.is_file() => fs::File::open(path).err(),
+            Ok(_) => Some(std::io::Error::other("it is not a regular file")),
+            Err(error) => Some(error),
+        };
+        paths.filter_map(move |path| Some((path, open(path)?)))
     }
 
     /// Whether a file of this host may be used towards this address. Paths are compared byte by byte.

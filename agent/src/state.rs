@@ -47,14 +47,14 @@ pub enum Found {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Reading or writing failed.
-    #[error("{} {}: {source}", operation, path.display())]
+    #[error("{} {}: {error}", operation, path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
         /// On which file.
         path: PathBuf,
         /// What came of it.
-        source: io::Error,
+        error: io::Error,
     },
     /// Two agents would share one certificate, which the controller takes for a stolen key.
     #[error("another preflight-agent uses the state directory {}; give each its own", path.display())]
@@ -81,7 +81,7 @@ impl StateDir {
     pub fn open(dir: &Path, machine: String) -> Result<Self, StateError> {
         let at = |operation, path: &Path| {
             let path = path.to_owned();
-            move |source| StateError::Io { operation, path, source }
+            move |error| StateError::Io { operation, path, error }
         };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at("cannot make", dir))?;
         let path = dir.join("lock");
@@ -105,7 +105,7 @@ impl StateDir {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(source) => return Err(StateError::Io { operation: "cannot read", path, source }),
+            Err(error) => return Err(StateError::Io { operation: "cannot read", path, error }),
         };
         match parse(&text) {
             None => self.put_aside("corrupt"),
@@ -113,7 +113,7 @@ impl StateDir {
             Some((_, credentials)) => {
                 // A file that was copied or restored may have lost its mode.
                 let tightened = fs::set_permissions(&path, Permissions::from_mode(0o600));
-                tightened.map_err(|source| StateError::Io { operation: "cannot make private", path, source })?;
+                tightened.map_err(|error| StateError::Io { operation: "cannot make private", path, error })?;
                 Ok(Found::Credentials(credentials))
             }
         }
@@ -135,7 +135,7 @@ impl StateDir {
             fs::rename(&temporary, &path)?;
             File::open(&self.dir)?.sync_all()
         };
-        write().map_err(|source| StateError::Io { operation: "cannot write", path: path.clone(), source })
+        write().map_err(|error| StateError::Io { operation: "cannot write", path: path.clone(), error })
     }
 
     /// Renames what is there to `identity.pem.WHY`.
@@ -143,7 +143,7 @@ impl StateDir {
         let (path, to) = (self.dir.join(Self::FILE), self.dir.join(format!("{}.{why}", Self::FILE)));
         match fs::rename(&path, &to) {
             Ok(()) => Ok(Found::PutAside { why, to }),
-            Err(source) => Err(StateError::Io { operation: "cannot put aside", path, source }),
+            Err(error) => Err(StateError::Io { operation: "cannot put aside", path, error }),
         }
     }
 }

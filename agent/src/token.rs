@@ -42,7 +42,7 @@ impl JoinToken {
 
     /// Reads the token from its file. Read each time it is needed, since files are replaced.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = fs::read_to_string(path).map_err(|source| TokenError::Read { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|error| TokenError::Read { path: path.to_owned(), error })?;
         Self::parse(&text).ok_or_else(|| TokenError::Malformed { path: path.to_owned() })
     }
 
@@ -73,12 +73,15 @@ impl fmt::Debug for JoinToken {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
-    #[error("the join token file {} cannot be read: {source}", path.display())]
+    #[error(
+        "the join token file {} cannot be read: {error}; `preflight token join --region R --fleet F` prints a token to put there",
+        path.display()
+    )]
     Read {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The file holds something else.
     #[error(

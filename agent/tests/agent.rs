@@ -15,11 +15,11 @@ use controller::{Authority, Face, PATIENCE, Running};
 use preflight_agent::address::ControllerAddress;
 use preflight_agent::enrol::{EnrolError, enrol};
 use preflight_agent::identity::{Identity, Sources};
-use preflight_agent::life::{Agent, live};
+use preflight_agent::life::{Agent, StartError, live};
 use preflight_agent::policy::Policy;
 use preflight_agent::prober::{HostGuard, Prober};
 use preflight_agent::runs::Runs;
-use preflight_agent::state::{StateDir, StateError};
+use preflight_agent::state::StateDir;
 use preflight_core::observation::{Control, Observation, Outcome, Phases, Proof, Report, Routes};
 use preflight_core::spec::ProbeSpec;
 use preflight_proto::agent::{Acknowledge, Ask, Cancel, Probe, from_agent, to_agent};
@@ -78,7 +78,7 @@ struct Host {
     dir: TempDir,
     prober: Counting,
     stop: watch::Sender<bool>,
-    life: JoinHandle<Result<(), StateError>>,
+    life: JoinHandle<Result<(), StartError>>,
 }
 
 const STATE: &str = "state/identity.pem";
@@ -285,8 +285,9 @@ async fn it_says_goodbye_when_it_is_told_to_stop() {
 async fn it_stops_while_nobody_is_there() {
     let authority = Arc::new(Authority::new());
     let gone = Running::start(authority, Face::default()).await;
-    let dir = tempfile::tempdir().unwrap();
-    let host = Host::start_in(dir, &gone, "this machine");
+    let host = Host::start(&gone);
+    // Before the agent's task has had its first turn.
+    drop(gone);
     host.stop().await;
 }
 
@@ -455,7 +456,33 @@ fn wrong_usage_is_64_and_says_what_to_write() {
     let (code, stderr, _) = run(&[&with(&["--controller", "https://x", "--policy"])[..], &[policy]].concat());
     assert_eq!(code, Some(64), "{stderr}");
     assert!(stderr.contains("policy.toml:2:3: unknown field `alow`"), "{stderr}");
+    let gone = [&with(&["--controller", "https://x", "--policy"])[..], &["/nonexistent/policy.toml"]].concat();
+    let (code, stderr, _) = run(&gone);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("/nonexistent/policy.toml cannot be read"), "{stderr}");
     let (code, _, stdout) = run(&["run", "--help"]);
     assert_eq!(code, Some(0));
     assert!(String::from_utf8_lossy(&stdout).contains("Example:"));
+}
+
+#[test]
+fn without_a_certificate_and_a_join_token_it_ends_and_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, token) = (dir.path().join("state"), dir.path().join("token"));
+    let run = || {
+        let mut agent = std::process::Command::new(env!("CARGO_BIN_EXE_preflight-agent"));
+        agent.args(["run", "--controller", "https://127.0.0.1:1"]).arg("--state-dir").arg(&state);
+        let output = agent.arg("--join-token-file").arg(&token).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, stderr) = run();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("token cannot be read: No such file") && stderr.contains("preflight token join"),
+        "{stderr}"
+    );
+    fs::write(&token, "password").unwrap();
+    let (code, stderr) = run();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("holds no join token") && !stderr.contains("password"), "{stderr}");
 }

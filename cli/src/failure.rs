@@ -30,6 +30,20 @@ impl Failure {
         Self { exit: Exit::NoVerdict, message: message.into(), fix: None }
     }
 
+    /// The result could not be written.
+    pub(crate) fn unwritten(error: &std::io::Error) -> Self {
+        // As in `preflight … | head -1`.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self { exit: Exit::NoVerdict, message: String::new(), fix: None };
+        }
+        Self::no_verdict(format!("cannot write the result: {error}"))
+    }
+
+    /// Whether whoever read the result has gone: it ends the command without a word.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// The same with what to do next.
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());

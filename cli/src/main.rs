@@ -16,7 +16,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -43,12 +43,56 @@ fn main() -> ExitCode {
 /// What clap has to say: help and version are results, all else is wrong usage (clap's own code for it is 2, which here
 /// means that a cell fails).
 fn usage(error: &clap::Error) -> Exit {
-    let written = error.print().is_ok();
-    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    if asked_for && written { Exit::Proceed } else { Exit::Usage }
+    if !error.use_stderr() {
+        let written = error.print().is_ok();
+        return if written { Exit::Proceed } else { Exit::Usage };
+    }
+    let text = error.render().ansi().to_string();
+    let text = match remedy(error) {
+        // In place of the pointer to --help with which clap ends.
+        Some(fix) => format!("{}\n  fix: {fix}\n", text.split("\n\nFor more information").next().unwrap_or(&text)),
+        None => text,
+    };
+    // Where stderr is gone, the exit code still says it.
+    let _ = anstream::stderr().write_all(text.as_bytes());
+    Exit::Usage
+}
+
+/// What to do about wrong flags.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "clap's enum is open; the others say themselves what to write, or are help"
+)]
+fn remedy(error: &clap::Error) -> Option<&'static str> {
+    let missing = |what: &str| match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(all)) => all.iter().any(|arg| arg.starts_with(what)),
+        Some(_) | None => false,
+    };
+    let of_gate = error.render().to_string().contains("preflight gate");
+    match error.kind() {
+        ErrorKind::MissingRequiredArgument if missing("--region") && of_gate => {
+            Some("Add them; --all-regions stands for every region of the application. --help has an example.")
+        }
+        ErrorKind::MissingRequiredArgument if missing("<URL>") => Some(
+            "Say what to probe, such as tcp://10.0.3.7:5432; or give --local --manifest FILE for all that this host needs.",
+        ),
+        ErrorKind::MissingRequiredArgument if missing("--local") || missing("--watch") => {
+            Some("Add it, or leave out the flag that means something only beside it.")
+        }
+        ErrorKind::MissingRequiredArgument => Some("Add what is missing; --help has an example."),
+        ErrorKind::ArgumentConflict => Some("Leave one of the two out."),
+        ErrorKind::UnknownArgument => Some("Leave it out; --help lists what there is."),
+        ErrorKind::InvalidSubcommand => Some("`preflight --help` lists the commands."),
+        ErrorKind::InvalidValue => Some("Write a value that is possible there; --help says what it means."),
+        _ => None,
+    }
 }
 
 fn say(failure: &Failure) {
+    // Nobody reads on: that is no fault to tell of.
+    if failure.is_unread() {
+        return;
+    }
     let red = anstyle::AnsiColor::Red.on_default().bold();
     // Where stderr is gone, the exit code still says it.
     let _ = writeln!(anstream::stderr(), "{red}error:{red:#} {failure}");

@@ -38,7 +38,7 @@ pub(crate) fn text(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     // A result that nobody got is none.
-    written.map_err(|error| Failure::no_verdict(format!("cannot write the result: {error}")))
+    written.map_err(|error| Failure::unwritten(&error))
 }
 
 /// Writes a JSON document.

@@ -250,9 +250,9 @@ impl Entry {
                     Some(Presence::Away)
                 }
             }
-            (Standing::Lost, Link::Left { since }) => (now.duration_since(*since) < LEAVING).then_some(Presence::Lost),
+            (Standing::Lost, Link::Left { since }) => (now.duration_since(*since) < LEAVING).then_some(Presence::Left),
             // Left out until it is steady.
-            (Standing::Unsteady | Standing::Lost, _) => Some(Presence::Lost),
+            (Standing::Unsteady | Standing::Lost, _) => Some(Presence::Unsteady),
         }
     }
 }
@@ -345,7 +345,7 @@ mod tests {
             roster.depart("web-1", connection.number, false, at(i * 10 + 5));
         }
         roster.arrive(arrival("a"), at(30)).unwrap();
-        assert_eq!(presence(&roster, at(31)), Some(Presence::Lost));
+        assert_eq!(presence(&roster, at(31)), Some(Presence::Unsteady));
         assert_eq!(presence(&roster, at(91)), Some(Presence::Connected));
     }
 
@@ -357,7 +357,7 @@ mod tests {
         assert!(!roster.depart("web-1", old.number, false, at(2)));
         assert_eq!(presence(&roster, at(2)), Some(Presence::Connected));
         assert!(roster.depart("web-1", new.number, true, at(3)));
-        assert_eq!(presence(&roster, at(4)), Some(Presence::Lost), "it may only be restarted");
+        assert_eq!(presence(&roster, at(4)), Some(Presence::Left), "it may only be restarted");
         assert_eq!(presence(&roster, at(3 + 120)), None);
         assert!(roster.standing("web-1", at(4)).is_none());
     }

@@ -217,7 +217,7 @@ fn notes(cells: &[&JudgedCell<'_>]) -> Vec<Finding> {
             "{} passes from {}: {}.",
             escape(dependency),
             fleets.into_iter().collect::<Vec<_>>().join(", "),
-            escape(note)
+            escape(note.trim_end_matches('.'))
         ),
         attributes: Vec::new(),
     };

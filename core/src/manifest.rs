@@ -8,7 +8,7 @@ use crate::name::Name;
 use crate::observation::Proof;
 use crate::plan::sha256;
 use crate::spec::{Addresses, Expect, Families, HttpOptions, Millis, ProbeSpec, Proxy, TlsOptions, Topology};
-use crate::target::{Host, Target};
+use crate::target::{Host, Scheme, Target};
 
 mod check;
 mod diff;
@@ -199,6 +199,15 @@ impl Dependency {
         Ok(self.spec_of(target, via))
     }
 
+    /// The scheme of each target.
+    fn schemes(&self) -> impl Iterator<Item = Scheme> {
+        let (same, per_region) = match &self.targets {
+            Targets::Same(template) => (Some(template), &[][..]),
+            Targets::PerRegion(targets, _) => (None, targets.as_slice()),
+        };
+        same.into_iter().chain(per_region.iter().map(|t| &t.target)).map(|template| template.scheme)
+    }
+
     /// The family that is asked for and that an address written out cannot have.
     fn lacks_family(&self, target: &Target) -> Option<&'static str> {
         let Host::Ip(ip) = target.host else { return None };
@@ -211,6 +220,7 @@ impl Dependency {
         }
     }
 
+    /// The probe of a target, with the options as written: asking for TLS where the scheme does not begin with it asks for an upgrade.
     fn spec_of(&self, target: Target, via: Option<Proxy>) -> ProbeSpec {
         ProbeSpec {
             connect_timeout: self.connect_timeout,
@@ -218,7 +228,7 @@ impl Dependency {
             require: self.require.unwrap_or(target.scheme.default_proof()),
             families: self.families,
             addresses: self.addresses,
-            tls: TlsOptions { upgrade: self.tls_given && target.scheme.can_upgrade(), ..self.tls.clone() },
+            tls: TlsOptions { upgrade: self.tls_given && !target.scheme.is_tls(), ..self.tls.clone() },
             expect: self.expect,
             max_latency: self.max_latency,
             via,

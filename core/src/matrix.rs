@@ -54,8 +54,22 @@ pub enum Presence {
     Connected,
     /// It lost its stream a moment ago and is waited for.
     Away,
-    /// It lost its stream longer ago than that: it is not asked, but its identity is still one of the fleet's.
+    /// It comes and goes: it is not asked until it has stayed for a while, but its identity is one of the fleet's.
+    Unsteady,
+    /// It said goodbye a moment ago: it is not asked, but its identity is still one of the fleet's, since it may only be restarted.
+    Left,
+    /// It lost its stream longer ago than is waited for: it is not asked, but its identity is still one of the fleet's.
     Lost,
+}
+
+impl Presence {
+    /// Whether it can be asked, now or in a moment.
+    pub fn is_there(self) -> bool {
+        match self {
+            Self::Connected | Self::Away => true,
+            Self::Unsteady | Self::Left | Self::Lost => false,
+        }
+    }
 }
 
 /// An agent that holds a certificate for the cell's fleet.
@@ -145,6 +159,15 @@ pub struct Counts {
     pub pending: u32,
 }
 
+/// An agent that is not there, and how it is away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// Its name.
+    pub agent: String,
+    /// How.
+    pub presence: Presence,
+}
+
 /// A cell as its answers stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folded {
@@ -154,8 +177,8 @@ pub struct Folded {
     pub why: Option<Why>,
     /// The identity that `why` is about, where it is about one of several.
     pub identity: Option<IdentityKey>,
-    /// Agents that are lost: nobody asks them, but the cell is not known because of them.
-    pub lost: Vec<String>,
+    /// Agents that are not there: nobody asks them, but the cell is not known because of them.
+    pub absent: Vec<Absent>,
     /// The agent that others of its identity refuted: finding `one_host`.
     pub refuted: Option<String>,
     /// How many agents.
@@ -173,7 +196,7 @@ impl Folded {
             state: State::Pass,
             why: None,
             identity: None,
-            lost: Vec::new(),
+            absent: Vec::new(),
             refuted: None,
             counts: Counts::default(),
             ask: Vec::new(),
@@ -236,7 +259,7 @@ pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMa
         state: State::Pass,
         why: None,
         identity: None,
-        lost: Vec::new(),
+        absent: Vec::new(),
         refuted: refuted.cloned(),
         counts,
         ask: next(min_agents, strict, roster, asked, &identities, lone),
@@ -254,10 +277,11 @@ pub fn fold(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMa
         let of = uncovered.filter(|_| counts.ok > 0);
         folded.why = Some(unknown(roster, asked, of));
         folded.identity = of.map(|key| (*key).clone());
-        let lost = |c: &&Candidate| {
-            c.presence == Presence::Lost && !asked.contains_key(&c.agent) && of.is_none_or(|of| **of == c.key)
+        let absent = |c: &&Candidate| {
+            !c.presence.is_there() && !asked.contains_key(&c.agent) && of.is_none_or(|of| **of == c.key)
         };
-        folded.lost = roster.iter().filter(lost).map(|c| c.agent.clone()).collect();
+        let absent = roster.iter().filter(absent);
+        folded.absent = absent.map(|c| Absent { agent: c.agent.clone(), presence: c.presence }).collect();
         folded.refuted = None;
     }
     folded
@@ -331,7 +355,7 @@ fn lone_short(asked: &BTreeMap<String, Asked>) -> Option<(&String, &Asked)> {
 fn refutes(roster: &[Candidate], asked: &BTreeMap<String, Asked>, key: &IdentityKey) -> bool {
     let ok = oks(asked, key);
     let unanswered = |one: &Asked| one.key == *key && matches!(one.answer, Answer::Pending | Answer::Silent);
-    let askable = |c: &Candidate| c.key == *key && c.presence != Presence::Lost && !asked.contains_key(&c.agent);
+    let askable = |c: &Candidate| c.key == *key && c.presence.is_there() && !asked.contains_key(&c.agent);
     ok >= REFUTERS_ASKED || (ok >= REFUTERS_NEEDED && !asked.values().any(unanswered) && !roster.iter().any(askable))
 }
 
@@ -360,7 +384,7 @@ fn next<'a>(
         return Vec::new();
     }
     let mut free: BTreeMap<&'a IdentityKey, Vec<&'a Candidate>> = BTreeMap::new();
-    for candidate in roster.iter().filter(|c| c.presence != Presence::Lost && !asked.contains_key(&c.agent)) {
+    for candidate in roster.iter().filter(|c| c.presence.is_there() && !asked.contains_key(&c.agent)) {
         free.entry(&candidate.key).or_default().push(candidate);
     }
     for candidates in free.values_mut() {
@@ -410,7 +434,7 @@ fn unknown(roster: &[Candidate], asked: &BTreeMap<String, Asked>, of: Option<&&I
         Answer::Given(Outcome::Ok | Outcome::Short(_)) | Answer::Pending | Answer::Silent => None,
     }));
     let unanswered = |one: &&Asked| concerned(&one.key) && matches!(one.answer, Answer::Pending | Answer::Silent);
-    let lost = |c: &Candidate| c.presence == Presence::Lost && concerned(&c.key) && !asked.contains_key(&c.agent);
+    let lost = |c: &Candidate| !c.presence.is_there() && concerned(&c.key) && !asked.contains_key(&c.agent);
     if let Some(reason) = void {
         Why::Void(reason)
     } else if asked.values().any(|one| unanswered(&one)) || roster.iter().any(lost) {

@@ -158,8 +158,7 @@ fn model(min_agents: u32, strict: bool, roster: &[Candidate], asked: &BTreeMap<S
     }
     if let [lone] = short.as_slice() {
         let waited = asked.values().any(|a| a.key == lone.key && matches!(a.answer, Answer::Pending | Answer::Silent));
-        let more =
-            roster.iter().any(|c| c.key == lone.key && c.presence != Presence::Lost && !asked.contains_key(&c.agent));
+        let more = roster.iter().any(|c| c.key == lone.key && c.presence.is_there() && !asked.contains_key(&c.agent));
         let refuted = match same(&lone.key) {
             0 | 1 => false,
             2 => !waited && !more,
@@ -186,7 +185,7 @@ fn answer() -> impl Strategy<Value = Answer> {
 }
 
 fn presence() -> impl Strategy<Value = Presence> {
-    prop_oneof![6 => Just(Presence::Connected), 1 => Just(Presence::Away), 1 => Just(Presence::Lost)]
+    prop_oneof![6 => Just(Presence::Connected), 1 => Just(Presence::Away), 1 => Just(Presence::Lost), 1 => Just(Presence::Left)]
 }
 
 /// Up to nine agents of up to three identities, some of them asked.
@@ -224,7 +223,7 @@ proptest! {
         let mut ask = fold(min_agents, strict, &roster, &asked).ask;
         for agent in &ask {
             let candidate = roster.iter().find(|c| c.agent == *agent);
-            prop_assert!(candidate.is_some_and(|c| c.presence != Presence::Lost));
+            prop_assert!(candidate.is_some_and(|c| c.presence.is_there()));
             prop_assert!(!asked.contains_key(agent));
         }
         let count = ask.len();

@@ -24,6 +24,18 @@ pub enum Proof {
     Protocol,
 }
 
+impl Proof {
+    /// The contract name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolved => "resolved",
+            Self::Connected => "connected",
+            Self::Encrypted => "encrypted",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
 /// What a probe of one address, or an agent's probes of one target, came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {

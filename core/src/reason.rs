@@ -71,7 +71,7 @@ reasons! {
         NetUnreachable = "net_unreachable", "there is no route to that network",
             "Check this host's routing table, peering and transit gateways.";
         PartialLoss = "partial_loss", "some attempts got through and others were dropped, more than loss explains",
-            "Look for one bad path among several equal ones (ECMP), or one bad node behind a load balancer.";
+            "Look for one bad path among several equal ones (ECMP), or one bad node behind a load balancer; the evidence shows how many attempts got through.";
         TlsTimeout = "tls_timeout", "connected, but the TLS handshake did not finish in time",
             "Check that the port speaks TLS at all: a service in the clear (plain Redis, say) often just stays silent, and wants the scheme without TLS. Then the server's load, and the path MTU: large certificates are the first packets that a wrong MTU loses.";
         TlsNotSpoken = "tls_not_spoken", "the port answers, but not in TLS",
@@ -101,11 +101,11 @@ reasons! {
         NotReady = "not_ready", "the service answers, but says that it is not ready",
             "Wait until it has loaded or its primary is back, then run the gate again.";
         StatusUnexpected = "status_unexpected", "the service answers, and what it says is not accepted",
-            "What was seen says what it answered: another scheme, port or option may be meant, or the service turns this client away; its log tells more.";
+            "What was seen says what it answered: another scheme, port or option may be meant, or the service turns this client away; its log tells more. Which HTTP statuses are accepted, `http: {status: …}` says.";
         BodyUnexpected = "body_unexpected", "the answer's body does not contain the text that the manifest asks for",
             "Compare `http: {body: …}` with what the evidence shows of the body; it is searched within its first 64 KiB.";
         TooSlow = "too_slow", "it works, but slower than `max_latency` allows",
-            "Look at the phases in the evidence: which one is slow?";
+            "Look at which phase in the evidence is slow: connect is the way there, tls and protocol mostly the service. If it is as fast as it can be, raise `max_latency`.";
         ProxyUnreachable = "proxy_unreachable", "the proxy on the way could not be reached",
             "Check the proxy's name and port, and the path from this host to it.";
         ProxyRefused = "proxy_refused", "the proxy refused to connect to the target",
@@ -124,16 +124,16 @@ reasons! {
 reasons! {
     /// Why an agent's answer does not count: a reason of the agent's own, or of its vantage point.
     Void {
-        LocalResources = "local_resources", "the agent's host ran out of something (ports, descriptors, memory), so the probe says nothing of the target",
-            "Look at the agent's log on that host.";
-        PolicyDenied = "policy_denied", "the agent's local policy does not let it probe that address and port",
-            "Allow the address range and port, or the file, in the policy file (--policy) of that fleet's agents: the evidence says what was denied. Link-local and multicast addresses and the controller's own ports are never probed.";
+        LocalResources = "local_resources", "the agent's host ran out of something (ports, descriptors, memory) or lacks a file, so the probe says nothing of the target",
+            "The evidence says what: raise the limit on that host (ulimit -n, net.ipv4.ip_local_port_range) or lower `max_concurrent` in its policy file; put a file that is missing there, readable for the agent.";
+        PolicyDenied = "policy_denied", "the agent's local policy does not let it probe that address and port, or use that file towards it",
+            "The evidence says what was denied. In the policy file (--policy) of that fleet's agents, add the address range and port under [[allow]] or take them out of [[deny]]; for a file, add the [[files]] rule that the evidence writes out. Then restart the agents. Link-local and multicast addresses and the controller's own ports are never probed.";
         WrongVantage = "wrong_vantage", "the agent has another network identity than the inventory states for its fleet",
             "Correct the host's security groups or subnet, or the fleet's `identity` in the inventory. An agent that finds out nothing by itself is told: preflight-agent run --identity security_group=…";
         Intercepted = "intercepted", "something on the host accepts every connection, so a connect proves nothing",
             "Use a scheme that proves the protocol (redis:, tls:) instead of tcp:, or exempt the agent from the mesh.";
         ControlFailed = "control_failed", "targets that are known to be good failed too: the agent's own network is broken",
-            "Repair that host's network.";
+            "Compare with other hosts of the fleet, and repair this one's network. If only the control targets are at fault, correct [[control]] in its policy file; the agent's log names those that were never good.";
         MembersUnknown = "members_unknown", "the seed did not tell its members, so they were not probed",
             "Mostly it wants a login first, and probes carry none: declare the members as dependencies of their own, or let the default user run CLUSTER SLOTS or SENTINEL MASTERS, REPLICAS and SENTINELS.";
         BlockedUnproven = "blocked_unproven", "it was not reached, but not in the way a firewall stops a path either",
@@ -150,7 +150,7 @@ reasons! {
             "Start an agent on this fleet: `preflight token join --region R --fleet F`, then preflight-agent run with that token.";
         TooFewAgents = "too_few_agents", "fewer agents answered than the fleet's `min_agents` asks for",
             "Start more agents on this fleet, or lower its `min_agents` in the inventory.";
-        Silent = "silent", "agents that were asked did not answer in time",
+        Silent = "silent", "agents of this fleet did not answer in time, or are lost or were stopped a moment ago",
             "Look at those agents: `preflight agents` shows on which host each is and since when it is lost.";
         NoContrast = "no_contrast", "the path looks blocked, but no other fleet connected to the very address meanwhile, so the target may be down",
             "Declare the same target as reachable for a fleet that uses it, so that the run shows that it is up; for a private address, a fleet of the same region.";

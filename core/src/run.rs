@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::{Duty, Proven};
 use crate::contrast::{Contrast, Shown};
 use crate::identity::{IdentityKey, KeyRule, Mismatch, NetworkIdentity};
-use crate::matrix::{self, Answer, Asked, Candidate, Folded, Presence, State, Why};
+use crate::matrix::{self, Answer, Asked, Candidate, Folded, State, Why};
 use crate::observation::{Outcome, Report};
 use crate::plan::{CellDigest, FleetId, Plan};
 use crate::reason::{Unknown, Void};
@@ -498,7 +498,7 @@ impl Run {
         let roster = self.roster(index, rosters);
         let Some(run) = self.cells.get_mut(index) else { return };
         for (agent, question) in &mut run.questions {
-            let present = roster.iter().any(|c| c.agent == *agent && c.presence != Presence::Lost);
+            let present = roster.iter().any(|c| c.agent == *agent && c.presence.is_there());
             if question.state == QuestionState::Waiting && (now >= question.deadline || !present) {
                 question.state = QuestionState::Silent;
             }

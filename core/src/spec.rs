@@ -1,5 +1,7 @@
 //! How a target is probed: the options that go with its URL, whole. A cell's digest covers all of it.
 
+mod check;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -7,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::observation::{Phases, Proof};
 use crate::target::{Host, Scheme, Target};
+
+pub use check::{Misfit, SpecOption};
 
 /// A span of time in whole milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

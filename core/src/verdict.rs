@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::baseline::Duty;
 use crate::identity::IdentityKey;
-use crate::matrix::{Answer, Folded, State, Why};
+use crate::matrix::{Answer, Folded, Presence, State, Why};
 use crate::observation::{Observation, Outcome, Proof};
 use crate::plan::{Cell, CellDigest, FleetId, Plan};
 use crate::reason::{Short, Unknown, Void};
@@ -187,14 +187,7 @@ fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
             cell.cell.fleet.region,
             cell.cell.fleet.fleet,
         ),
-        (Why::Unknown(Unknown::Silent), Some(_)) => {
-            let who: BTreeSet<&String> = cells.iter().flat_map(|c| &c.folded.lost).collect();
-            let gone = match who.first() {
-                Some(agent) => format!("preflight agents forget {}", escape(agent)),
-                None => "preflight agents forget NAME".to_owned(),
-            };
-            format!("{} If its host is gone for good: `{gone}`; without that it is missed for 24 hours.", why.next())
-        }
+        (Why::Unknown(Unknown::Silent), Some(_)) => of_the_silent(cells),
         (Why::Short(Short::Reachable), Some(_)) => {
             let fleets: BTreeSet<String> = cells.iter().map(|c| c.cell.fleet.to_string()).collect();
             let to = reached_addresses(cells);
@@ -207,6 +200,44 @@ fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
         (Why::Short(Short::ConnectTimeout), _) => admit(cells, all).unwrap_or_else(|| why.next().to_owned()),
         (why, _) => why.next().to_owned(),
     }
+}
+
+/// Agents of these cells that are away in that way.
+fn absent(cells: &[&JudgedCell<'_>], how: Presence) -> BTreeSet<String> {
+    let all = cells.iter().flat_map(|c| &c.folded.absent).filter(|absent| absent.presence == how);
+    all.map(|absent| escape(&absent.agent)).collect()
+}
+
+/// What to do about agents that did not answer, by why they did not.
+fn of_the_silent(cells: &[&JudgedCell<'_>]) -> String {
+    let (left, lost) = (absent(cells, Presence::Left), absent(cells, Presence::Lost));
+    let unsteady = absent(cells, Presence::Unsteady);
+    let unanswered: BTreeSet<String> = cells.iter().flat_map(|c| silent(c)).collect();
+    let mut said = Vec::new();
+    if !lost.is_empty() || !unanswered.is_empty() || (left.is_empty() && unsteady.is_empty()) {
+        said.push(Unknown::Silent.next().to_owned());
+    }
+    if let Some(agent) = lost.first() {
+        said.push(format!(
+            "If its host is gone for good: `preflight agents forget {agent}`; without that it is missed for 24 hours."
+        ));
+    }
+    if let Some(agent) = left.first() {
+        said.push(format!(
+            "{} was stopped a moment ago, and no other agent of its network identity answers. If it is being restarted, run the gate \
+             again once it is back; if not, it is missed for two minutes from when it was stopped, or until \
+             `preflight agents forget {agent}`.",
+            list(&left)
+        ));
+    }
+    if !unsteady.is_empty() {
+        said.push(format!(
+            "{} lost the stream again and again, and counts once it has stayed connected for a minute: look at its log and at the path \
+             to the controller.",
+            list(&unsteady)
+        ));
+    }
+    said.join(" ")
 }
 
 /// For silence: which security groups to admit, where all hosts that met it carry the same. Groups of hosts that pass too
@@ -274,8 +305,13 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
         }
         Why::Unknown(Unknown::Silent) => {
             let silent = silent(judged);
-            let lost: BTreeSet<String> = judged.folded.lost.iter().map(|agent| escape(agent)).collect();
-            let parts = [("no answer from", &silent), ("lost:", &lost)];
+            let absent = |how| absent(&[judged], how);
+            let parts = [
+                ("no answer from", silent),
+                ("lost:", absent(Presence::Lost)),
+                ("stopped a moment ago:", absent(Presence::Left)),
+                ("unsteady:", absent(Presence::Unsteady)),
+            ];
             let said = parts.iter().filter(|(_, who)| !who.is_empty());
             let said: Vec<String> = said.map(|(what, who)| format!("{what} {}", list(who))).collect();
             format!("{}{}", said.join("; "), of_identity(identity))

@@ -378,3 +378,23 @@ fn what_is_too_slow_is_not_called_unusable() {
     assert!(text.starts_with("ai-cache is not fast enough from us/web: too_slow: it works, but "), "{text}");
     assert!(!text.contains("cannot be used"), "{text}");
 }
+
+#[test]
+fn who_left_and_who_is_lost_are_told_apart() {
+    let plan = plan(&["eu/web"]);
+    let key = |subnet: &str| testimony(&[subnet], Outcome::Ok, 0).identity.key();
+    let told = |presence| {
+        let other = Candidate { agent: "web-9".into(), key: key("sg-other"), presence };
+        let folded = crate::matrix::fold(1, false, &[other], &BTreeMap::new());
+        assert_eq!(folded.why, Some(Why::Unknown(Unknown::Silent)));
+        let judged = JudgedCell { cell: &plan.cells[0], duty: &Duty::Required, folded, witnesses: Vec::new() };
+        (describe(&judged).unwrap(), fix(Why::Unknown(Unknown::Silent), &[&judged], &[&judged]))
+    };
+    let (left, lost, unsteady) = (told(Presence::Left), told(Presence::Lost), told(Presence::Unsteady));
+    assert_eq!(left.0, "stopped a moment ago: web-9");
+    assert!(left.1.contains("two minutes") && left.1.contains("preflight agents forget web-9"), "{}", left.1);
+    assert!(!left.1.contains("24 hours"), "{}", left.1);
+    assert_eq!(lost.0, "lost: web-9");
+    assert!(lost.1.contains("24 hours") && lost.1.contains("preflight agents forget web-9"), "{}", lost.1);
+    assert!(unsteady.0 == "unsteady: web-9" && unsteady.1.contains("for a minute"), "{unsteady:?}");
+}

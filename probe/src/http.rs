@@ -167,7 +167,7 @@ fn note(head: &Head) -> Option<String> {
         }),
         401 | 407 => Some(format!("asks for a login ({status})")),
         403 => Some(format!("asks for a login, or refuses this client ({status})")),
-        400.. => Some(format!("answers {line}")),
+        400.. => Some(format!("answers {line}, which `http: {{status: [2xx]}}` in the manifest would not accept")),
         _ => None,
     }
 }

@@ -12,7 +12,7 @@ use preflight_core::observation::{
     Attempt, Certificate, Control, Member, Observation, Outcome, Phases, Proof, Report, Role, Routes, TlsSeen,
 };
 use preflight_core::plan::CellDigest;
-use preflight_core::spec::{Millis, ProbeSpec};
+use preflight_core::spec::{Millis, Misfit, ProbeSpec};
 use preflight_core::target::TargetError;
 use preflight_core::text;
 
@@ -84,6 +84,9 @@ pub enum ConvertError {
     /// A target that is none.
     #[error("spec.target is not a target")]
     Target(#[from] TargetError),
+    /// An option that means nothing to its target or beside the others.
+    #[error("spec.{0}")]
+    Misfit(#[from] Misfit),
 }
 
 /// All that one agent saw of one cell's target in one run, with what it says it belongs to.
@@ -198,7 +201,7 @@ impl From<&Observation> for agent::Observation {
             address: from.address.map(|a| a.to_string()).unwrap_or_default(),
             outcome: from.outcome.as_str().to_owned(),
             reason: from.outcome.reason().unwrap_or_default().to_owned(),
-            proof: from.proof.map(proof_name).unwrap_or_default().to_owned(),
+            proof: from.proof.map(Proof::as_str).unwrap_or_default().to_owned(),
             resolve_ms: from.phases.resolve_ms,
             connect_ms: from.phases.connect_ms,
             tls_ms: from.phases.tls_ms,
@@ -233,7 +236,7 @@ impl TryFrom<agent::Observation> for Observation {
             outcome,
             proof: match from.proof.as_str() {
                 "" => None,
-                text => Some(one_of("observation.proof", text, &PROOFS, proof_name)?),
+                text => Some(one_of("observation.proof", text, &PROOFS, Proof::as_str)?),
             },
             phases: Phases {
                 resolve_ms: from.resolve_ms.map(|ms| millis("observation.resolve_ms", ms)).transpose()?,
@@ -334,15 +337,6 @@ impl TryFrom<agent::Member> for Member {
 const ROLES: [Role; 3] = [Role::Primary, Role::Replica, Role::Sentinel];
 
 const PROOFS: [Proof; 4] = [Proof::Resolved, Proof::Connected, Proof::Encrypted, Proof::Protocol];
-
-fn proof_name(proof: Proof) -> &'static str {
-    match proof {
-        Proof::Resolved => "resolved",
-        Proof::Connected => "connected",
-        Proof::Encrypted => "encrypted",
-        Proof::Protocol => "protocol",
-    }
-}
 
 /// The value that has this name.
 fn one_of<T: Copy>(

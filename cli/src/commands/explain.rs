@@ -67,7 +67,8 @@ fn explain(reason: &'static str) -> Option<Explained> {
 fn unknown(wanted: &str, known: &[&'static str]) -> Failure {
     let failure = Failure::usage(format!("'{}' is not a reason", escape(wanted)));
     // A name that is far off is no help.
-    match known.iter().map(|name| (distance(wanted, name), name)).min() {
+    let plain = wanted.to_lowercase().replace(['-', ' '], "_");
+    match known.iter().map(|name| (distance(&plain, name), name)).min() {
         Some((distance, name)) if distance <= 4 => {
             failure.fix(format!("Do you mean {name}? `preflight explain` lists them all."))
         }
@@ -100,6 +101,7 @@ mod tests {
     fn the_nearest_reason_is_offered() {
         let fix = |wanted: &str| unknown(wanted, &names()).fix.unwrap();
         assert!(fix("conect_timout").contains("connect_timeout"));
+        assert!(fix("CONNECT_TIMEOUT").contains("connect_timeout") && fix("Dns-NxDomain").contains("dns_nxdomain"));
         assert!(!fix("banana_split_with_cream").contains("mean"));
         assert_eq!(distance("kitten", "sitting"), 3);
     }

@@ -9,7 +9,7 @@ use preflight_core::inventory::Inventory;
 use preflight_core::observation::{Outcome, Report};
 use preflight_core::plan::PlanError;
 use preflight_core::plan::host::{self, Place};
-use preflight_core::spec::{Expect, Millis, ProbeSpec, Proxy, Topology};
+use preflight_core::spec::{Expect, Millis, ProbeSpec, Proxy, SpecOption, Topology};
 use preflight_core::target::Target;
 use preflight_core::text::escape;
 use preflight_probe::{AllowAll, Engine, EngineOptions};
@@ -41,7 +41,7 @@ pub(crate) struct LocalArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval, requires = "watch")]
     interval: Duration,
     /// Stop after so many rounds
-    #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", requires = "watch", value_parser = rounds)]
     count: Option<u64>,
     /// When silence after a connect is called a drop [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "local", conflicts_with = "manifest")]
@@ -96,7 +96,7 @@ pub(super) async fn run(
             return Err(Failure::usage("--region and --fleet mean something beside --local only with --manifest")
                 .fix("Leave them out, or leave --local out to ask the agents of the fleets."));
         }
-        None => targets.into_iter().map(|target| from_url(args, target)).collect::<Result<_, _>>()?,
+        None => once_each(targets).into_iter().map(|target| from_url(args, target)).collect::<Result<_, _>>()?,
     };
     if wanted.is_empty() {
         return nothing(output);
@@ -135,6 +135,23 @@ pub(super) async fn run(
     probe::conclude(&results, &names, output)
 }
 
+/// Each target once, and on stderr that one was named twice.
+fn once_each(targets: Vec<Target>) -> Vec<Target> {
+    let mut once: Vec<Target> = Vec::new();
+    for target in targets {
+        if once.contains(&target) {
+            left_out(&target.to_string(), "named twice, probed once");
+        } else {
+            once.push(target);
+        }
+    }
+    once
+}
+
+fn rounds(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|rounds| *rounds > 0).ok_or_else(|| "write a whole number, 1 or more".to_owned())
+}
+
 /// Nobody's server is to be pressed by somebody who watches it.
 fn interval(text: &str) -> Result<Duration, String> {
     const LEAST: Duration = Duration::from_millis(100);
@@ -171,7 +188,6 @@ fn at_once() -> usize {
 
 fn from_url(args: &LocalArgs, target: Target) -> Result<Wanted, Failure> {
     let mut spec = ProbeSpec::new(target);
-    let scheme = spec.target.scheme;
     let within = |span: Duration| Millis(duration::millis(span));
     spec.connect_timeout = args.connect_timeout.map_or(spec.connect_timeout, within);
     spec.timeout = args.timeout.map_or(spec.timeout, within);
@@ -183,22 +199,34 @@ fn from_url(args: &LocalArgs, target: Target) -> Result<Wanted, Failure> {
         Members::Cluster => Topology::Cluster,
         Members::Sentinel => Topology::Sentinel { master: None },
     });
-    let wrong = |flag: &str, of: &str| {
-        Err(Failure::usage(format!("{flag} means nothing to {scheme}://")).fix(format!("It is for {of}.")))
-    };
-    if args.tls && !scheme.can_upgrade() {
-        return wrong("--tls", "postgres:// and mysql://; other protocols have a scheme of their own for TLS");
-    }
-    if spec.topology.is_some() && !matches!(scheme.as_str(), "redis" | "rediss") {
-        return wrong("--topology", "redis:// and rediss://");
-    }
-    if (spec.tls.server_name.is_some() || spec.tls.ca_pem.is_some()) && !spec.speaks_tls() {
-        return wrong("--server-name and --ca-file", "schemes that speak TLS, and postgres and mysql with --tls");
-    }
-    if !spec.can_prove(spec.require) {
-        return wrong("--via", "schemes with an answer of the target's own: a proxy may say yes before it connects");
-    }
+    spec.check().map_err(|misfit| {
+        Failure::usage(format!("{} {}", flag(misfit.option, args), misfit.what)).fix(sentence(&misfit.fix))
+    })?;
     Ok(Wanted { dependency: None, spec })
+}
+
+/// The flag by which an option was given.
+fn flag(option: SpecOption, args: &LocalArgs) -> &'static str {
+    match option {
+        SpecOption::Tls if args.tls => "--tls",
+        SpecOption::Tls if args.server_name.is_some() => "--server-name",
+        SpecOption::Tls => "--ca-file",
+        SpecOption::Via => "--via",
+        SpecOption::Topology => "--topology",
+        // No flag of this command gives these.
+        SpecOption::Require
+        | SpecOption::Families
+        | SpecOption::Addresses
+        | SpecOption::MaxLatency
+        | SpecOption::Http => option.as_str(),
+    }
+}
+
+/// A fragment as a sentence.
+fn sentence(fragment: &str) -> String {
+    let mut chars = fragment.chars();
+    let first = chars.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(chars).chain(['.']).collect()
 }
 
 fn authorities(path: &Path) -> Result<String, Failure> {

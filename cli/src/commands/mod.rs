@@ -52,7 +52,7 @@ pub(crate) struct Cli {
 enum Command {
     Gate(gate::Args),
     Verdict(verdict::Args),
-    Probe(probe::Args),
+    Probe(Box<probe::Args>),
     Matrix(matrix::Args),
     Agents(agents::Args),
     Inventory(inventory::Args),
@@ -68,7 +68,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Gate(args) => gate::run(args, connect).await,
         Command::Verdict(args) => verdict::run(args, &connect()?).await,
-        Command::Probe(args) => probe::run(args, connect).await,
+        Command::Probe(args) => probe::run(*args, connect).await,
         Command::Matrix(args) => matrix::run(args, &connect()?).await,
         Command::Agents(args) => agents::run(args, &connect()?).await,
         Command::Inventory(args) => inventory::run(args, connect).await,

@@ -8,6 +8,7 @@ use preflight_core::observation::{Observation, Outcome};
 use preflight_probe::Engine;
 use preflight_proto::api::{ProbeResult, State};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::local::{Wanted, broke_off, probe_all};
@@ -19,15 +20,25 @@ use crate::render;
 /// At most this many latencies of an endpoint are kept, the newest.
 const KEPT: usize = 10_000;
 
+/// At most this many addresses and members of a target have a row of their own, more than one round can show; those that
+/// came later share one, since names that rotate their addresses give new ones for ever.
+const ROWS: usize = 160;
+
+/// What stands for the addresses beyond those.
+const OTHERS: &str = "other addresses";
+
 /// An address or member of a target, over all rounds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Endpoint {
+    /// The dependency's name, where a manifest has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dependency: Option<String>,
     /// The target's URL.
     pub(crate) target: String,
     /// The member, as `role host:port`, where it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) member: Option<String>,
-    /// The address; none where the name gave none.
+    /// The address; none where the name gave none; `other addresses` for all that are too many.
     pub(crate) address: Option<String>,
     /// How often it was probed.
     pub(crate) probes: u64,
@@ -86,8 +97,9 @@ pub(super) async fn run(
     let mut endpoints: Vec<Endpoint> = Vec::new();
     let mut exits = vec![Exit::Proceed];
     let mut rounds = 0;
-    let stop = tokio::signal::ctrl_c();
-    tokio::pin!(stop);
+    let failed = |error| Failure::no_verdict(format!("cannot listen for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     while count.is_none_or(|count| rounds < count) {
         let round = async {
             ticks.tick().await;
@@ -101,7 +113,8 @@ pub(super) async fn run(
         };
         let results = tokio::select! {
             results = round => results?,
-            _ = &mut stop => break,
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
         };
         rounds += 1;
         let at = jiff::Timestamp::now();
@@ -131,24 +144,38 @@ pub(super) async fn run(
     Ok(if rounds == 0 { Exit::over([Exit::of_state(State::Unknown)]) } else { Exit::over(exits) })
 }
 
+/// The row that an observation belongs to. The rows of a target stand together.
 fn endpoint<'a>(endpoints: &'a mut Vec<Endpoint>, result: &ProbeResult, observation: &Observation) -> &'a mut Endpoint {
-    let member = observation.member.as_ref().map(|m| format!("{} {}", m.role.as_str(), m.endpoint));
-    let address = observation.address.map(|address| address.to_string());
-    let known = |e: &Endpoint| e.target == result.target && e.member == member && e.address == address;
-    let index = endpoints.iter().position(known).unwrap_or_else(|| {
-        endpoints.push(Endpoint {
-            target: result.target.clone(),
-            member: member.clone(),
-            address: address.clone(),
-            probes: 0,
-            failed: 0,
-            reasons: BTreeMap::new(),
-            attempts: 0,
-            silent: 0,
-            latency_ms: None,
-            latencies: VecDeque::new(),
-        });
-        endpoints.len() - 1
+    let mut member = observation.member.as_ref().map(|m| format!("{} {}", m.role.as_str(), m.endpoint));
+    let mut address = observation.address.map(|address| address.to_string());
+    let same = |e: &Endpoint| e.dependency == result.dependency && e.target == result.target;
+    let known = |all: &[Endpoint], member: &Option<String>, address: &Option<String>| {
+        all.iter().position(|e| same(e) && e.member == *member && e.address == *address)
+    };
+    let mut index = known(endpoints, &member, &address);
+    if index.is_none() && endpoints.iter().filter(|e| same(e)).count() >= ROWS {
+        (member, address) = (None, Some(OTHERS.to_owned()));
+        index = known(endpoints, &member, &address);
+    }
+    let index = index.unwrap_or_else(|| {
+        let last = endpoints.iter().rposition(same).map_or(endpoints.len(), |last| last + 1);
+        endpoints.insert(
+            last,
+            Endpoint {
+                dependency: result.dependency.clone(),
+                target: result.target.clone(),
+                member,
+                address,
+                probes: 0,
+                failed: 0,
+                reasons: BTreeMap::new(),
+                attempts: 0,
+                silent: 0,
+                latency_ms: None,
+                latencies: VecDeque::new(),
+            },
+        );
+        last
     });
     &mut endpoints[index]
 }
@@ -184,6 +211,38 @@ fn percentiles(latencies: &VecDeque<f64>) -> Option<Percentiles> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_rotates_its_addresses_fills_no_more_than_its_rows() {
+        let result = |target: &str| ProbeResult {
+            dependency: None,
+            target: target.to_owned(),
+            region: None,
+            fleet: None,
+            agent: None,
+            outcome: State::Pass,
+            reason: None,
+            proof: None,
+            addresses: Vec::new(),
+            addresses_in_all: None,
+            members_in_all: None,
+        };
+        let mut endpoints = Vec::new();
+        for host in 0..2 * u32::try_from(ROWS).unwrap() {
+            for target in ["tcp://one:1", "tcp://two:1"] {
+                let address = std::net::Ipv4Addr::from(0x0a00_0000 + host);
+                let seen = Observation::new(Some((address, 1).into()), Outcome::Ok);
+                endpoint(&mut endpoints, &result(target), &seen).add(&seen);
+            }
+        }
+        assert_eq!(endpoints.len(), 2 * (ROWS + 1));
+        assert_eq!(endpoints.iter().map(|e| e.probes).sum::<u64>(), 4 * ROWS as u64, "none is lost");
+        let rest: Vec<u64> =
+            endpoints.iter().filter(|e| e.address.as_deref() == Some(OTHERS)).map(|e| e.probes).collect();
+        assert_eq!(rest, [ROWS as u64; 2]);
+        let first = endpoints.iter().take_while(|e| e.target == "tcp://one:1").count();
+        assert_eq!(first, ROWS + 1, "the rows of a target stand together");
+    }
 
     #[test]
     fn percentiles_are_latencies_that_were_measured() {

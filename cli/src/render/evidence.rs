@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases};
+use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases, Proof};
 use preflight_core::reason::Short;
-use preflight_proto::api::{Cell, Evidence, Gate, State};
+use preflight_proto::api::{Cell, Evidence, Gate, Region, State};
 
-use super::{DIM, count, glyph, heading, host, paragraph, sentence, style_of, styled, word};
+use super::{DIM, count, glyph, heading, host, paragraph, sentence, style_of, styled, word, worst_first};
 
 /// At most this many cells are shown, and this many lines of one. JSON has all.
 const CELLS: usize = 12;
@@ -14,12 +14,16 @@ const LINES: usize = 6;
 
 /// The evidence of the required cells that do not pass; nothing where all do.
 pub(crate) fn render(gate: &Gate, width: usize) -> String {
-    let cells: Vec<(&str, &Cell)> = gate
+    let mut cells: Vec<(&Region, &Cell)> = gate
         .regions
         .iter()
-        .flat_map(|region| region.cells.iter().map(|cell| (region.region.as_str(), cell)))
+        .flat_map(|region| region.cells.iter().map(move |cell| (region, cell)))
         .filter(|(_, cell)| cell.required && cell.state != State::Pass)
+        // Of whom nobody answered, the reasons have said all.
+        .filter(|(region, cell)| !cell.evidence.is_empty() || unsaid(region, cell).is_some())
         .collect();
+    // The worst first, since those are what a cut must not hide.
+    cells.sort_by_key(|(_, cell)| worst_first(cell.state));
     if cells.is_empty() {
         return String::new();
     }
@@ -33,11 +37,16 @@ pub(crate) fn render(gate: &Gate, width: usize) -> String {
     out
 }
 
-fn of_cell(region: &str, cell: &Cell, width: usize) -> String {
+/// A cell's text, unless the reasons have said it.
+fn unsaid<'a>(region: &Region, cell: &'a Cell) -> Option<&'a String> {
+    cell.text.as_ref().filter(|text| !region.reasons.iter().any(|why| why.text.contains(*text)))
+}
+
+fn of_cell(region: &Region, cell: &Cell, width: usize) -> String {
     let sign = styled(style_of(cell.state), glyph(cell.state));
     let (from, to, target) = (word(&cell.fleet), word(&cell.dependency), word(&cell.target));
-    let mut out = format!("  {sign} {}/{from} → {to}  {}\n", word(region), styled(DIM, &target));
-    if let Some(text) = &cell.text {
+    let mut out = format!("  {sign} {}/{from} → {to}  {}\n", word(&region.region), styled(DIM, &target));
+    if let Some(text) = unsaid(region, cell) {
         out.push_str(&paragraph("      ", &sentence(text), width));
     }
     // Where there must be no path, a connect is what went wrong.
@@ -73,7 +82,7 @@ pub(crate) fn observation(first: &str, observation: &Observation, ok: &str, widt
     } else {
         parts.extend(address);
     }
-    match (observation.outcome.reason(), observation.proof.map(proof_name)) {
+    match (observation.outcome.reason(), observation.proof.map(Proof::as_str)) {
         (Some(reason), Some(proof)) => parts.extend([reason.to_owned(), format!("got as far as {proof}")]),
         (Some(reason), None) => parts.push(reason.to_owned()),
         (None, proof) => parts.push(format!("{ok} ({})", proof.unwrap_or("nothing shown"))),
@@ -93,16 +102,6 @@ pub(crate) fn observation(first: &str, observation: &Observation, ok: &str, widt
         out.push_str(&certificate(leaf, &indent, width));
     }
     out
-}
-
-pub(super) fn proof_name(proof: preflight_core::observation::Proof) -> &'static str {
-    use preflight_core::observation::Proof;
-    match proof {
-        Proof::Resolved => "resolved",
-        Proof::Connected => "connected",
-        Proof::Encrypted => "encrypted",
-        Proof::Protocol => "protocol",
-    }
 }
 
 /// The phases that were finished.

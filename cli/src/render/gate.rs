@@ -7,6 +7,7 @@ use preflight_proto::api::{Cell, Decision, Gate, Region, State};
 use super::grid::{Grid, Span};
 use super::{
     BAD, BOLD, DIM, GOOD, UNSURE, columns, evidence, glyph, heading, paragraph, sentence, style_of, styled, word,
+    worst_first,
 };
 
 /// The whole answer.
@@ -87,6 +88,12 @@ fn matrix(region: &Region, width: usize) -> String {
         }
         spans.insert((dependency, fleet), span);
     }
+    // The worst first, else as in the manifest: what is not required does not decide.
+    let states = |dependency: &str| {
+        let cells = region.cells.iter().filter(move |c| c.dependency == dependency && c.required);
+        cells.map(|c| worst_first(c.state)).min().unwrap_or(worst_first(State::Pass))
+    };
+    dependencies.sort_by_key(|dependency| states(dependency));
     let mut grid = Grid::new(std::iter::once(String::new()).chain(fleets.iter().map(|fleet| word(fleet))));
     for dependency in dependencies {
         let cells = fleets.iter().map(|fleet| spans.remove(&(dependency, *fleet)).unwrap_or_default());
@@ -131,9 +138,15 @@ fn findings(gate: &Gate, width: usize) -> String {
 /// Why, and what to do.
 fn next(gate: &Gate, width: usize) -> String {
     let all = gate.regions.iter().flat_map(|r| r.reasons.iter().map(|why| (&r.region, (&why.text, &why.fix))));
+    let mut said = by_what_they_say(all);
     let mut out = String::new();
-    for ((text, fix), regions) in by_what_they_say(all) {
-        out.push_str(&paragraph(&format!("  {regions}: "), &sentence(text), width));
+    // What is mended in the same way stands together, with the remedy once.
+    while let Some(fix) = said.first().map(|((_, fix), _)| *fix) {
+        let (same, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|((_, other), _)| *other == fix);
+        said = others;
+        for ((text, _), regions) in same {
+            out.push_str(&paragraph(&format!("  {regions}: "), &sentence(text), width));
+        }
         if let Some(fix) = fix {
             out.push_str(&paragraph("    → ", &sentence(fix), width));
         }

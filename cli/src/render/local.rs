@@ -144,7 +144,8 @@ pub(crate) fn round(at: Timestamp, results: &[ProbeResult], width: usize) -> Str
             };
             let first = format!("{clock}  {}  ", styled(style_of(state), glyph(state)));
             let address = if result.target.ends_with(&address) { String::new() } else { format!(" {address}") };
-            let mut parts = vec![format!("{}{member}{address}  {what}", word(&result.target))];
+            let dependency = result.dependency.as_ref().map_or_else(String::new, |name| format!("{}  ", word(name)));
+            let mut parts = vec![format!("{dependency}{}{member}{address}  {what}", word(&result.target))];
             parts.extend(phases(&observation.phases));
             out.push_str(&paragraph(&first, &parts.join(" · "), width));
         }
@@ -157,9 +158,11 @@ pub(crate) fn watched(endpoints: &[Endpoint], width: usize) -> String {
     let mut out = String::new();
     let mut target = None;
     for endpoint in endpoints {
-        if target != Some(&endpoint.target) {
-            target = Some(&endpoint.target);
-            let _ = write!(out, "\n{}\n", styled(BOLD, &word(&endpoint.target)));
+        let of = (&endpoint.dependency, &endpoint.target);
+        if target != Some(of) {
+            target = Some(of);
+            let dependency = endpoint.dependency.as_ref().map_or_else(String::new, |name| format!("{}  ", word(name)));
+            let _ = write!(out, "\n{dependency}{}\n", styled(BOLD, &word(&endpoint.target)));
         }
         let address = endpoint.address.as_deref().unwrap_or("no address");
         let member = endpoint.member.as_ref().map_or_else(String::new, |member| format!("{} ", word(member)));

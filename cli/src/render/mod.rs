@@ -57,6 +57,15 @@ fn style_of(state: State) -> Style {
     }
 }
 
+/// For sorting by state.
+fn worst_first(state: State) -> u8 {
+    match state {
+        State::Fail => 0,
+        State::Unknown => 1,
+        State::Pass => 2,
+    }
+}
+
 fn glyph(state: State) -> &'static str {
     match state {
         State::Pass => "✓",

@@ -6,7 +6,7 @@ use preflight_core::observation::Outcome;
 use preflight_core::reason::lookup;
 use preflight_proto::api::{ProbeResult, State};
 
-use super::evidence::{observation, proof_name};
+use super::evidence::observation;
 use super::grid::{Grid, Span};
 use super::{DIM, UNSURE, glyph, heading, paragraph, sentence, style_of, styled, word};
 
@@ -18,7 +18,7 @@ pub(crate) fn result(result: &ProbeResult, width: usize) -> String {
     let style = style_of(result.outcome);
     let what = match (&result.reason, result.proof) {
         (Some(reason), _) => word(reason),
-        (None, Some(proof)) => format!("{} ({})", result.outcome.as_str(), proof_name(proof)),
+        (None, Some(proof)) => format!("{} ({})", result.outcome.as_str(), proof.as_str()),
         (None, None) => result.outcome.as_str().to_owned(),
     };
     let mut out = format!(

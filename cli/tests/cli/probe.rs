@@ -146,6 +146,30 @@ fn watching_counts_what_fails_and_how_long_the_rest_takes() {
 }
 
 #[test]
+fn watching_ends_with_its_summary_when_it_is_told_to_stop() {
+    for name in ["-TERM", "-INT"] {
+        let open = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("tcp://{}", open.local_addr().unwrap());
+        let mut command = preflight(&["probe", "--local", &url, &url, "--watch", "--interval", "100ms"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut text = String::new();
+        lines.read_line(&mut text).unwrap();
+        assert!(std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+        lines.read_to_string(&mut text).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {text}");
+        assert_eq!(
+            text.matches("probes failed (0.0 %)").count() + text.matches("probe failed (0.0 %)").count(),
+            1,
+            "{text}"
+        );
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("named twice, probed once"), "{said}");
+    }
+}
+
+#[test]
 fn all_that_a_host_needs_by_its_manifest() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let open = listener.local_addr().unwrap();

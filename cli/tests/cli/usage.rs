@@ -30,6 +30,38 @@ fn wrong_flags_exit_64() {
 }
 
 #[test]
+fn wrong_flags_come_with_a_remedy() {
+    let cases: [(&[&str], &str); 8] = [
+        (&["gate"], "--all-regions stands for every region"),
+        (&["gate", "--manifest", "x", "--region", "eu"], "Add what is missing"),
+        (&["gate", "--manifest", "x", "--release", "r", "--region", "eu", "--all-regions"], "Leave one of the two out"),
+        (&["probe"], "such as tcp://10.0.3.7:5432"),
+        (&["probe", "tcp://a:1", "--watch"], "leave out the flag that means something only beside it"),
+        (&["probe", "--local", "tcp://a:1", "--watch", "--count", "0"], "write a whole number, 1 or more"),
+        (&["gat"], "lists the commands"),
+        (&["token", "create", "--name", "a", "--scope", "root"], "[possible values: read,"),
+    ];
+    for (args, says) in cases {
+        let run = run(args);
+        assert!(run.code == 64 && run.stderr.contains(says), "{args:?}: {run:?}");
+    }
+}
+
+#[test]
+fn who_reads_the_first_line_only_is_told_of_no_error() {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    // Again and again: the reader is gone before it ends.
+    let mut command = preflight(&["probe", "--local", "tcp://127.0.0.1:1", "--watch", "--interval", "100ms"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    child.wait().unwrap();
+    assert!(!first.is_empty() && said.is_empty(), "{first:?} {said:?}");
+}
+
+#[test]
 fn files_that_cannot_be_read_exit_64() {
     let latin = file("latin.yaml", b"application: shop\ndependencies: caf\xe9\n");
     for (path, text) in [

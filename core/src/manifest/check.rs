@@ -9,7 +9,6 @@ use crate::diagnostic::{Diagnostic, Place};
 use crate::name::{Name, instead};
 use crate::observation::Proof;
 use crate::spec::{Addresses, Expect, Families, HttpOptions, Millis, ProbeSpec, TlsOptions};
-use crate::target::Scheme;
 use crate::text::{escape, is_plain};
 use crate::yaml::{At, Source};
 
@@ -53,12 +52,10 @@ fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Res
     let place = name.place;
     let name = source.name(name)?;
     let targets = targets(source, &name, place, &written)?;
-    let schemes: Vec<Scheme> = schemes(&targets).collect();
-    options::fit(source, &written, &schemes)?;
+    let places = options::Places::new(place, &written);
     let expect = word(source, "expect", written.expect.as_ref(), &EXPECTS)?;
-    let required = written.require.as_ref();
-    let required = required.map(|require| proof(source, require, &schemes, written.tls.is_some())).transpose()?;
-    Ok(Dependency {
+    let require = word(source, "require", written.require.as_ref(), &PROOFS)?;
+    let dependency = Dependency {
         fleets: written.fleets.map_or(Ok(Fleets::All), |written| fleets(source, written))?,
         connect_timeout: duration_or(
             source,
@@ -78,12 +75,14 @@ fn dependency(source: Source, name: &At<String>, written: DependencyFile) -> Res
         tls: written.tls.map_or(Ok(TlsOptions::default()), |written| options::tls(source, written.value))?,
         usage: written.usage.map_or(Ok(Usage::default()), |written| usage(source, &written))?,
         // That nothing gets as far as a connection is all that can be shown of a path that must not exist.
-        require: if expect == Expect::Blocked { Some(Proof::Connected) } else { required },
+        require: require.or((expect == Expect::Blocked).then_some(Proof::Connected)),
         expect,
         name,
         place,
         targets,
-    })
+    };
+    options::fit(source, &dependency, &places)?;
+    Ok(dependency)
 }
 
 fn targets(source: Source, name: &Name, place: Place, written: &DependencyFile) -> Result<Targets, Diagnostic> {
@@ -113,45 +112,6 @@ fn targets(source: Source, name: &Name, place: Place, written: &DependencyFile) 
             format!("dependency {name} has no target"),
             "add target: scheme://host:port, or targets: {region: url, …}",
         )),
-    }
-}
-
-fn schemes(targets: &Targets) -> impl Iterator<Item = Scheme> {
-    let templates: Vec<&Template> = match targets {
-        Targets::Same(template) => vec![template],
-        Targets::PerRegion(targets, _) => targets.iter().map(|t| &t.target).collect(),
-    };
-    templates.into_iter().map(|t| t.scheme)
-}
-
-fn proof(source: Source, require: &At<String>, schemes: &[Scheme], upgraded: bool) -> Result<Proof, Diagnostic> {
-    let known = [("connected", Proof::Connected), ("encrypted", Proof::Encrypted), ("protocol", Proof::Protocol)];
-    if require.value == "resolved" {
-        return Err(source.error(
-            require.place,
-            "'require: resolved' proves no path: a name can have an address that nobody can reach",
-            "write connected, encrypted or protocol, or leave require out",
-        ));
-    }
-    let proof = word(source, "require", Some(require), &known.map(|(text, proof)| (text, Some(proof))))?;
-    let Some(proof) = proof else {
-        return Err(source.error(require.place, "require is empty", "leave it out"));
-    };
-    match schemes.iter().find(|scheme| !scheme.can_prove(proof, upgraded)) {
-        None => Ok(proof),
-        Some(scheme) => {
-            let can: Vec<&str> =
-                known.iter().filter(|(_, proof)| scheme.can_prove(*proof, upgraded)).map(|(text, _)| *text).collect();
-            let why = match proof {
-                Proof::Encrypted => "does not speak TLS",
-                Proof::Resolved | Proof::Connected | Proof::Protocol => "knows no protocol that could answer",
-            };
-            Err(source.error(
-                require.place,
-                format!("a {scheme} probe cannot prove '{}': it {why}", require.value),
-                format!("write {}, or use a scheme that can prove it", can.join(" or ")),
-            ))
-        }
     }
 }
 
@@ -209,6 +169,12 @@ fn fleets(source: Source, At { value, place }: At<FleetsFile>) -> Result<Fleets,
     Ok(Fleets::Only { fleets, because })
 }
 
+const PROOFS: [(&str, Option<Proof>); 4] = [
+    ("connected", Some(Proof::Connected)),
+    ("encrypted", Some(Proof::Encrypted)),
+    ("protocol", Some(Proof::Protocol)),
+    ("resolved", Some(Proof::Resolved)),
+];
 const EXPECTS: [(&str, Expect); 2] = [("reachable", Expect::Reachable), ("blocked", Expect::Blocked)];
 const FAMILIES: [(&str, Families); 4] =
     [("any", Families::Any), ("ipv4", Families::Ipv4), ("ipv6", Families::Ipv6), ("both", Families::Both)];

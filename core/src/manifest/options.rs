@@ -1,11 +1,12 @@
 //! A dependency's options: which of them mean something to its targets, and what each is.
 
+use super::Dependency;
 use super::check::word;
 use super::file::{DependencyFile, HttpFile, TlsFile};
 use super::pem;
 use super::template::Template;
 use crate::diagnostic::{Diagnostic, Place};
-use crate::spec::{ClientFiles, HttpOptions, Proxy, StatusRange, TlsOptions, TlsVersion, Topology};
+use crate::spec::{ClientFiles, HttpOptions, Proxy, SpecOption, StatusRange, TlsOptions, TlsVersion, Topology};
 use crate::target::{Host, Scheme, Target};
 use crate::text::{escape, is_plain};
 use crate::yaml::{At, Source};
@@ -15,64 +16,65 @@ const MAX_BODY_TEXT: usize = 1024;
 /// The most ranges of accepted statuses.
 const MAX_STATUS: usize = 16;
 
-/// An option that means nothing to a target, or that contradicts another, is an error: to ignore it would be a false pass.
-pub(super) fn fit(source: Source, written: &DependencyFile, schemes: &[Scheme]) -> Result<(), Diagnostic> {
-    if let Some(tls) = &written.tls
-        && let Some(plain) = schemes.iter().find(|scheme| !scheme.is_tls() && !scheme.can_upgrade())
-    {
-        let secured = plain.secured().map_or_else(String::new, |secured| format!("use {secured}://, or "));
-        let message = format!("tls means nothing to {plain}://, which does not speak TLS");
-        return Err(source.error(tls.place, message, format!("{secured}leave tls out")));
-    }
-    let of_http = written.http.as_ref().map(|http| ("http", http.place, "http:// and https://"));
-    let of_redis = written.topology.as_ref().map(|topology| ("topology", topology.place, "redis:// and rediss://"));
-    let http = |scheme: &Scheme| matches!(scheme, Scheme::Http | Scheme::Https);
-    let redis = |scheme: &Scheme| matches!(scheme, Scheme::Redis | Scheme::Rediss);
-    for (option, known) in [(of_http, &http as &dyn Fn(&Scheme) -> bool), (of_redis, &redis)] {
-        if let (Some((key, place, only)), Some(other)) = (option, schemes.iter().find(|scheme| !known(scheme))) {
-            let message = format!("{key} means nothing to {other}://");
-            return Err(source.error(place, message, format!("it is for {only}; leave it out here")));
+/// Holds what is written against [`ProbeSpec::check`], for each target.
+pub(super) fn fit(source: Source, dependency: &Dependency, places: &Places) -> Result<(), Diagnostic> {
+    for scheme in dependency.schemes() {
+        // Host and port, which each region fills in, are not looked at.
+        let anywhere = || Host::Name("anywhere".to_owned());
+        let target = Target { scheme, host: anywhere(), port: 1, path: String::new() };
+        let via = dependency.via.as_ref().map(|_| Proxy { host: anywhere(), port: 1 });
+        if let Err(misfit) = dependency.spec_of(target, via).check() {
+            return Err(source.error(places.of(misfit.option), misfit.to_string(), misfit.fix));
         }
-    }
-    if let (Some(_), Some(require)) = (&written.topology, written.require.as_ref().filter(|at| at.value != "protocol"))
-    {
-        let message = format!("with require: {} the target is never asked for its members", escape(&require.value));
-        return Err(source.error(require.place, message, "leave require out: topology needs the protocol"));
-    }
-    if let Some(via) = &written.via
-        && (schemes.contains(&Scheme::Tcp) || written.require.as_ref().is_some_and(|at| at.value == "connected"))
-    {
-        return Err(source.error(
-            via.place,
-            "a proxy may say yes before it connects, so through one a connection proves nothing",
-            "use a scheme with an answer of the target's own, such as tls:// or https://, and require no less",
-        ));
-    }
-    if written.expect.as_ref().is_some_and(|expect| expect.value == "blocked") {
-        return blocked(source, written);
     }
     Ok(())
 }
 
-/// What makes no sense for a path that must not exist.
-fn blocked(source: Source, written: &DependencyFile) -> Result<(), Diagnostic> {
-    let place = |at: &Option<At<String>>| at.as_ref().map(|at| at.place);
-    let others: [(&str, Option<Place>); 7] = [
-        ("require", place(&written.require)),
-        ("max_latency", place(&written.max_latency)),
-        ("via", place(&written.via)),
-        ("http", written.http.as_ref().map(|at| at.place)),
-        ("topology", place(&written.topology)),
-        ("families", place(&written.families)),
-        ("addresses", place(&written.addresses)),
-    ];
-    match others.into_iter().find_map(|(key, place)| Some((key, place?))) {
-        None => Ok(()),
-        Some((key, place)) => Err(source.error(
-            place,
-            format!("{key} means nothing beside 'expect: blocked'"),
-            "leave it out: blocked is that no address of the target can be connected to",
-        )),
+/// Where a dependency's options stand in the file.
+#[derive(Debug)]
+pub(super) struct Places {
+    dependency: Place,
+    require: Option<Place>,
+    families: Option<Place>,
+    addresses: Option<Place>,
+    tls: Option<Place>,
+    max_latency: Option<Place>,
+    via: Option<Place>,
+    http: Option<Place>,
+    topology: Option<Place>,
+}
+
+impl Places {
+    /// Of what is written; `dependency` is where its name stands.
+    pub(super) fn new(dependency: Place, written: &DependencyFile) -> Self {
+        fn place<T>(at: Option<&At<T>>) -> Option<Place> {
+            at.map(|at| at.place)
+        }
+        Self {
+            dependency,
+            require: place(written.require.as_ref()),
+            families: place(written.families.as_ref()),
+            addresses: place(written.addresses.as_ref()),
+            tls: place(written.tls.as_ref()),
+            max_latency: place(written.max_latency.as_ref()),
+            via: place(written.via.as_ref()),
+            http: place(written.http.as_ref()),
+            topology: place(written.topology.as_ref()),
+        }
+    }
+
+    fn of(&self, option: SpecOption) -> Place {
+        let written = match option {
+            SpecOption::Require => self.require,
+            SpecOption::Families => self.families,
+            SpecOption::Addresses => self.addresses,
+            SpecOption::Tls => self.tls,
+            SpecOption::MaxLatency => self.max_latency,
+            SpecOption::Via => self.via,
+            SpecOption::Http => self.http,
+            SpecOption::Topology => self.topology,
+        };
+        written.unwrap_or(self.dependency)
     }
 }
 

@@ -1,14 +1,14 @@
 //! How a target is probed, as it crosses the wire.
 
+use preflight_core::observation::Proof;
 use preflight_core::spec::{
     Addresses, ClientFiles, Expect, Families, HttpOptions, ProbeSpec, Proxy, StatusRange, TlsOptions, TlsVersion,
     Topology,
 };
-use preflight_core::target::{Scheme, Target};
+use preflight_core::target::Target;
 
 use super::{
     ConvertError, MAX_PEM_BYTES, MAX_STATUS_RANGES, PROOFS, at_most, bounded, deadline, invalid, no_longer, one_of,
-    proof_name,
 };
 use crate::agent;
 
@@ -21,7 +21,7 @@ impl From<&ProbeSpec> for agent::ProbeSpec {
             target: from.target.to_string(),
             connect_timeout_ms: from.connect_timeout.0,
             timeout_ms: from.timeout.0,
-            require: proof_name(from.require).to_owned(),
+            require: from.require.as_str().to_owned(),
             families: families_name(from.families).to_owned(),
             addresses: addresses_name(from.addresses).to_owned(),
             tls: Some((&from.tls).into()),
@@ -50,7 +50,7 @@ impl TryFrom<agent::ProbeSpec> for ProbeSpec {
         }
         let target: Target = bounded("spec.target", from.target)?.parse()?;
         at_most("spec.http_status", from.http_status.len(), MAX_STATUS_RANGES)?;
-        let require = one_of("spec.require", &from.require, &PROOFS, proof_name)?;
+        let require = one_of("spec.require", &from.require, &PROOFS, Proof::as_str)?;
         let via = from.via.map(|via| bounded("spec.via", via)).transpose()?;
         let spec = Self {
             require,
@@ -69,11 +69,7 @@ impl TryFrom<agent::ProbeSpec> for ProbeSpec {
             topology: from.topology.map(TryInto::try_into).transpose()?,
             ..Self::new(target)
         };
-        let means_nothing = (spec.tls.upgrade && !spec.target.scheme.can_upgrade())
-            || (spec.topology.is_some() && !matches!(spec.target.scheme, Scheme::Redis | Scheme::Rediss));
-        if !spec.can_prove(require) || means_nothing {
-            return Err(invalid("spec.require", &from.require));
-        }
+        spec.check()?;
         Ok(spec)
     }
 }

@@ -1,7 +1,7 @@
 //! What goes out comes back the same, and what is too much or means nothing is refused by name.
 
 use preflight_core::reason::{Short, Void};
-use preflight_core::spec::{ClientFiles, HttpOptions, Proxy, StatusRange, TlsOptions, Topology};
+use preflight_core::spec::{ClientFiles, Expect, HttpOptions, Proxy, SpecOption, StatusRange, TlsOptions, Topology};
 use preflight_core::target::{Host, Scheme, Target};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -124,9 +124,7 @@ fn spec() -> impl Strategy<Value = ProbeSpec> {
         via,
     )
         .prop_flat_map(|(scheme, host, port, (connect, rest), families, addresses, options, via)| {
-            let (mut tls, http, topology, most, expect) = options;
-            tls.upgrade &= scheme.can_upgrade();
-            let redis = matches!(scheme, Scheme::Redis | Scheme::Rediss);
+            let (tls, http, topology, most, expect) = options;
             let target = Target { scheme, host, port, path: String::new() };
             let spec = ProbeSpec {
                 connect_timeout: Millis(connect),
@@ -138,12 +136,31 @@ fn spec() -> impl Strategy<Value = ProbeSpec> {
                 max_latency: most.map(Millis),
                 via: via.map(|(host, port)| Proxy { host, port }),
                 http,
-                topology: topology.filter(|_| redis),
+                topology,
                 ..ProbeSpec::new(target)
             };
-            let provable: Vec<Proof> = PROOFS.into_iter().filter(|proof| spec.can_prove(*proof)).collect();
-            select(provable).prop_map(move |require| ProbeSpec { require, ..spec.clone() })
+            select(&PROOFS[..]).prop_map(move |require| fitting(ProbeSpec { require, ..spec.clone() }))
         })
+}
+
+/// Without the options that do not fit.
+fn fitting(mut spec: ProbeSpec) -> ProbeSpec {
+    while let Err(misfit) = spec.check() {
+        let plain = ProbeSpec::new(spec.target.clone());
+        match misfit.option {
+            SpecOption::Require if spec.expect == Expect::Blocked => spec.require = Proof::Connected,
+            SpecOption::Require => spec.require = plain.require,
+            SpecOption::Families => spec.families = plain.families,
+            SpecOption::Addresses => spec.addresses = plain.addresses,
+            SpecOption::Tls if spec.tls.upgrade => spec.tls.upgrade = false,
+            SpecOption::Tls => spec.tls = plain.tls,
+            SpecOption::MaxLatency => spec.max_latency = None,
+            SpecOption::Via => spec.via = None,
+            SpecOption::Http => spec.http = plain.http,
+            SpecOption::Topology => spec.topology = None,
+        }
+    }
+    spec
 }
 
 fn tls() -> impl Strategy<Value = TlsOptions> {
