@@ -119,7 +119,7 @@ fn fold(dependencies: usize) -> Duration {
                 };
                 let from =
                     AgentId { fleet: FleetId { region: "us".into(), fleet: fleet.into() }, agent: agent.clone() };
-                let short = index % 10 == 0 && cell < FLEETS;
+                let short = index.is_multiple_of(10) && cell < FLEETS;
                 let testimony = testimony(identity(index, number.parse().expect("a number")), short);
                 run.record(&label, &from, testimony, now).expect("an answer that counts");
             }
