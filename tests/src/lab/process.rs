@@ -80,6 +80,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// What Ctrl-C does (SIGINT).
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Asks it to stop (SIGTERM).
     ///
     /// # Panics
