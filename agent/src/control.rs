@@ -9,14 +9,12 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use preflight_core::observation::{Observation, Outcome, Report};
 use preflight_core::reason::{Short, Void};
 use preflight_core::spec::{Addresses, Millis, ProbeSpec};
 use preflight_core::target::Target;
 use preflight_core::text;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -45,14 +43,14 @@ impl<P: Prober, C: Prober> Controlled<P, C> {
     /// Probes with `prober`, and the control targets with `controls`: its probes must not queue behind the others.
     pub fn new(prober: P, controls: C, targets: impl IntoIterator<Item = Target>) -> Self {
         let spec = |target| ProbeSpec { timeout: PHASE, addresses: Addresses::Any, ..ProbeSpec::new(target) };
-        let specs = targets.into_iter().map(spec).collect();
-        Self { prober, controls: Arc::new(Controls { prober: controls, specs, rounds: Mutex::default() }) }
+        let targets = targets.into_iter().map(|target| One { spec: spec(target), turn: Turn::default() }).collect();
+        Self { prober, controls: Arc::new(Controls { prober: controls, targets, rounds: Mutex::default() }) }
     }
 }
 
 impl<P: Prober, C: Prober> Prober for Controlled<P, C> {
     async fn probe(&self, spec: &ProbeSpec) -> Report {
-        if self.controls.specs.is_empty() {
+        if self.controls.targets.is_empty() {
             return self.prober.probe(spec).await;
         }
         let mut report = tokio::select! {
@@ -127,9 +125,18 @@ fn excuse(seen: &mut Observation, why: &str) {
 #[derive(Debug)]
 struct Controls<C> {
     prober: C,
-    specs: Vec<ProbeSpec>,
+    targets: Vec<One>,
     rounds: Mutex<Rounds>,
 }
+
+#[derive(Debug)]
+struct One {
+    spec: ProbeSpec,
+    /// Held while it is tried.
+    turn: Turn,
+}
+
+type Turn = tokio::sync::Mutex<()>;
 
 #[derive(Debug, Default)]
 struct Rounds {
@@ -196,13 +203,26 @@ impl<C: Prober> Controls<C> {
         round
     }
 
-    /// Tries every target at once, until one is good.
-    async fn round(&self) -> Option<Arc<str>> {
-        let one = async |index: usize, spec: &ProbeSpec| (index, self.prober.probe(spec).await.outcome(spec));
-        let mut pending: FuturesUnordered<_> = self.specs.iter().enumerate().map(|(i, spec)| one(i, spec)).collect();
-        let mut ended: Vec<Option<Outcome>> = vec![None; self.specs.len()];
+    /// Tries every target at once, until one is good. The others are not cut off: a server may count that against this host. What an
+    /// earlier round has under way is waited for, so that no more than one try of each takes up the engine's places.
+    async fn round(self: &Arc<Self>) -> Option<Arc<str>> {
+        let (tell, mut ends) = mpsc::channel(self.targets.len().max(1));
+        for index in 0..self.targets.len() {
+            let (controls, tell) = (self.clone(), tell.clone());
+            tokio::spawn(async move {
+                let Some(One { spec, turn }) = controls.targets.get(index) else { return };
+                let _turn = tokio::select! {
+                    biased;
+                    () = tell.closed() => return,
+                    turn = turn.lock() => turn,
+                };
+                let _ = tell.send((index, controls.prober.probe(spec).await.outcome(spec))).await;
+            });
+        }
+        drop(tell);
+        let mut ended: Vec<Option<Outcome>> = vec![None; self.targets.len()];
         let all = async {
-            while let Some((index, outcome)) = pending.next().await {
+            while let Some((index, outcome)) = ends.recv().await {
                 if outcome == Outcome::Ok {
                     return true;
                 }
@@ -221,7 +241,7 @@ impl<C: Prober> Controls<C> {
             return None;
         }
         let how = |end: &Option<Outcome>| end.and_then(Outcome::reason).unwrap_or("unanswered");
-        let failures = self.specs.iter().zip(&ended).map(|(spec, end)| format!("{} {}", spec.target, how(end)));
+        let failures = self.targets.iter().zip(&ended).map(|(one, end)| format!("{} {}", one.spec.target, how(end)));
         Some(format!("control failed too: {}", failures.collect::<Vec<_>>().join(", ")).into())
     }
 

@@ -58,6 +58,10 @@ impl Protocol for Mysql {
         true
     }
 
+    fn lingers(&self) -> bool {
+        true
+    }
+
     fn start<'a>(&'a self, wire: &'a mut Wire<'_>, spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Start, Failure>> {
         Box::pin(async move {
             let greeting = loop {
@@ -109,7 +113,6 @@ async fn log_in(wire: &mut Wire<'_>, sequence: u8, capabilities: u32, plugin: &[
         match payload.split_first() {
             Some((0, rest)) if rest.len() >= 6 => {
                 wire.send(&framed(0, &[COM_QUIT])).await;
-                wire.parted().await;
                 return Ok(Shown::default());
             }
             Some((0xff, _)) => {
