@@ -299,7 +299,7 @@ impl ProbeSpec {
     }
 
     /// Whether the server's certificate is judged on a connection of its own, before another one on which the client's certificate is
-    /// shown: a MySQL server counts a handshake that is broken off against the client's host.
+    /// shown: a `MySQL` server counts a handshake that is broken off against the client's host.
     pub fn is_judged_first(&self) -> bool {
         self.target.scheme == Scheme::Mysql && self.tls.upgrade && self.tls.client.is_some()
     }
