@@ -1,21 +1,18 @@
 //! The host's connection tracking table. Where it is full the kernel drops what is new, for every program on the host, and each
 //! connect attempt takes a place in it; so an agent holds back while it is nearly full.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use preflight_core::observation::Report;
 use preflight_core::spec::ProbeSpec;
+use preflight_probe::conntrack;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::prober::Prober;
-
-/// Where Linux keeps the table's size and limit, for the network namespace of whoever reads.
-pub const PROC: &str = "/proc/sys/net/netfilter";
 
 /// Probes begun while the table is nearly full are under way this many at once.
 const AT_ONCE: usize = 4;
@@ -34,7 +31,7 @@ pub struct Careful<P> {
 }
 
 impl<P: Prober> Careful<P> {
-    /// Probes with `prober`. `dir` holds `nf_conntrack_count` and `nf_conntrack_max`, if there is such a table ([`PROC`]).
+    /// Probes with `prober`. `dir` is where the table stands, if there is one ([`conntrack::TABLE`]).
     pub fn new(prober: P, dir: impl Into<PathBuf>) -> Self {
         Self { prober, table: Table::new(dir.into()), few: Semaphore::new(AT_ONCE) }
     }
@@ -83,9 +80,7 @@ impl Table {
         }
         let before = std::mem::take(&mut read.nearly_full);
         read.at = Some(now);
-        let (Some(count), Some(max)) = (self.number("nf_conntrack_count"), self.number("nf_conntrack_max")) else {
-            return false;
-        };
+        let Some((count, max)) = conntrack::read(&self.dir) else { return false };
         read.nearly_full = is_nearly_full(before, count, max);
         match (before, read.nearly_full) {
             (false, true) => warn!(
@@ -98,23 +93,16 @@ impl Table {
         }
         read.nearly_full
     }
-
-    fn number(&self, name: &str) -> Option<u64> {
-        fs::read_to_string(self.dir.join(name)).ok()?.trim().parse().ok()
-    }
 }
 
 /// By what was before, so that it does not flutter between the two.
 fn is_nearly_full(before: bool, count: u64, max: u64) -> bool {
-    // No limit.
-    if max == 0 {
-        return false;
-    }
     count.saturating_mul(100) >= max.saturating_mul(if before { NORMAL } else { FULL })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -131,7 +119,7 @@ mod tests {
             (false, 90, 100, true),
             (true, 80, 100, true),
             (true, 79, 100, false),
-            (false, u64::MAX, 0, false),
+            (false, u64::MAX, 100, true),
             (false, 0, 100, false),
         ] {
             assert_eq!(is_nearly_full(before, count, max), want, "{before} {count} {max}");

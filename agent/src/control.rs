@@ -9,14 +9,13 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::join_all;
 use preflight_core::observation::{Observation, Outcome, Report};
 use preflight_core::reason::{Short, Void, lookup};
 use preflight_core::spec::{Addresses, Millis, ProbeSpec};
 use preflight_core::target::Target;
 use preflight_core::text;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -47,8 +46,8 @@ impl<P: Prober, C: Prober> Controlled<P, C> {
     /// Probes with `prober`, and the control targets with `controls`: its probes must not queue behind the others.
     pub fn new(prober: P, controls: C, targets: impl IntoIterator<Item = Target>) -> Self {
         let spec = |target| ProbeSpec { timeout: PHASE, addresses: Addresses::Any, ..ProbeSpec::new(target) };
-        let specs = targets.into_iter().map(spec).collect();
-        Self { prober, controls: Arc::new(Controls { prober: controls, specs, rounds: Mutex::default() }) }
+        let targets = targets.into_iter().map(|target| One { spec: spec(target), turn: Turn::default() }).collect();
+        Self { prober, controls: Arc::new(Controls { prober: controls, targets, rounds: Mutex::default() }) }
     }
 
     /// Tries each control target until it has been good once, and warns of those that are not: a target that can never be
@@ -56,15 +55,15 @@ impl<P: Prober, C: Prober> Controlled<P, C> {
     pub fn first_tries(&self) -> impl Future<Output = ()> + Send + use<P, C> {
         let controls = self.controls.clone();
         async move {
-            let tries = controls.specs.iter().map(|spec| controls.until_good(spec));
-            tries.collect::<FuturesUnordered<_>>().collect::<()>().await;
+            let tries = controls.targets.iter().map(|one| controls.until_good(&one.spec));
+            join_all(tries).await;
         }
     }
 }
 
 impl<P: Prober, C: Prober> Prober for Controlled<P, C> {
     async fn probe(&self, spec: &ProbeSpec) -> Report {
-        if self.controls.specs.is_empty() {
+        if self.controls.targets.is_empty() {
             return self.prober.probe(spec).await;
         }
         let mut report = tokio::select! {
@@ -155,9 +154,18 @@ fn never_good(target: &str, how: &str, tls: bool) -> String {
 #[derive(Debug)]
 struct Controls<C> {
     prober: C,
-    specs: Vec<ProbeSpec>,
+    targets: Vec<One>,
     rounds: Mutex<Rounds>,
 }
+
+#[derive(Debug)]
+struct One {
+    spec: ProbeSpec,
+    /// Held while it is tried.
+    turn: Turn,
+}
+
+type Turn = tokio::sync::Mutex<()>;
 
 #[derive(Debug, Default)]
 struct Rounds {
@@ -235,13 +243,26 @@ impl<C: Prober> Controls<C> {
         round
     }
 
-    /// Tries every target at once, until one is good.
-    async fn round(&self) -> Network {
-        let one = async |index: usize, spec: &ProbeSpec| (index, self.prober.probe(spec).await.outcome(spec));
-        let mut pending: FuturesUnordered<_> = self.specs.iter().enumerate().map(|(i, spec)| one(i, spec)).collect();
-        let mut ended: Vec<Option<Outcome>> = vec![None; self.specs.len()];
+    /// Tries every target at once, until one is good. The others are not cut off: a server may count that against this host. What an
+    /// earlier round has under way is waited for, so that no more than one try of each takes up the engine's places.
+    async fn round(self: &Arc<Self>) -> Network {
+        let (tell, mut ends) = mpsc::channel(self.targets.len().max(1));
+        for index in 0..self.targets.len() {
+            let (controls, tell) = (self.clone(), tell.clone());
+            tokio::spawn(async move {
+                let Some(One { spec, turn }) = controls.targets.get(index) else { return };
+                let _turn = tokio::select! {
+                    biased;
+                    () = tell.closed() => return,
+                    turn = turn.lock() => turn,
+                };
+                let _ = tell.send((index, controls.prober.probe(spec).await.outcome(spec))).await;
+            });
+        }
+        drop(tell);
+        let mut ended: Vec<Option<Outcome>> = vec![None; self.targets.len()];
         let all = async {
-            while let Some((index, outcome)) = pending.next().await {
+            while let Some((index, outcome)) = ends.recv().await {
                 if outcome == Outcome::Ok {
                     return true;
                 }
@@ -260,7 +281,7 @@ impl<C: Prober> Controls<C> {
             return Network::Unknown;
         }
         let how = |end: &Option<Outcome>| end.and_then(Outcome::reason).unwrap_or("unanswered");
-        let failures = self.specs.iter().zip(&ended).map(|(spec, end)| format!("{} {}", spec.target, how(end)));
+        let failures = self.targets.iter().zip(&ended).map(|(one, end)| format!("{} {}", one.spec.target, how(end)));
         Network::Broken(format!("control failed too: {}", failures.collect::<Vec<_>>().join(", ")).into())
     }
 
@@ -268,17 +289,15 @@ impl<C: Prober> Controls<C> {
         let target = text::escape(&spec.target.to_string());
         let mut warned = false;
         loop {
-            let outcome = timeout(AT_MOST, self.prober.probe(spec)).await.map(|report| report.outcome(spec));
-            match outcome.map(Outcome::reason) {
-                Ok(None) if warned => return info!("control target {target} is good now"),
-                Ok(None) => return,
+            match self.prober.probe(spec).await.outcome(spec).reason() {
+                None if warned => return info!("control target {target} is good now"),
+                None => return,
                 // Once: the same again and again would hide other lines.
-                failed if !warned => {
-                    let how = failed.ok().flatten().unwrap_or("unanswered");
+                Some(how) if !warned => {
                     warn!("{}", never_good(&target, how, spec.speaks_tls()));
                     warned = true;
                 }
-                Ok(Some(_)) | Err(_) => {}
+                Some(_) => {}
             }
             sleep(AGAIN).await;
         }

@@ -12,16 +12,17 @@ use preflight_agent::conntrack::Careful;
 use preflight_agent::control::Controlled;
 use preflight_agent::identity::{Identity, Pair, Sources};
 use preflight_agent::life::{Agent, live};
-use preflight_agent::limits::{Limits, raise_descriptors};
+use preflight_agent::limits::Limits;
 use preflight_agent::metrics::{Metrics, Recorded};
 use preflight_agent::policy::Policy;
 use preflight_agent::prober::{HostGuard, LocalProber};
 use preflight_agent::runs::Runs;
 use preflight_agent::serve::{Loopback, serve};
 use preflight_agent::state::{StateDir, machine_fingerprint};
-use preflight_agent::{conntrack, downward, imds};
+use preflight_agent::{downward, imds};
 use preflight_core::target::Target;
 use preflight_core::text;
+use preflight_probe::{conntrack, raise_descriptors};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -117,7 +118,7 @@ fn run(args: RunArgs, policy: Policy) -> anyhow::Result<()> {
         );
     }
     let guard = Arc::new(HostGuard::new(policy));
-    let prober = Careful::new(LocalProber::new(guard.clone(), limits)?, conntrack::PROC);
+    let prober = Careful::new(LocalProber::new(guard.clone(), limits)?, conntrack::TABLE);
     let prober = Controlled::new(prober, LocalProber::of_controls(guard.clone(), limits)?, controls);
     let first_tries = prober.first_tries();
     let agent = Agent {
@@ -126,15 +127,10 @@ fn run(args: RunArgs, policy: Policy) -> anyhow::Result<()> {
         state,
         identity: identity.clone(),
         guard,
-        runs: Runs::new(Recorded::new(prober, metrics.clone()), identity, limits.targets),
+        runs: Runs::new(Recorded::new(prober, metrics.clone()), identity, limits.at_once),
         metrics: metrics.clone(),
     };
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        targets = limits.targets,
-        addresses = limits.addresses,
-        "starting"
-    );
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), at_once = limits.at_once, "starting");
     // Name lookups and little else go to other threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build();
     runtime.context("failed to start")?.block_on(async {

@@ -63,7 +63,7 @@ impl LocalProber {
     /// An engine with the policy's ceilings, as far as this process's descriptors go.
     pub fn new(guard: Arc<HostGuard>, limits: Limits) -> Result<Self, EngineError> {
         let options = EngineOptions {
-            max_concurrent: limits.addresses as usize,
+            max_concurrent: limits.at_once as usize,
             max_per_second: NonZeroU32::new(guard.policy.max_per_second),
         };
         Ok(Self { engine: Engine::new(options)?, guard })

@@ -41,12 +41,13 @@ impl Contrast {
         if report.control == Control::Connected {
             return news;
         }
-        let gets_out =
-            report.egress || report.observations.iter().any(|o| connected(o) && o.address.and_then(place).is_some());
+        let gets_out = report.egress
+            || report.observations.iter().any(|o| connected(o, report.control) && o.address.and_then(place).is_some());
         if gets_out && self.out.insert(agent.to_owned()) {
             news.extend(self.stopped.values().flatten());
         }
-        for at in report.observations.iter().filter(|o| connected(o)).filter_map(|o| place(o.address?)) {
+        for at in report.observations.iter().filter(|o| connected(o, report.control)).filter_map(|o| place(o.address?))
+        {
             if self.reached.entry(at).or_default().insert((fleet.clone(), agent.to_owned())) {
                 news.extend(self.stopped.get(&at).into_iter().flatten());
             }
@@ -96,11 +97,11 @@ impl Contrast {
 }
 
 /// Whether it shows that something listens there. A bare connect does only where it was the whole of the probe, since only then
-/// the control, which tells of whoever accepts every connection, was waited for.
-fn connected(observation: &Observation) -> bool {
+/// the control, which tells of whoever accepts every connection, was waited for; and where the control could be tried.
+fn connected(observation: &Observation, control: Control) -> bool {
     match observation.proof {
         Some(Proof::Protocol | Proof::Encrypted) => true,
-        Some(Proof::Connected) => observation.outcome == Outcome::Ok,
+        Some(Proof::Connected) => observation.outcome == Outcome::Ok && control != Control::Untried,
         Some(Proof::Resolved) | None => false,
     }
 }

@@ -267,6 +267,8 @@ pub enum Control {
     Unanswered,
     /// It connected: something on the host accepts every connection.
     Connected,
+    /// It could not be tried from this host, so that nobody knows whether a bare connect shows anything.
+    Untried,
 }
 
 /// Which address families the host has a route for.

@@ -412,6 +412,21 @@ fn what_everything_connects_to_is_no_contrast_and_no_block() {
 }
 
 #[test]
+fn a_bare_connect_whose_control_was_not_tried_is_no_contrast() {
+    for (proof, want) in [(Proof::Connected, Some("no_contrast")), (Proof::Protocol, None)] {
+        let (run, rosters) = play(guarded(&[fleet("worker")]), |index, _| {
+            let mut one = meets(BLOCKED_AT, (index == 0).then_some(Short::ConnectTimeout));
+            if index == 1 {
+                one.report.control = Control::Untried;
+                one.report.observations[0].proof = Some(proof);
+            }
+            Some(one)
+        });
+        assert_eq!(run.fold(0, &rosters).why.map(Why::as_str), want);
+    }
+}
+
+#[test]
 fn a_contrast_of_a_revoked_agent_is_none_and_two_blocked_cells_do_not_wait_for_each_other() {
     let mut guarded = guarded(&[fleet("worker")]);
     let rosters = rosters(&["web", "worker"], 2);

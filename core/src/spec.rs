@@ -256,6 +256,8 @@ impl ProbeSpec {
     pub const MAX_MEMBER_ADDRESSES: usize = 2;
     /// At most this many members are probed; a cut is said.
     pub const MAX_MEMBERS: usize = 64;
+    /// The longest that a peer is waited for which has answered and is to say no more.
+    pub const PARTING: Duration = Duration::from_millis(250);
 
     /// A probe of `target` with every option at its default.
     pub fn new(target: Target) -> Self {
@@ -294,25 +296,61 @@ impl ProbeSpec {
     }
 
     /// The longest that looking for a dead path takes, where some connect attempts met silence and another one did not: enough
-    /// for peers that are up to 130 ms away (`paths.rs` in the probe engine).
+    /// for peers that are up to 300 ms away, as the ladder is (`paths.rs` in the probe engine). From near ones it takes 2 s.
     pub fn paths_timeout(&self) -> Duration {
-        const ENOUGH: Duration = Duration::from_secs(3);
+        const ENOUGH: Duration = Duration::from_secs(7);
         self.connect_timeout.duration().max(ENOUGH)
     }
 
-    /// The longest that this probe can take on an idle host: the sum of its phases' deadlines.
+    /// Whether the server's certificate is judged on a connection of its own, before another one on which the client's certificate is
+    /// shown: a `MySQL` server counts a handshake that is broken off against the client's host.
+    pub fn is_judged_first(&self) -> bool {
+        self.target.scheme == Scheme::Mysql && self.tls.upgrade && self.tls.client.is_some()
+    }
+
+    /// The longest that this probe can take on an idle host: the sum of its phases' deadlines. A connection beside the winner is
+    /// opened by the end of [`ProbeSpec::paths_timeout`], and left by the same phases.
     pub fn worst_case(&self) -> Duration {
         let timeout = self.timeout.duration();
         let phase = |there: bool| if there { timeout } else { Duration::ZERO };
         let upgrades = self.target.scheme.can_upgrade();
-        let one = Self::RESOLVE_TIMEOUT.duration()
-            + self.connect_timeout.duration()
+        let connection = self.connect_timeout.duration()
             + self.paths_timeout()
             + phase(self.via.is_some())
             + phase(self.speaks_tls() || upgrades)
             + phase(upgrades)
-            + phase(self.target.scheme.default_proof() == Proof::Protocol);
+            + phase(self.target.scheme.default_proof() == Proof::Protocol)
+            + if upgrades { Self::PARTING } else { Duration::ZERO };
+        let one = Self::RESOLVE_TIMEOUT.duration() + connection * if self.is_judged_first() { 2 } else { 1 };
         // The members are probed after the seed that tells of them.
         if self.topology.is_some() { 2 * one } else { one }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(url: &str) -> ProbeSpec {
+        ProbeSpec::new(url.parse().unwrap())
+    }
+
+    /// Second by second, at the default deadlines: the name, the ladder and the look for a dead path, then each phase.
+    #[test]
+    fn the_worst_case_covers_every_phase() {
+        let connect = 3 + 1 + 7;
+        let seconds = |spec: &ProbeSpec| spec.worst_case().as_secs_f64();
+        let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-6, "{got} and not {want}");
+        for (url, phases) in [("tcp://a:1", 0), ("tls://a:1", 1), ("redis://a", 1), ("rediss://a", 2), ("https://a", 2)]
+        {
+            close(seconds(&spec(url)), f64::from(connect + 5 * phases));
+        }
+        for url in ["postgres://a", "mysql://a"] {
+            close(seconds(&spec(url)), f64::from(connect + 15) + 0.25);
+        }
+        let mut twice = spec("mysql://a");
+        twice.tls.upgrade = true;
+        twice.tls.client = Some(ClientFiles { cert_file: "/c".to_owned(), key_file: "/k".to_owned() });
+        close(seconds(&twice), 3.0 + 2.0 * (8.0 + 15.25));
     }
 }

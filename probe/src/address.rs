@@ -97,9 +97,27 @@ impl Way<'_> {
     }
 
     async fn advance(&mut self, probed: &mut Probed) -> Result<(), Failure> {
-        let Self { engine, spec, guard, address, .. } = *self;
         self.terms = self.make_terms()?;
-        probed.control = engine.controls.start(address, guard);
+        probed.control = self.engine.controls.start(self.address, self.guard);
+        if self.spec.is_judged_first()
+            && let Some(client) = self.terms.as_mut().and_then(|terms| terms.client.take())
+        {
+            // Seldom, and large.
+            Box::pin(self.reach(probed)).await?;
+            self.engine.pace.count();
+            let phases = Phases { resolve_ms: probed.seen.phases.resolve_ms, ..Phases::default() };
+            let new = Observation::new(Some(self.address), Outcome::Ok);
+            probed.seen = Observation { proof: Some(Proof::Resolved), phases, ..new };
+            if let Some(terms) = &mut self.terms {
+                terms.client = Some(client);
+            }
+        }
+        self.reach(probed).await
+    }
+
+    /// Dials, and goes on as far as is required.
+    async fn reach(&self, probed: &mut Probed) -> Result<(), Failure> {
+        let Self { spec, address, .. } = *self;
         let dial = connect::dial(address, spec.connect_timeout.duration()).await;
         let seen = &mut probed.seen;
         seen.note = dial.note();
@@ -159,6 +177,7 @@ impl Way<'_> {
     /// Leaves a connection that is not needed as the one that is: a server may count it against a host that a client
     /// connects and goes without a word. What comes of it is nobody's business.
     async fn leave(&self, stream: TcpStream) {
+        self.engine.pace.count();
         let seen = Observation::new(Some(self.address), Outcome::Ok);
         let _ = self.go_on(stream, &mut Probed { seen, control: None, shown: None, told: Vec::new() }).await;
     }
@@ -196,7 +215,7 @@ impl Way<'_> {
     }
 
     fn allowed(&self) -> Result<(), Failure> {
-        match self.destinations().find(|address| !spellings(*address).all(|spelling| self.guard.allows(spelling))) {
+        match self.destinations().find(|address| !meant_by(*address).all(|meant| self.guard.allows(meant))) {
             Some(address) => Err(Failure::void(Void::PolicyDenied, format!("the local policy denies {address}"))),
             None => Ok(()),
         }
@@ -224,8 +243,7 @@ impl Way<'_> {
     }
 
     fn may_use(&self, file: &str) -> Result<(), Failure> {
-        let may =
-            |address: &SocketAddr| spellings(*address).all(|spelling| self.guard.may_use(Path::new(file), spelling));
+        let may = |address: &SocketAddr| meant_by(*address).all(|meant| self.guard.may_use(Path::new(file), meant));
         let Some(address) = self.destinations().find(|address| !may(address)) else { return Ok(()) };
         let (ip, port) = (address.ip(), address.port());
         let rule = format!("[[files]] paths = [{file:?}] addresses = [\"{ip}\"] ports = [{port}]");
@@ -245,27 +263,38 @@ impl Way<'_> {
             let begin = Instant::now();
             let mut wire = Wire::new(&mut stream);
             let start = deadline::until(begin + spec.timeout.duration(), protocol.start(&mut wire, spec)).await?;
+            let took = begin.elapsed();
             match start.unwrap_or_else(|| Err(wire.timed_out()))? {
                 Start::Speak => {}
                 Start::Secure => return Box::pin(self.over_tls(stream, Some(protocol), probed)).await,
                 Start::Show(shown) => {
-                    let took = begin.elapsed();
                     Box::pin(self.leave_by_tls(stream, protocol, probed)).await?;
                     self::shown(probed, shown, took);
                     return Ok(());
                 }
+                Start::Last(end) => {
+                    wire.nothing_more().await?;
+                    shown(probed, end?, took);
+                    return Ok(());
+                }
                 Start::Done(shown) => {
-                    self::shown(probed, shown, begin.elapsed());
+                    self::shown(probed, shown, took);
+                    self.part(stream, protocol);
                     return Ok(());
                 }
             }
         }
         let mut wire = Wire::new(&mut stream);
         let end = self.converse(protocol, &mut wire, probed).await;
+        self.part(stream, protocol);
+        end
+    }
+
+    /// Leaves in the clear. The server has answered, so that nobody waits for its goodbye.
+    fn part(&self, stream: TcpStream, protocol: &dyn Protocol) {
         if protocol.lingers() {
             self.engine.goodbyes.tcp(stream);
         }
-        end
     }
 
     async fn over_tls(
@@ -450,8 +479,8 @@ async fn settle(spec: &ProbeSpec, seen: &mut Observation, running: Running) -> S
     shown
 }
 
-/// The address as the policy should see it. Addresses are canonical already (`names.rs`).
-fn spellings(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+/// What the kernel takes an address for, each as the policy should see it. Addresses are canonical already (`names.rs`).
+fn meant_by(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
     let loopback: Option<IpAddr> = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => Some(Ipv4Addr::LOCALHOST.into()),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => Some(Ipv6Addr::LOCALHOST.into()),
@@ -484,7 +513,8 @@ mod tests {
             }
             asked
         };
-        let engine = Engine::new(EngineOptions::default()).unwrap();
+        let options = EngineOptions { max_per_second: std::num::NonZeroU32::new(1), ..EngineOptions::default() };
+        let engine = Engine::new(options).unwrap();
         let spec = ProbeSpec::new(format!("redis://{address}").parse().unwrap());
         let way = Way { engine: &engine, spec: &spec, guard: &AllowAll, address, terms: None };
         let dial = Dial {
@@ -500,11 +530,13 @@ mod tests {
         let mut probed = Probed { seen, control: None, shown: None, told: Vec::new() };
         let (asked, end) = tokio::join!(serve, way.go_on_beside(dial, &mut probed));
         assert_eq!((asked, end, probed.seen.proof), (2, Ok(()), Some(Proof::Protocol)));
+        let next = timeout(Duration::from_millis(500), engine.pace.permit()).await;
+        assert!(next.is_err(), "at one connection in a second, the loser's is this second's");
     }
 
     #[test]
     fn the_policy_sees_what_the_kernel_dials() {
-        let of = |text: &str| spellings(text.parse().unwrap()).map(|a| a.to_string()).collect::<Vec<_>>();
+        let of = |text: &str| meant_by(text.parse().unwrap()).map(|a| a.to_string()).collect::<Vec<_>>();
         assert_eq!(of("0.0.0.0:80"), ["0.0.0.0:80", "127.0.0.1:80"]);
         assert_eq!(of("[::]:80"), ["[::]:80", "[::1]:80"]);
         assert_eq!(of("10.0.0.1:80"), ["10.0.0.1:80"]);

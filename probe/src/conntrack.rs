@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Where Linux says how many connections it tracks, and how many it can
 /// (<https://docs.kernel.org/networking/nf_conntrack-sysctl.html>).
-const TABLE: &str = "/proc/sys/net/netfilter";
+pub const TABLE: &str = "/proc/sys/net/netfilter";
 
 /// What to say if the table of this host is as good as full: 95 % of it, since entries come and go while one looks. Nothing
 /// where nothing is tracked. Two small reads, for a dial that met silence only, and one look for all that end at one instant.
@@ -26,10 +26,16 @@ pub(crate) fn full() -> Option<String> {
     full
 }
 
+/// How many connections are tracked, and how many can be, by a table at such a place as [`TABLE`]; none where nothing is tracked, or without limit.
+pub fn read(table: &Path) -> Option<(u64, u64)> {
+    let number = |file: &str| -> Option<u64> { fs::read_to_string(table.join(file)).ok()?.trim().parse().ok() };
+    let (count, max) = (number("nf_conntrack_count")?, number("nf_conntrack_max")?);
+    (max > 0).then_some((count, max))
+}
+
 fn full_at(table: &Path) -> Option<String> {
-    let read = |file: &str| -> Option<u64> { fs::read_to_string(table.join(file)).ok()?.trim().parse().ok() };
-    let (count, max) = (read("nf_conntrack_count")?, read("nf_conntrack_max")?);
-    (max > 0 && count >= max - max / 20).then(|| {
+    let (count, max) = read(table)?;
+    (count >= max - max / 20).then(|| {
         format!(
             "the connection tracking table of this host is full ({count} of {max}), so it drops new connections itself: raise \
              net.netfilter.nf_conntrack_max or find what fills it"

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use preflight_core::observation::Outcome;
-use preflight_core::reason::{Short, Void};
+use preflight_core::reason::Void;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -25,7 +25,7 @@ pub(crate) enum Seen {
     Unanswered,
     /// It connected.
     Connected,
-    /// It could not be tried for want of a route, so that interception would go unseen.
+    /// This host itself refuses the try (it has no route, or one that forbids), so that interception would go unseen.
     Untried(&'static str),
     /// It could not be tried: the local policy denies it, or for want of something on this host.
     Failed(Failure),
@@ -111,8 +111,8 @@ impl Controls {
 fn begin(control: SocketAddr) -> Running {
     let (tell, seen) = watch::channel(Seen::Waiting);
     tokio::spawn(async move {
-        let end = timeout(Controls::LIFE, connects(control)).await.unwrap_or(Err(Refusal::Silent));
-        tell.send_replace(seen_of(end));
+        let seen = timeout(Controls::LIFE, tried(control)).await.unwrap_or(Seen::Unanswered);
+        tell.send_replace(seen);
     });
     Running { at: Instant::now(), seen }
 }
@@ -126,19 +126,21 @@ fn control_for(target: SocketAddr) -> SocketAddr {
     }
 }
 
-async fn connects(control: SocketAddr) -> Result<(), Refusal> {
-    let opening = Opening::start(control, None)?;
-    poll_fn(|cx| opening.poll(cx, control)).await
+/// What is refused at once is refused by this host, and nobody on the way has seen it.
+async fn tried(control: SocketAddr) -> Seen {
+    match Opening::start(control, None) {
+        Err(Refusal::Failed(failure)) if matches!(failure.outcome, Outcome::Short(_)) => {
+            Seen::Untried("this host has no way to the control address")
+        }
+        Err(refusal) => seen_of(Err(refusal)),
+        Ok(opening) => seen_of(poll_fn(|cx| opening.poll(cx, control)).await),
+    }
 }
 
 fn seen_of(end: Result<(), Refusal>) -> Seen {
     match end {
         Ok(()) => Seen::Connected,
-        Err(Refusal::Silent) => Seen::Unanswered,
-        Err(Refusal::Failed(failure)) => match failure.outcome {
-            Outcome::Void(_) => Seen::Failed(failure),
-            Outcome::Short(Short::NetUnreachable) => Seen::Untried("this host has no route to the control address"),
-            Outcome::Short(_) | Outcome::Ok => Seen::Unanswered,
-        },
+        Err(Refusal::Failed(failure)) if matches!(failure.outcome, Outcome::Void(_)) => Seen::Failed(failure),
+        Err(Refusal::Silent | Refusal::Failed(_)) => Seen::Unanswered,
     }
 }

@@ -64,17 +64,20 @@ impl Guard for AllowAll {
 /// Ceilings over all probes of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// How many addresses are probed at once, each with up to [`EngineOptions::SOCKETS`] descriptors. Others wait for them: so
-    /// that time-outs do not queue, it has to be as many as there are targets that may be silent at once.
+    /// How many addresses are probed at once, and how many names are looked up at once: up to [`EngineOptions::DESCRIPTORS`] for each.
+    /// Others wait for them: so that time-outs do not queue, it has to be as many as there are targets that may be silent at once.
     pub max_concurrent: usize,
-    /// How many dials are begun in a second; none for no bound.
+    /// How many dials are begun in a second; none for no bound. Connections that are opened beside a dial's own, by attempts that
+    /// lose and to look for a dead path, count too; attempts that nobody answers do not, since they are nobody's connections.
     pub max_per_second: Option<NonZeroU32>,
 }
 
 impl EngineOptions {
-    /// The most descriptors that one address needs at a time: its ladder of attempts, a control, and the connection of an earlier
-    /// address that is being left.
-    pub const SOCKETS: usize = connect::ATTEMPTS + 2;
+    /// The most descriptors that one address needs at a time, with the lookup of one name beside it: its ladder of attempts, a control, and
+    /// a connection that is being left; for the lookup a file of the host's configuration, and a socket for each family.
+    ///
+    /// The look for a dead path (`paths.rs`) holds as many sockets as the ladder did, or takes another address's place for ten more.
+    pub const DESCRIPTORS: usize = connect::ATTEMPTS + 2 + 3;
 }
 
 impl Default for EngineOptions {
@@ -82,7 +85,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         const MOST: usize = 1024;
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(now, _)| now);
-        let most = usize::try_from(descriptors).unwrap_or(usize::MAX) / (2 * Self::SOCKETS);
+        let most = usize::try_from(descriptors).unwrap_or(usize::MAX) / (2 * Self::DESCRIPTORS);
         Self { max_concurrent: most.clamp(1, MOST), max_per_second: None }
     }
 }
@@ -191,9 +194,14 @@ impl Engine {
     /// One host: the target, a member of it, or the proxy in front of it; at most so many of its addresses.
     async fn host(&self, spec: &ProbeSpec, guard: &dyn Guard, most: usize) -> Dialled {
         let (host, _) = dialled_host(spec);
+        let permit = match host {
+            Host::Name(_) => self.pace.lookup().await,
+            Host::Ip(_) => None,
+        };
         let begin = Instant::now();
         let resolved = names::resolve(host, spec.families).await;
         let resolve_ms = Some(ms(begin.elapsed()));
+        drop(permit);
         match resolved {
             Ok(mut resolved) => {
                 resolved.addresses.truncate(most);
@@ -229,9 +237,11 @@ impl Engine {
             told: BTreeSet::new(),
         };
         for probed in all {
-            if probed.shown == Some(Seen::Connected) {
-                dialled.control = Control::Connected;
-            }
+            dialled.control = match (probed.shown, dialled.control) {
+                (Some(Seen::Connected), _) | (_, Control::Connected) => Control::Connected,
+                (Some(Seen::Untried(_)), _) | (_, Control::Untried) => Control::Untried,
+                (_, Control::Unanswered) => Control::Unanswered,
+            };
             dialled.told.extend(probed.told);
             dialled.observations.push(probed.seen);
         }
@@ -260,6 +270,20 @@ mod tests {
     fn none_at_once_is_refused() {
         let options = EngineOptions { max_concurrent: 0, max_per_second: None };
         assert!(matches!(Engine::new(options), Err(EngineError::Concurrency)));
+    }
+
+    #[tokio::test]
+    async fn lookups_keep_to_the_ceiling_too() {
+        let engine = Engine::new(EngineOptions { max_concurrent: 1, max_per_second: None }).unwrap();
+        let held = engine.pace.lookup().await;
+        let spec = ProbeSpec { require: Proof::Resolved, ..ProbeSpec::new("tcp://localhost:1".parse().unwrap()) };
+        let mut probe = Box::pin(engine.probe(&spec, &AllowAll));
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(300), &mut probe).await.is_err());
+        // An address needs no lookup, and its probe does not wait for one.
+        let address = ProbeSpec { require: Proof::Resolved, ..ProbeSpec::new("tcp://127.0.0.1:1".parse().unwrap()) };
+        assert_eq!(engine.probe(&address, &AllowAll).await.resolved, 1);
+        drop(held);
+        assert!(probe.await.resolved > 0);
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ pub fn exchange(spec: &ProbeSpec, bytes: &[u8]) -> bool {
                 Ok(Start::Speak) => {}
                 Ok(Start::Secure) | Err(_) => return false,
                 Ok(Start::Done(_) | Start::Show(_)) => return true,
+                Ok(Start::Last(end)) => return end.is_ok() && wire.nothing_more().await.is_ok(),
             }
         }
         protocol.open(&mut wire, spec).await.is_ok()

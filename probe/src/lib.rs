@@ -11,6 +11,7 @@
 //! | `control.rs`, `routes.rs`, `conntrack.rs` | what the host itself does: accepts everything, has no route, is full |
 //! | `tls.rs`, `judge.rs`, `trust.rs` | handshake, then judgement, by which authorities or which certificate |
 //! | `goodbye.rs` | how connections are left |
+//! | `descriptors.rs` | how many descriptors this process can have |
 //! | `files.rs` | files of this host that probes use |
 //! | `proxy.rs` | the tunnel through an HTTP proxy |
 //! | `protocol.rs` | what a protocol's opening exchange is given |
@@ -23,9 +24,10 @@
 mod address;
 mod amqp;
 mod connect;
-mod conntrack;
+pub mod conntrack;
 mod control;
 mod deadline;
+mod descriptors;
 mod engine;
 mod failure;
 mod fields;
@@ -52,6 +54,7 @@ mod socket;
 mod tls;
 mod trust;
 
+pub use descriptors::raise_descriptors;
 pub use engine::{AllowAll, Engine, EngineError, EngineOptions, Guard};
 
 use preflight_core::observation::Report;

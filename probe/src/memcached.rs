@@ -23,6 +23,10 @@ const VERSION: &[u8] = b"version\r\n";
 const QUIT: &[u8] = b"quit\r\n";
 
 impl Protocol for Memcached {
+    fn lingers(&self) -> bool {
+        true
+    }
+
     fn open<'a>(&'a self, wire: &'a mut Wire<'_>, _spec: &'a ProbeSpec) -> BoxFuture<'a, Result<Shown, Failure>> {
         Box::pin(async move {
             wire.send(VERSION).await;
@@ -36,7 +40,6 @@ impl Protocol for Memcached {
                     Reply::Foreign => return Err(wire.unexpected("not a memcached reply to version")),
                 };
                 wire.send(QUIT).await;
-                wire.parted().await;
                 return Ok(Shown { note, ..Shown::default() });
             }
         })

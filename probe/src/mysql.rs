@@ -22,8 +22,11 @@
 //! known here the server may count a failed handshake, as it does for accounts with passwords of before MySQL 4.1.
 //!
 //! With `tls.upgrade` the greeting must offer TLS; the login then goes inside, also where the certificate failed, since the
-//! host would be blocked otherwise. It holds no secret. A connect without more, as of `tcp://` and `require: connected`, counts
-//! as a failed handshake like any other: such a server is better probed by its own scheme.
+//! host would be blocked otherwise. It holds no secret. A client certificate is shown to nobody whose own failed, and to break
+//! the handshake off for that would count; so with one the server is judged first on a connection of its own, without it
+//! ([`ProbeSpec::is_judged_first`]). What is left to count is a client certificate that the server refuses, and an exchange
+//! that is cut off, by its time-out or by who asked for it. A connect without more, as of `tcp://` and `require: connected`,
+//! counts as a failed handshake like any other: such a server is better probed by its own scheme.
 //!
 //! MySQL itself was not at hand; its source (`sql_authentication.cc`) counts by the same rules: what its method calls a wrong
 //! password does not count towards `max_connect_errors`, what it calls a failed handshake does.
@@ -55,6 +58,10 @@ const NATIVE: &[u8] = b"mysql_native_password";
 
 impl Protocol for Mysql {
     fn leaves_by_speaking(&self) -> bool {
+        true
+    }
+
+    fn lingers(&self) -> bool {
         true
     }
 
@@ -109,7 +116,6 @@ async fn log_in(wire: &mut Wire<'_>, sequence: u8, capabilities: u32, plugin: &[
         match payload.split_first() {
             Some((0, rest)) if rest.len() >= 6 => {
                 wire.send(&framed(0, &[COM_QUIT])).await;
-                wire.parted().await;
                 return Ok(Shown::default());
             }
             Some((0xff, _)) => {

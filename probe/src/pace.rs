@@ -12,6 +12,7 @@ use crate::engine::{EngineError, EngineOptions};
 #[derive(Debug)]
 pub(crate) struct Pace {
     permits: Semaphore,
+    lookups: Semaphore,
     interval: Option<Duration>,
     next: Mutex<Instant>,
 }
@@ -26,6 +27,7 @@ impl Pace {
         }
         Ok(Self {
             permits: Semaphore::new(options.max_concurrent),
+            lookups: Semaphore::new(options.max_concurrent),
             interval: options.max_per_second.map(|rate| Duration::from_secs(1) / rate.get()),
             next: Mutex::new(Instant::now()),
         })
@@ -45,6 +47,18 @@ impl Pace {
     /// wait for ever.
     pub(crate) fn another(&self) -> Option<SemaphorePermit<'_>> {
         self.permits.try_acquire().ok()
+    }
+
+    /// Before a name is looked up: a target's, or one of many that a seed tells of.
+    pub(crate) async fn lookup(&self) -> Option<SemaphorePermit<'_>> {
+        self.lookups.acquire().await.ok()
+    }
+
+    /// Counts a connection that was opened beside the one that was waited for: whoever comes next waits for it too.
+    pub(crate) fn count(&self) {
+        if let Some(interval) = self.interval {
+            self.slot(Instant::now(), interval);
+        }
     }
 
     /// When the next dial may begin.
@@ -70,5 +84,7 @@ mod tests {
         let interval = pace.interval.unwrap();
         let last = (0..200).map(|_| pace.slot(now, interval)).last().unwrap();
         assert!((last - now).as_millis() >= 1_880, "200 dials at 100 a second take nearly 2 s: {:?}", last - now);
+        pace.count();
+        assert_eq!(pace.slot(now, interval) - last, 2 * interval, "a connection beside them counts");
     }
 }

@@ -24,7 +24,7 @@ use preflight_core::reason::Short;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::connect::{CONNECTED, SILENT, ms};
+use crate::connect::{ATTEMPTS, CONNECTED, SILENT, ms};
 use crate::deadline::until;
 use crate::failure::Failure;
 use crate::socket::{Opening, Refusal};
@@ -33,10 +33,12 @@ use crate::socket::{Opening, Refusal};
 const BURST: u32 = 3;
 /// From the last SYN of the first burst to the second.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The least that a SYN is given for its answer.
+const LEAST_GAP: Duration = Duration::from_millis(150);
+/// How many gaps a check takes in all: the ladder's silent ports have one burst before the others have two, a little apart.
+const GAPS: u32 = 3 * BURST + 1;
 /// How many ports are asked in all, those of the ladder included.
 const PORTS: usize = 12;
-/// How many more are asked where this process may hold no more sockets than an address has anyway.
-const FEW: usize = 4;
 /// Fewer silent ports than this are told, and change nothing.
 const DEAD: usize = 3;
 
@@ -45,7 +47,7 @@ pub(crate) struct Check<'a> {
     pub(crate) address: SocketAddr,
     /// When the dial began, which attempts are timed from.
     pub(crate) begin: Instant,
-    /// What an answer may take.
+    /// What an answer may take: two round trips, since one that was lost may cost another.
     pub(crate) window: Duration,
     /// What the check may take in all, beside how connections are left.
     pub(crate) budget: Duration,
@@ -85,10 +87,9 @@ enum How {
 impl Check<'_> {
     /// Asks the ports that were silent; `answered` others were not. With `room` for more sockets more ports are asked.
     pub(crate) async fn run(&self, silent: Vec<SocketAddr>, answered: usize, room: impl FnOnce() -> bool) -> Checked {
-        let budget = self.budget;
-        let gap = self.window.max(budget / 20);
-        if gap * (3 * BURST) + PAUSE > budget {
-            return unchecked("an answer takes too long for that within connect_timeout");
+        let gap = self.window.max(LEAST_GAP);
+        if gap * GAPS + PAUSE > self.budget {
+            return unchecked("an answer takes too long for that");
         }
         let asked = silent.len();
         let mut ports = join_all(silent.into_iter().map(|local| self.burst(Port::new(Some(local)), gap))).await;
@@ -96,7 +97,9 @@ impl Check<'_> {
         if still.is_empty() {
             return self.checked(&ports, answered);
         }
-        let more = PORTS.saturating_sub(asked + answered).min(if room() { PORTS } else { FEW });
+        // Without room no more sockets are held than the ladder held, of which its own connections may still be open.
+        let most = if room() { PORTS } else { ATTEMPTS.saturating_sub(still.len() + answered) };
+        let more = PORTS.saturating_sub(asked + answered).min(most);
         let again = join_all(still.into_iter().map(|port| self.second(port, gap)));
         let sample = (0_u32..).take(more).map(|index| async move {
             // Spread over one gap.
@@ -195,4 +198,41 @@ impl Port {
 fn unchecked(why: &str) -> Checked {
     let note = format!("whether the silence is loss or a dead path was not checked: {why}");
     Checked { note: Some(note), ..Checked::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use preflight_core::spec::ProbeSpec;
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    /// What a peer's distance costs, by a clock that runs only while everybody waits: no port is answered but the ladder's.
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_path_to_a_peer_300_ms_away_is_found_in_time() {
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(0).unwrap();
+        let address = full.local_addr().unwrap();
+        let _fill = std::net::TcpStream::connect(address).unwrap();
+        let leave = |_| -> BoxFuture<'_, ()> { Box::pin(std::future::ready(())) };
+        let budget = ProbeSpec::new("tcp://10.0.0.1:1".parse().unwrap()).paths_timeout();
+        for (round_trip, room, dead) in [(1, true, 11), (1, false, 5), (300, true, 11), (300, false, 5), (400, true, 0)]
+        {
+            let begin = Instant::now();
+            // As the ladder has it (connect.rs).
+            let window = 2 * Duration::from_millis(round_trip) + Duration::from_millis(10);
+            let check = Check { address, begin, window, budget, leave: &leave };
+            let checked = check.run(vec!["127.0.0.1:0".parse().unwrap()], 1, || room).await;
+            assert!(begin.elapsed() <= budget, "{round_trip} {:?}", begin.elapsed());
+            if dead == 0 {
+                assert!(checked.failure.is_none() && checked.note.unwrap().contains("was not checked"));
+                continue;
+            }
+            let failure = checked.failure.unwrap();
+            assert_eq!(failure.outcome, Outcome::Short(Short::PartialLoss), "{round_trip}");
+            let share = format!("{dead} of {} source ports", dead + 1);
+            assert!(failure.detail.as_ref().unwrap().starts_with(&share), "{failure:?}");
+        }
+    }
 }

@@ -42,16 +42,11 @@ impl Protocol for Postgres {
                     Answer::Incomplete => {}
                     Answer::Secure if spec.tls.upgrade => return Ok(Start::Secure),
                     Answer::Secure => return Ok(Start::Show(Shown::default())),
-                    Answer::Plain => {
-                        wire.nothing_more().await?;
-                        if spec.tls.upgrade {
-                            return Err(Failure::short(
-                                Short::TlsNotSpoken,
-                                "the server answers that it speaks no TLS",
-                            ));
-                        }
-                        return Ok(Start::Done(Shown::default()));
+                    Answer::Plain if spec.tls.upgrade => {
+                        let words = "the server answers that it speaks no TLS";
+                        return Ok(Start::Last(Err(Failure::short(Short::TlsNotSpoken, words))));
                     }
+                    Answer::Plain => return Ok(Start::Last(Ok(Shown::default()))),
                     Answer::Error { state, message } => return Err(error(&state, &message)),
                     Answer::Foreign => return Err(wire.unexpected("not a PostgreSQL answer to SSLRequest")),
                 }

@@ -5,7 +5,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use preflight_core::observation::Role;
@@ -40,8 +39,8 @@ pub(crate) trait Protocol: Sync {
         false
     }
 
-    /// Whether the server may still be sending when the exchange has ended. In the clear too the connection is then left by
-    /// [`Goodbyes`](crate::goodbye::Goodbyes), since a close with unread data is a reset.
+    /// Whether the server may still be sending when the exchange has ended, or is to end it. In the clear too the connection is then
+    /// left by [`Goodbyes`](crate::goodbye::Goodbyes), since a close with unread data is a reset.
     fn lingers(&self) -> bool {
         false
     }
@@ -68,6 +67,8 @@ pub(crate) enum Start {
     Show(Shown),
     /// The service has shown what it is already.
     Done(Shown),
+    /// What the service said so far comes to this, if it says no more ([`Wire::nothing_more`]).
+    Last(Result<Shown, Failure>),
 }
 
 /// What a service showed.
@@ -186,22 +187,16 @@ impl<'w> Wire<'w> {
         }
     }
 
-    /// What came back was all that the peer had to say: ends this side's speech and waits a moment for the peer's end.
+    /// What came back was all that the peer had to say: ends this side's speech and waits a moment for the peer's end, reading what
+    /// it still says. The peer has answered by now, so this is no part of a phase.
     pub(crate) async fn nothing_more(&mut self) -> Result<(), Failure> {
         let before = self.received.len();
-        self.parted().await;
-        if self.received.len() == before { Ok(()) } else { Err(self.unexpected("more than the protocol's answer")) }
-    }
-
-    /// Ends this side's speech and waits a moment for the peer to close, reading what it still says: a close with unread
-    /// data is a reset, which servers count as an error.
-    pub(crate) async fn parted(&mut self) {
-        const PATIENCE: Duration = Duration::from_millis(250);
-        let _ = timeout(PATIENCE, async {
+        let _ = timeout(ProbeSpec::PARTING, async {
             let _ = self.stream.shutdown().await;
             while self.more().await.is_ok() {}
         })
         .await;
+        if self.received.len() == before { Ok(()) } else { Err(self.unexpected("more than the protocol's answer")) }
     }
 
     /// What came back is not this protocol.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::{detail, reason, spec};
 use futures_util::future::join_all;
-use preflight_core::observation::{Observation, Outcome, Report};
+use preflight_core::observation::{Control, Observation, Outcome, Report};
 use preflight_core::reason::{Short, Void};
 use preflight_core::spec::{Millis, ProbeSpec};
 use preflight_probe::{AllowAll, Engine, EngineOptions};
@@ -188,6 +188,27 @@ fn want_of_ports_is_blamed_on_this_host() {
 }
 
 #[test]
+fn a_control_that_this_host_does_not_let_out_was_not_tried() {
+    for (route, want) in [
+        ("", Control::Untried),
+        ("ip route add prohibit 192.0.2.0/24", Control::Untried),
+        ("ip route add unreachable 192.0.2.0/24", Control::Untried),
+        ("ip route add blackhole 192.0.2.0/24", Control::Untried),
+        (
+            "ip link add eth0 type veth peer name eth1; ip link set eth1 up; ip link set eth0 up; ip address add 10.77.0.1/24 dev eth0; ip route add default dev eth0",
+            Control::Unanswered,
+        ),
+    ] {
+        in_network(route, async || {
+            listen(7001).await;
+            let report = engine(4).probe(&spec("tcp://127.0.0.1:7001"), &AllowAll).await;
+            assert_eq!((reason(seen(&report)), report.control), ("ok", want), "{route} {report:#?}");
+            assert_eq!(seen(&report).note.is_some(), want == Control::Untried, "{report:#?}");
+        });
+    }
+}
+
+#[test]
 fn a_router_that_prohibits_is_told_from_one_that_knows_no_way() {
     // A host, a router and two networks behind it: one that it prohibits, one that it cannot reach.
     let setup = "
@@ -224,7 +245,7 @@ fn a_thousand_dropped_targets_end_in_the_time_of_one() {
     const TARGETS: u16 = 1_000;
     in_network(&rule("tcp dport 20000-20999 drop"), async || {
         let limit = getrlimit(Resource::Nofile);
-        let wanted = u64::from(TARGETS) * EngineOptions::SOCKETS as u64 + 200;
+        let wanted = u64::from(TARGETS) * EngineOptions::DESCRIPTORS as u64 + 200;
         if limit.current.is_some_and(|now| now < wanted) {
             setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).unwrap();
         }

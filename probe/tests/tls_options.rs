@@ -176,6 +176,59 @@ async fn the_client_shows_itself_to_nobody_whose_certificate_is_not_good() {
     }
 }
 
+/// MySQL counts a handshake that is broken off against the host.
+#[tokio::test]
+async fn a_server_that_counts_broken_handshakes_is_judged_before_the_client_shows_itself() {
+    const LOGGED_IN: &[u8] = &[7, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0];
+    let (ca, stranger) = (authority("the authority"), authority("a stranger"));
+    let files = Files::new("judged-first");
+    let client = files.client(&Identity::issued(&params("client.test"), &ca));
+    let mut greeting = include_bytes!("../../fuzz/corpus/mysql/mariadb_10_11_greeting")[1..].to_vec();
+    // It offers TLS: a bit of the capabilities, which stand behind the version, a number, eight bytes and a zero.
+    let version_ends = 5 + greeting[5..].iter().position(|byte| *byte == 0).unwrap();
+    greeting[version_ends + 1 + 4 + 8 + 1 + 1] |= 0x08;
+    for (issuer, want, logins) in
+        [(&ca, "ok", vec![Some(false), Some(true)]), (&stranger, "tls_untrusted", vec![Some(false)])]
+    {
+        let identity = Identity::issued(&params("good.test"), issuer);
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()));
+        let verifier = verifier.allow_unauthenticated().build().unwrap();
+        let config = only(&rustls::version::TLS13).with_client_cert_verifier(verifier);
+        let acceptor =
+            TlsAcceptor::from(Arc::new(config.with_single_cert(identity.chain.clone(), identity.key()).unwrap()));
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let greeting = greeting.clone();
+        let (address, _) = scripted(move |mut stream| {
+            let (acceptor, tell, greeting) = (acceptor.clone(), tell.clone(), greeting.clone());
+            async move {
+                stream.write_all(&greeting).await.unwrap();
+                stream.read_exact(&mut [0; 36]).await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else { return tell.send(None).unwrap() };
+                let shown = stream.get_ref().1.peer_certificates().is_some();
+                let login = stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0);
+                let _ = stream.write_all(LOGGED_IN).await;
+                let quit = stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0);
+                tell.send((login && quit).then_some(shown)).unwrap();
+            }
+        })
+        .await;
+        let mut spec = tls(address, &ca.pem());
+        spec.target = format!("mysql://{address}").parse().unwrap();
+        spec.require = Proof::Protocol;
+        spec.tls.upgrade = true;
+        spec.tls.client = Some(client.clone());
+        let seen = probe(&spec).await;
+        assert_eq!(reason(&seen), want, "{seen:#?}");
+        assert!(seen.tls.is_some() && seen.attempts.len() == 1, "{seen:#?}");
+        for login in logins {
+            assert_eq!(told.recv().await.unwrap(), login, "whether each showed a certificate, and logged in");
+        }
+        assert!(told.try_recv().is_err());
+    }
+}
+
 #[tokio::test]
 async fn an_older_version_than_asked_for_is_named() {
     let ca = authority("the authority");

@@ -189,6 +189,35 @@ async fn an_end_at_each_byte_in_the_clear() {
     }
 }
 
+#[tokio::test]
+async fn who_has_answered_and_does_not_close_is_not_slow() {
+    const LOGGED_IN: &[u8] = &[7, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0];
+    for exchange in EXCHANGES {
+        let (says, server_first) = (exchange.says(), exchange.server_first);
+        let (address, _) = scripted(move |mut stream| async move {
+            let mut parts = if server_first { vec![says, LOGGED_IN] } else { vec![b"".as_slice(), says] }.into_iter();
+            let _ = stream.write_all(parts.next().unwrap()).await;
+            if stream.read(&mut [0; 1024]).await.is_ok() {
+                let _ = stream.write_all(parts.next().unwrap()).await;
+            }
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let mut spec = spec(&format!("{}://{address}", exchange.scheme));
+        // What waits for the end takes longer every time; on a machine that does much else, one of twenty is quick.
+        spec.timeout = Millis(200);
+        spec.max_latency = Some(Millis(200));
+        let mut seen = probe(&spec).await;
+        for _ in 0..20 {
+            if seen.outcome == Outcome::Ok {
+                break;
+            }
+            seen = probe(&spec).await;
+        }
+        assert_eq!(reason(&seen), "ok", "{} {seen:#?}", exchange.scheme);
+    }
+}
+
 /// A server of this certificate that answers `PING`, of which only the first `count` bytes get through; and how many it said.
 async fn cut(identity: &Identity, count: usize, reset: bool) -> (SocketAddr, Arc<Mutex<usize>>) {
     let inner = serve(config(identity)).await;

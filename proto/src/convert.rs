@@ -125,6 +125,7 @@ impl From<&AgentReport> for agent::Report {
             route_ipv4: report.routes.ipv4,
             route_ipv6: report.routes.ipv6,
             control_connected: report.control == Control::Connected,
+            control_untried: report.control == Control::Untried,
             members: report.members,
             egress: report.egress,
         }
@@ -148,7 +149,11 @@ impl TryFrom<agent::Report> for AgentReport {
                 observations: from.observations.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
                 resolved: from.resolved,
                 routes: Routes { ipv4: from.route_ipv4, ipv6: from.route_ipv6 },
-                control: if from.control_connected { Control::Connected } else { Control::Unanswered },
+                control: match (from.control_connected, from.control_untried) {
+                    (true, _) => Control::Connected,
+                    (false, true) => Control::Untried,
+                    (false, false) => Control::Unanswered,
+                },
                 members: from.members,
                 egress: from.egress,
             },

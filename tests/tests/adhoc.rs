@@ -1,7 +1,5 @@
 //! Ad hoc probes from the fleets: every fleet of an application at once, one host, and a caller that goes away.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use std::time::Duration;
 
 use preflight_tests::lab::{AgentOptions, Controller, Lab, wait_for};
@@ -13,9 +11,8 @@ const SOON: Duration = Duration::from_mins(1);
 fn one_host_is_asked_where_it_is_named() {
     let lab = Lab::new();
     let small = Small::new(&lab, 3);
-    let probe = |more: &[&str]| {
-        small.controller.preflight(&[&["probe", "redis://10.9.0.1:6379", "-o", "json"], more].concat())
-    };
+    let probe =
+        |more: &[&str]| small.controller.preflight(&[&["probe", "redis://10.9.0.1:6379", "-o", "json"], more].concat());
     let answer = probe(&["--host", "us-web-2"]).expect_code(0);
     let results = answer.json["results"].as_array().unwrap();
     assert_eq!((results.len(), results[0]["agent"].as_str()), (1, Some(small.agent_name(2).as_str())));
@@ -25,7 +22,8 @@ fn one_host_is_asked_where_it_is_named() {
     assert!(answer.stderr.contains("no agent on host nobody"), "{}", answer.stderr);
     let answer = probe(&["--application", "app"]).expect_code(0);
     assert!(answer.json["results"].as_array().unwrap().len() >= 2);
-    let text = small.controller.preflight(&["probe", "redis://10.9.0.1:6379", "tcp://10.9.0.1:1"]).expect_code(2).stdout;
+    let text =
+        small.controller.preflight(&["probe", "redis://10.9.0.1:6379", "tcp://10.9.0.1:1"]).expect_code(2).stdout;
     // Two agents are asked, and a third one where the first answer is that it falls short.
     let row = |target: &str| text.lines().find(|line| line.starts_with(target)).unwrap_or_default().to_owned();
     assert!(row("redis://10.9.0.1:6379").ends_with("✓ 2/2"), "{text}");

@@ -5,7 +5,7 @@
 
 use futures_util::future::join_all;
 use preflight_core::observation::{Observation, Proof};
-use preflight_core::spec::{Millis, ProbeSpec};
+use preflight_core::spec::{ClientFiles, Millis, ProbeSpec};
 use preflight_probe::{AllowAll, Engine, EngineOptions};
 use preflight_tests::certificates::{Authority, TODAY};
 use preflight_tests::lab::{Host, Lab};
@@ -118,6 +118,25 @@ fn mysql_blocks_nobody() {
     all(&web, &clear, 2000, "ok");
     all(&web, &upgraded, 500, "ok");
     all(&web, &misnamed, 500, "tls_name_mismatch");
+    // With a certificate to show, too: the server is judged on a connection without it.
+    let files = std::env::temp_dir().join(format!("preflight-protocols-{}", std::process::id()));
+    std::fs::create_dir_all(&files).unwrap();
+    let client = authority.issue_client("web.internal");
+    let file = |name: &str, text: &str| {
+        let path = files.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let client =
+        ClientFiles { cert_file: file("client.pem", &client.chain_pem), key_file: file("client.key", &client.key_pem) };
+    let shows = |spec: &ProbeSpec| {
+        let mut spec = spec.clone();
+        spec.tls.client = Some(client.clone());
+        spec
+    };
+    all(&web, &shows(&misnamed), 20, "tls_name_mismatch");
+    assert_eq!(server.held_against(&web)[..2], [0, 0], "a handshake was broken off");
+    std::fs::remove_dir_all(&files).unwrap();
     assert_eq!(changed(&before), ["Aborted_connects", "Access_denied_errors"]);
     let [blocking, handshakes, logins] = server.held_against(&web);
     assert_eq!((blocking, handshakes), (0, 0));
@@ -125,7 +144,7 @@ fn mysql_blocks_nobody() {
     assert!(login().status.success(), "another client of that host is turned away");
     let log = server.log()[logged..].to_owned();
     let denied = log.lines().filter(|line| line.contains("[Warning] Access denied for user 'preflight'@'web'")).count();
-    assert_eq!((denied, log.lines().count()), (3000, 3000), "{log}");
+    assert_eq!((denied, log.lines().count()), (3020, 3020), "{log}");
 
     server.sql("install soname 'auth_ed25519'; install soname 'auth_pam'");
     // Whatever the login method is that the server makes up for an account that it does not have.

@@ -12,9 +12,8 @@ use preflight_core::plan::host::{self, Place};
 use preflight_core::spec::{Expect, Millis, ProbeSpec, Proxy, SpecOption, Topology};
 use preflight_core::target::Target;
 use preflight_core::text::escape;
-use preflight_probe::{AllowAll, Engine, EngineOptions};
+use preflight_probe::{AllowAll, Engine, EngineOptions, raise_descriptors};
 use preflight_proto::api::{ProbeResult, ProbeResults, State};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
 use super::{manifest, probe, watch};
@@ -101,7 +100,7 @@ pub(super) async fn run(
     if wanted.is_empty() {
         return nothing(output);
     }
-    // Enough that nothing waits for what is silent: each address has up to [`EngineOptions::SOCKETS`] descriptors.
+    // Enough that nothing waits for what is silent: each address has up to [`EngineOptions::DESCRIPTORS`] descriptors.
     let options = EngineOptions { max_concurrent: at_once(), ..EngineOptions::default() };
     let engine = Arc::new(Engine::new(options).map_err(|error| Failure::no_verdict(error.to_string()))?);
     if args.watch {
@@ -178,12 +177,8 @@ pub(super) fn probe_all(engine: &Arc<Engine>, wanted: &[Wanted]) -> JoinSet<(usi
 
 /// As many addresses as the descriptors that this process can have are enough for, up to 2048.
 fn at_once() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let all = limit.maximum.unwrap_or(u64::MAX).min(16_384);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(all), maximum: limit.maximum });
-    let descriptors = if raised.is_ok() { all } else { limit.current.unwrap_or(1024) };
-    let spare = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(64);
-    (spare / EngineOptions::SOCKETS).clamp(1, 2048)
+    let spare = usize::try_from(raise_descriptors()).unwrap_or(usize::MAX).saturating_sub(64);
+    (spare / EngineOptions::DESCRIPTORS).clamp(1, 2048)
 }
 
 fn from_url(args: &LocalArgs, target: Target) -> Result<Wanted, Failure> {

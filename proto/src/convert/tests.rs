@@ -84,15 +84,19 @@ fn identity() -> impl Strategy<Value = NetworkIdentity> {
     btree_map("[a-z_.]{1,20}", btree_set(plain(), 0..5), 0..6).prop_map(NetworkIdentity)
 }
 
+fn control() -> impl Strategy<Value = Control> {
+    prop_oneof![Just(Control::Unanswered), Just(Control::Connected), Just(Control::Untried)]
+}
+
 fn agent_report() -> impl Strategy<Value = AgentReport> {
-    let report = (vec(observation(), 0..4), any::<[u32; 2]>(), any::<[bool; 4]>()).prop_map(
-        |(observations, [resolved, members], [ipv4, ipv6, control, egress])| Report {
+    let report = (vec(observation(), 0..4), any::<[u32; 2]>(), any::<[bool; 3]>(), control()).prop_map(
+        |(observations, [resolved, members], [ipv4, ipv6, egress], control)| Report {
             egress,
             members,
             observations,
             resolved,
             routes: Routes { ipv4, ipv6 },
-            control: if control { Control::Connected } else { Control::Unanswered },
+            control,
         },
     );
     (plain(), plain(), plain(), plain(), identity(), any::<i64>(), report).prop_map(

@@ -16,7 +16,7 @@ fn main() {
     let file = std::env::args().nth(1).expect("the file of a job");
     let text = fs::read_to_string(file).expect("read the job");
     let job: Job = serde_json::from_str(&text).expect("a job, as the bench gives it");
-    preflight_agent::limits::raise_descriptors();
+    preflight_probe::raise_descriptors();
     let done = match job.by {
         By::Engine => engine::run(&job),
         By::Loop => bare::run(&job),

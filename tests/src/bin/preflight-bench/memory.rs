@@ -6,9 +6,9 @@ use preflight_tests::bench::{By, Done, Job, Kind};
 use crate::prober::{Ground, SILENT};
 use crate::table::{Goal, Table};
 
-/// As the agent divides descriptors: a third for names, and [`EngineOptions::SOCKETS`] for each address.
+/// As the agent divides descriptors.
 const DESCRIPTORS: usize = 20_000;
-const AT_ONCE: usize = (DESCRIPTORS - DESCRIPTORS / 3) / EngineOptions::SOCKETS;
+const AT_ONCE: usize = DESCRIPTORS / EngineOptions::DESCRIPTORS;
 /// Handshakes in flight towards the one server, which would time out behind more of them.
 const HANDSHAKES: usize = 256;
 
