@@ -127,7 +127,7 @@ async fn controls_are_shared_and_tried_at_most_once_a_second() {
     let control = Script::new(&[(1, Outcome::Ok)]);
     let controlled = controlled(&Script::new(&[(5_000, SILENT)]), &control, 1);
     let many = (0..100).map(|_| probed(&controlled));
-    let seen = futures_util::future::join_all(many).await;
+    let seen = join_all(many).await;
     assert!(seen.iter().all(|(seen, _)| seen.outcome == SILENT));
     assert_eq!(control.asked(), 5, "one in each second, for all of them");
 }

@@ -70,7 +70,7 @@ fn sends_the_targets_in_canonical_form() {
     let [request] = server.requests().try_into().unwrap();
     assert_eq!(
         request.body,
-        json!({"targets": [TARGET], "region": "eu", "fleet": "web", "application": null, "wait_ms": 5000})
+        json!({"targets": [TARGET], "region": "eu", "fleet": "web", "application": null, "host": null, "wait_ms": 5000})
     );
 }
 
