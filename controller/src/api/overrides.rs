@@ -129,9 +129,10 @@ pub(super) async fn withdraw(
     Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, Failure> {
-    if !app.store.withdraw_override(&id, &principal.name, Timestamp::now()).await? {
+    let now = Timestamp::now();
+    let entry = audit_entry(&principal.name, "override withdraw", "ok", &principal.source, &id, now);
+    if !app.store.withdraw_override(&id, &principal.name, &entry, now).await? {
         return Err(Failure::not_found("override of that id that holds"));
     }
-    app.audit(&principal.name, "override withdraw", "ok", &principal.source, &id).await;
     Ok(done())
 }
