@@ -44,6 +44,7 @@ fn asked(regions: Regions<'_>) -> Asked<'_> {
         regions,
         manifest_digest: Some("sha256:m"),
         rollback: false,
+        all: false,
         now: None,
     }
 }

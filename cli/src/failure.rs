@@ -49,7 +49,11 @@ impl Failure {
 
     /// The controller's own words.
     pub(crate) fn problem(problem: &ProblemBody) -> Self {
-        let exit = if problem.code == "usage" { Exit::Usage } else { Exit::NoVerdict };
+        let exit = match problem.code.as_str() {
+            "usage" => Exit::Usage,
+            "refused" => Exit::Refused,
+            _ => Exit::NoVerdict,
+        };
         Self { exit, message: safe(&problem.message), fix: problem.fix.as_deref().map(safe) }
     }
 }

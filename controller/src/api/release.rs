@@ -7,6 +7,7 @@ use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use preflight_core::baseline::Proven;
+use preflight_core::name::Name;
 use preflight_core::plan::CellDigest;
 use preflight_core::text::escape;
 use preflight_proto::api::{self, DeployedRequest, Gate, Problem, Releases};
@@ -66,7 +67,7 @@ async fn check_known(app: &App, request: &DeployedRequest) -> Result<(), Failure
         return Err(Failure::usage(message, format!("Use one of {}.", known.join(", "))));
     };
     if application.fleets_in(&request.region).is_none() {
-        let known: Vec<&str> = application.regions().map(|region| region.as_str()).collect();
+        let known: Vec<&str> = application.regions().map(Name::as_str).collect();
         let message = format!("{} does not run in region {}", escape(&request.application), escape(&request.region));
         return Err(Failure::usage(message, format!("Use one of {}.", known.join(", "))));
     }
