@@ -42,7 +42,8 @@ impl Spool {
 
     /// Keeps a record for that controller. What this has returned from is on disk.
     pub(crate) fn put(&self, url: &BaseUrl, record: &Record) -> io::Result<PathBuf> {
-        let none = || io::Error::other("neither --spool-dir nor PREFLIGHT_SPOOL_DIR, XDG_STATE_HOME or HOME names a place");
+        let none =
+            || io::Error::other("neither --spool-dir nor PREFLIGHT_SPOOL_DIR, XDG_STATE_HOME or HOME names a place");
         let dir = self.dir.as_ref().ok_or_else(none)?;
         let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", dir.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;

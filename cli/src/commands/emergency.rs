@@ -62,11 +62,15 @@ pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool,
     let spooled = match spool.put(client.url(), &record) {
         Ok(path) => {
             let path = path.display().to_string();
-            shout(&format!("The record is in {path}; the next preflight command that reaches the controller tells it."));
+            shout(&format!(
+                "The record is in {path}; the next preflight command that reaches the controller tells it."
+            ));
             Some(path)
         }
         Err(error) => {
-            shout(&format!("The record could not be kept ({error}). Keep this line, and tell who runs the controller:"));
+            shout(&format!(
+                "The record could not be kept ({error}). Keep this line, and tell who runs the controller:"
+            ));
             let line = serde_json::to_string(&record).unwrap_or_default();
             let _ = writeln!(anstream::stderr(), "{}", output::ascii_safe(&line));
             None

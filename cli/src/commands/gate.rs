@@ -140,15 +140,15 @@ pub(crate) async fn run(
             failure.exit
         }
     };
-    emergency::shout(&format!("ADVISORY: without --advisory this is exit {} ({}); it exits 0.", exit.code(), exit.meaning()));
+    emergency::shout(&format!(
+        "ADVISORY: without --advisory this is exit {} ({}); it exits 0.",
+        exit.code(),
+        exit.meaning()
+    ));
     Ok(Exit::Proceed)
 }
 
-async fn verdict(
-    args: Args,
-    connect: impl Fn() -> Result<Client, Failure>,
-    spool: &Spool,
-) -> Result<Exit, GivenUp> {
+async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spool: &Spool) -> Result<Exit, GivenUp> {
     let source = input::read("manifest", &args.manifest)?;
     let application = super::manifest::application(&source)?;
     let digest = sha256(source.text.as_bytes());
@@ -196,9 +196,7 @@ async fn verdict(
         }
         Err(given_up) => {
             if args.break_glass {
-                emergency::shout(
-                    "--break-glass was not used: it is for when no controller can be reached, and one was.",
-                );
+                emergency::shout("--break-glass was not used: it is for when nobody answers, and somebody did.");
             }
             return Err(given_up);
         }
@@ -240,7 +238,9 @@ async fn verdict(
                 escape(&gate.id)
             ),
         };
-        emergency::shout(&format!("--break-glass was not used: the controller answered, and its verdict counts.{instead}"));
+        emergency::shout(&format!(
+            "--break-glass was not used: the controller answered, and its verdict counts.{instead}"
+        ));
     }
     Ok(judgement.exit)
 }
@@ -288,4 +288,3 @@ fn run_id() -> Result<String, Failure> {
     let random = getrandom::u64().map_err(|error| Failure::no_verdict(format!("no random numbers: {error}")))?;
     Ok(format!("{random:016x}"))
 }
-
