@@ -174,9 +174,10 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
             (false, false) => Mode::Gate,
         },
     };
+    let hurry = args.wait.min(HURRY);
     let patience = match (args.rollback, args.break_glass) {
-        (true, _) => Patience::hurried(args.wait.min(HURRY), HURRY),
-        (false, true) => Patience::hurried(args.wait, HURRY.min(args.wait)),
+        (true, _) => Patience::hurried(hurry, hurry),
+        (false, true) => Patience::hurried(args.wait, hurry),
         (false, false) => Patience::new(args.wait),
     };
     let gate = match ask(&client, &request, patience).await {
