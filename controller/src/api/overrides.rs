@@ -37,7 +37,9 @@ pub(super) async fn create(
     }
     let gate = stored_verdict(&app, &request.verdict).await?;
     let chosen = choose(&gate, &request)?;
-    let now = Timestamp::now();
+    // As it is kept: to the millisecond.
+    let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond())
+        .map_err(|error| Failure::internal(error.to_string()))?;
     let expires = now
         .checked_add(std::time::Duration::from_secs(request.ttl_s))
         .map_err(|error| Failure::internal(error.to_string()))?;
