@@ -84,11 +84,14 @@ impl Spool {
             }
         }
         if delivered > 0 {
-            say(&format!("told the controller of {} while it could not be asked", deeds(delivered)));
+            say(&format!("delivered {} of what was done while the controller could not be asked", records(delivered)));
         }
         if let Some(why) = failed {
             let left = kept.len() - delivered;
-            say(&format!("the controller has not been told yet of {} while it could not be asked: {why}", deeds(left)));
+            say(&format!(
+                "{} of what was done while the controller could not be asked not delivered yet: {why}",
+                records(left)
+            ));
         }
     }
 
@@ -145,8 +148,8 @@ fn read(path: &Path) -> io::Result<Record> {
     serde_json::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
 
-fn deeds(count: usize) -> String {
-    if count == 1 { "1 deed done".to_owned() } else { format!("{count} deeds done") }
+fn records(count: usize) -> String {
+    if count == 1 { "1 record".to_owned() } else { format!("{count} records") }
 }
 
 fn say(text: &str) {

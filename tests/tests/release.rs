@@ -277,7 +277,7 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
     let copy = fs::read(&files[0]).unwrap();
     small.controller.start();
     let told = small.controller.preflight(&[SPOOL.as_slice(), &["release", "list"]].concat()).expect_code(0);
-    assert!(told.stderr.contains("3 deeds") && kept(&small.controller).is_empty(), "{}", told.text());
+    assert!(told.stderr.contains("delivered 3 records") && kept(&small.controller).is_empty(), "{}", told.text());
     // Told twice, it is known once.
     fs::write(&files[0], &copy).unwrap();
     let _ = small.controller.preflight(&[SPOOL.as_slice(), &["agents"]].concat()).expect_code(0);

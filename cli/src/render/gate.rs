@@ -61,9 +61,9 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
     }
     text.push('\n');
     let loud = match (gate.rollback, gate.verdict) {
-        (true, State::Pass) => Some("ROLLBACK: nothing of this was required; all of it passes."),
+        (true, State::Pass) => Some("ROLLBACK: nothing below was required; all of it passes."),
         (true, State::Fail | State::Unknown) => {
-            Some("ROLLBACK: nothing of this was required. What does not pass below is so on the way back, too.")
+            Some("ROLLBACK: nothing below was required, and what does not pass does not hold it up.")
         }
         (false, State::Pass) => None,
         (false, State::Fail | State::Unknown) => (gate.decision == Decision::Proceed)

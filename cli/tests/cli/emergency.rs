@@ -179,7 +179,7 @@ fn another_command_tells_the_controller_once_it_answers() {
     assert_eq!((other.requests().len(), files(&spool)), (1, kept));
     let run = agents(&server.url, &spool);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(run.stderr.contains("told the controller of 1 deed"), "{run:?}");
+    assert!(run.stderr.contains("delivered 1 record"), "{run:?}");
     assert_eq!(run.json()["agents"], json!([]));
     let told: Vec<_> = server.requests().into_iter().filter(|request| request.line == "POST /v1/records").collect();
     assert_eq!((told.len(), &told[0].body), (1, &record));
@@ -204,7 +204,7 @@ fn what_cannot_be_told_stays_and_changes_no_exit_code() {
         assert_eq!(gate(&server.url, &spool, &ROLLBACK).code, 0);
         let run = agents(&server.url, &spool);
         assert_eq!(run.code, 0, "{run:?}");
-        assert!(run.stderr.contains("has not been told yet"), "{run:?}");
+        assert!(run.stderr.contains("not delivered yet"), "{run:?}");
         assert_eq!(files(&spool).len(), 1);
     }
 }
