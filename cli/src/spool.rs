@@ -103,7 +103,7 @@ impl Spool {
             .into_iter()
             .flatten()
             .flatten()
-            .filter(|entry| entry.file_name().to_str().is_some_and(|n| n.starts_with(&prefix) && n.ends_with(".json")))
+            .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)))
             .map(|entry| entry.path())
             .collect();
         kept.sort();

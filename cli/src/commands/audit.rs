@@ -70,7 +70,7 @@ fn path(args: &Args, limit: u32, before: Option<i64>) -> String {
     ];
     for (name, value) in filters {
         if let Some(value) = value {
-            path.push_str(&format!("&{name}={}", segment(&value)));
+            path.extend(["&", name, "=", &segment(&value)]);
         }
     }
     path

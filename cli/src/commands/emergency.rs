@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use crate::client::Client;
 use crate::exit::Exit;
-use crate::failure::Failure;
 use crate::output;
 use crate::spool::Spool;
 
@@ -55,7 +54,7 @@ struct Error<'a> {
 }
 
 /// Goes on without a verdict. Nothing that fails here holds it up.
-pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool, json: bool) -> Result<Exit, Failure> {
+pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool, json: bool) -> Exit {
     let what = if emergency.rollback { "ROLLBACK" } else { "BREAK GLASS" };
     shout(&format!("{what}: no controller could be asked ({}). This goes on WITHOUT a verdict.", emergency.error));
     let record = record(emergency);
@@ -95,7 +94,7 @@ pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool,
     if let Err(failure) = written {
         crate::say(&failure);
     }
-    Ok(Exit::Proceed)
+    Exit::Proceed
 }
 
 fn in_words(emergency: &Emergency<'_>, what: &str) -> String {

@@ -193,7 +193,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
                 ticket: args.ticket.as_deref(),
                 error: &error,
             };
-            return Ok(emergency::proceed(&emergency, &client, spool, args.output.is_json())?);
+            return Ok(emergency::proceed(&emergency, &client, spool, args.output.is_json()));
         }
         Err(given_up) => {
             if args.break_glass {

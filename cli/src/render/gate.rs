@@ -153,7 +153,7 @@ fn cell(cell: &Cell, region: &Region) -> Span {
         text.push_str(" one_host");
     }
     if let Some(coverage) = &cell.coverage {
-        text.push_str(&format!(" ({})", word(coverage)));
+        text.extend([" (", &word(coverage), ")"]);
     }
     if cell.state != State::Pass && region.overrides.iter().any(|given| given.digest == cell.digest) {
         return Span::new(style_of(cell.state), text + " overridden");
