@@ -1,6 +1,7 @@
 //! The controller's HTTP API: one connection for each call, HTTP/1.1, TLS with the controller's own authority.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
@@ -75,6 +76,22 @@ impl CallError {
         }
     }
 
+    /// Whether nobody could be asked: no connection, no answer, or an error of the server's side. An answer that refuses, and a
+    /// peer that does not show that it is the controller, are something else.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Broken(_) | Self::Late => true,
+            Self::Problem(problem) => matches!(problem.code.as_str(), "unavailable" | "internal"),
+            Self::Status(status) => status.is_server_error(),
+            Self::Untrusted(_) | Self::Garbage(_) | Self::Unwritten(_) => false,
+        }
+    }
+
+    /// Whether it is the controller's refusal of what was asked for.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Problem(problem) if problem.code == "refused")
+    }
+
     /// Whether the controller may have got the request.
     pub(crate) fn reached(&self) -> bool {
         !matches!(self, Self::Connect(_) | Self::Untrusted(_))
@@ -119,6 +136,7 @@ pub(crate) struct Client {
     url: BaseUrl,
     authorization: HeaderValue,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    answered: Arc<AtomicBool>,
 }
 
 /// A call that is answered by one JSON document.
@@ -140,7 +158,12 @@ impl Client {
             (None, true) => return Err(Failure::usage("there is no authority to trust: ca_pem is missing")),
             (_, false) => None,
         };
-        Ok(Self { url: context.url.clone(), authorization, tls })
+        Ok(Self { url: context.url.clone(), authorization, tls, answered: Arc::default() })
+    }
+
+    /// Set once the controller has answered anything, by this client and its copies.
+    pub(crate) fn answered(&self) -> Arc<AtomicBool> {
+        self.answered.clone()
     }
 
     /// The controller's address.
@@ -155,7 +178,18 @@ impl Client {
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<Answer<T>, Failure> {
-        let deadline = Instant::now() + CALL_TIMEOUT;
+        let answer = self.call_by(method, path, body, Instant::now() + CALL_TIMEOUT).await;
+        answer.map_err(|error| error.failure(&self.url))
+    }
+
+    /// The same, with a deadline of the caller's.
+    pub(crate) async fn call_by<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+        deadline: Instant,
+    ) -> Result<Answer<T>, CallError> {
         let call = async {
             let response = self.send(method, path, body, "application/json", deadline).await?;
             let date = date(&response);
@@ -164,8 +198,7 @@ impl Client {
             let bytes = if bytes.is_empty() { b"null".as_slice() } else { &bytes };
             Ok(Answer { body: parse(bytes)?, date })
         };
-        let answer: Result<Answer<T>, CallError> = timeout_at(deadline, call).await.unwrap_or(Err(CallError::Late));
-        answer.map_err(|error| error.failure(&self.url))
+        timeout_at(deadline, call).await.unwrap_or(Err(CallError::Late))
     }
 
     /// `GET`.
@@ -220,15 +253,17 @@ impl Client {
         // Ends with the response's body; what it would say of an error, the body says too.
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(broken)?;
-        if response.status().is_success() {
+        let status = response.status();
+        if !status.is_server_error() {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        if status.is_success() {
             return Ok(response);
         }
-        let status = response.status();
         let bytes = read_all(response.into_body()).await?;
-        Err(match serde_json::from_slice::<Problem>(&bytes) {
-            Ok(problem) => CallError::Problem(problem.error),
-            Err(_) => CallError::Status(status),
-        })
+        let problem = serde_json::from_slice::<Problem>(&bytes).ok().map(|problem| CallError::Problem(problem.error));
+        // The status and the words must agree on whose fault it is: much hangs on whether anybody could be asked.
+        Err(problem.filter(|p| p.is_unavailable() == status.is_server_error()).unwrap_or(CallError::Status(status)))
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, CallError> {

@@ -109,7 +109,9 @@ pub(crate) struct Asked<'a> {
     pub(crate) manifest_digest: Option<&'a str>,
     /// A rollback was asked for: it proceeds whatever is seen.
     pub(crate) rollback: bool,
-    /// The time by which a stored verdict's age is judged; none for one that was just given.
+    /// Every cell was to be shown anew: nothing may be taken as proven.
+    pub(crate) all: bool,
+    /// The time by which a stored verdict's age, and the overrides that stand beside it, are judged; none for one that was just given.
     pub(crate) now: Option<Timestamp>,
 }
 
@@ -129,7 +131,9 @@ pub(crate) fn judge(gate: &Gate, asked: &Asked<'_>) -> Judgement {
         objections.push((Exit::NoVerdict, format!("it is of run {}, asked was {}", gate.id, asked.id)));
     }
     objections.extend(misnamed(gate, asked).into_iter().map(|text| (Exit::Refused, text)));
-    objections.extend(contradictions(gate).into_iter().map(|text| (Exit::NoVerdict, text)));
+    // Overrides hold at the time that is asked about: a verdict that was just given, when it was given.
+    let at = asked.now.or_else(|| gate.ended_at.parse().ok());
+    objections.extend(contradictions(gate, at).into_iter().map(|text| (Exit::NoVerdict, text)));
     let counted: Vec<&Region> = gate.regions.iter().filter(|r| asked.regions.count(&r.region)).collect();
     if let Some(now) = asked.now {
         objections.extend(counted.iter().filter_map(|region| stale(region, now)));
@@ -164,6 +168,10 @@ fn misnamed(gate: &Gate, asked: &Asked<'_>) -> Vec<String> {
     if gate.rollback != asked.rollback {
         texts.push(format!("it is {} a rollback", if gate.rollback { "for" } else { "not for" }));
     }
+    let proven = gate.regions.iter().flat_map(|region| &region.cells).find(|cell| cell.proven_by.is_some());
+    if let Some(cell) = proven.filter(|_| asked.all) {
+        texts.push(format!("it takes {} from {} as proven, and all were to be shown", cell.dependency, cell.fleet));
+    }
     let have: BTreeSet<&str> = gate.regions.iter().map(|r| r.region.as_str()).collect();
     if let Regions::Exactly(named) | Regions::Among(named) = asked.regions {
         let missing = named.iter().filter(|name| !have.contains(name.as_str()));
@@ -185,7 +193,7 @@ fn stale(region: &Region, now: Timestamp) -> Option<(Exit, String)> {
 }
 
 /// Where the answer contradicts itself.
-fn contradictions(gate: &Gate) -> Vec<String> {
+fn contradictions(gate: &Gate, at: Option<Timestamp>) -> Vec<String> {
     let mut texts = Vec::new();
     if gate.regions.is_empty() {
         texts.push("it has no region".to_owned());
@@ -196,7 +204,7 @@ fn contradictions(gate: &Gate) -> Vec<String> {
             texts.push(format!("it has region {} twice", region.region));
         }
         texts.extend(
-            region_contradictions(region, gate).into_iter().map(|text| format!("region {}: {text}", region.region)),
+            region_contradictions(region, gate, at).into_iter().map(|text| format!("region {}: {text}", region.region)),
         );
     }
     let verdict = State::all(gate.regions.iter().map(|r| r.verdict));
@@ -210,7 +218,7 @@ fn contradictions(gate: &Gate) -> Vec<String> {
     texts
 }
 
-fn region_contradictions(region: &Region, gate: &Gate) -> Vec<String> {
+fn region_contradictions(region: &Region, gate: &Gate, at: Option<Timestamp>) -> Vec<String> {
     let mut texts = Vec::new();
     let required: Vec<&Cell> = region.cells.iter().filter(|c| c.required).collect();
     let state = State::all(required.iter().map(|c| c.state));
@@ -235,7 +243,7 @@ fn region_contradictions(region: &Region, gate: &Gate) -> Vec<String> {
     // Nothing but a pass may proceed, a rollback, or what somebody answers for.
     if region.decision == Decision::Proceed && region.verdict != State::Pass && !gate.rollback {
         let mut blocking = required.iter().filter(|cell| cell.state != State::Pass).peekable();
-        let answered_for = |cell: &&&Cell| region.overrides.iter().any(|o| overrides(o, region, cell, &gate.ended_at));
+        let answered_for = |cell: &&&Cell| region.overrides.iter().any(|o| overrides(o, gate, region, cell, at));
         if blocking.peek().is_none() || !blocking.all(|cell| answered_for(&cell)) {
             texts.push(format!("the decision is proceed, the verdict is {}", region.verdict.as_str()));
         }
@@ -248,11 +256,14 @@ fn is_held_back(region: &Region) -> bool {
     region.verdict == State::Unknown && region.reasons.iter().any(|reason| reason.code == "inventory_stale")
 }
 
-/// Whether an override was in force for a cell when the verdict was given.
-fn overrides(given: &Override, region: &Region, cell: &Cell, at: &str) -> bool {
-    let times = (given.expires_at.parse::<Timestamp>(), at.parse::<Timestamp>());
-    let in_force = matches!(times, (Ok(until), Ok(at)) if at < until);
-    in_force && given.withdrawn.is_none() && given.region == region.region && given.digest == cell.digest
+/// Whether an override is in force for a cell at a time.
+fn overrides(given: &Override, gate: &Gate, region: &Region, cell: &Cell, at: Option<Timestamp>) -> bool {
+    let in_force = matches!((given.expires_at.parse::<Timestamp>(), at), (Ok(until), Some(at)) if at < until);
+    in_force
+        && given.withdrawn.is_none()
+        && given.application == gate.application
+        && given.region == region.region
+        && given.digest == cell.digest
 }
 
 /// Judges an ad hoc run: each of `targets` (in canonical form) must have an answer, and every answer must pass.

@@ -44,6 +44,7 @@ fn asked(regions: Regions<'_>) -> Asked<'_> {
         regions,
         manifest_digest: Some("sha256:m"),
         rollback: false,
+        all: false,
         now: None,
     }
 }
@@ -184,6 +185,11 @@ fn what_fails_proceeds_only_where_each_cell_that_blocks_is_overridden() {
         given["withdrawn"] = json!("2025-03-31T09:30:00Z by bob");
         given
     };
+    let of_another_application = || {
+        let mut given = given("sha256:1", "eu", later);
+        given["application"] = json!("blog");
+        given
+    };
     for (overrides, want) in [
         (json!([given("sha256:1", "eu", later)]), Exit::Proceed),
         (json!([]), Exit::NoVerdict),
@@ -191,6 +197,7 @@ fn what_fails_proceeds_only_where_each_cell_that_blocks_is_overridden() {
         (json!([given("sha256:1", "us", later)]), Exit::NoVerdict),
         (json!([given("sha256:1", "eu", earlier)]), Exit::NoVerdict),
         (json!([withdrawn()]), Exit::NoVerdict),
+        (json!([of_another_application()]), Exit::NoVerdict),
     ] {
         let fail = [
             ("/verdict", json!("fail")),
@@ -266,4 +273,43 @@ fn a_probe_passes_only_if_every_target_does() {
     assert_eq!(judged(&[a.clone(), fails]), Exit::Fails);
     let hollow = ProbeResult { addresses: Vec::new(), ..result("tcp://b:1", "pass", None) };
     assert_eq!(judged(&[a, hollow]), Exit::NoVerdict, "a pass without an address");
+}
+
+/// What a controller says of an override is looked at by the time that is asked about, not by the verdict's.
+#[test]
+fn an_override_of_a_stored_verdict_holds_by_the_time_of_asking() {
+    let given = |at: &str, until: &str| {
+        json!([{"id": "o1", "application": "shop", "region": "eu", "fleet": "web", "dependency": "ai-cache", "digest": "sha256:1",
+            "verdict": "run-1", "by": "ann", "reason": "known", "ticket": "OPS-1", "at": at, "expires_at": until}])
+    };
+    let fail = |overrides: Value| {
+        let changes = [
+            ("/verdict", json!("fail")),
+            ("/regions/0/verdict", json!("fail")),
+            ("/regions/0/cells/0/state", json!("fail")),
+            ("/regions/0/cells/0/digest", json!("sha256:1")),
+            ("/regions/0/overrides", overrides),
+        ];
+        with(passing(&["eu"]), &changes)
+    };
+    let eu = names(&["eu"]);
+    let at = |text: &str| Asked { now: Some(text.parse().unwrap()), ..asked(Regions::Among(&eu)) };
+    // Given after the run, and not ended yet.
+    let since = fail(given("2025-03-31T10:10:00Z", "2025-03-31T10:30:00Z"));
+    assert_eq!(judge(&since, &at("2025-03-31T10:29:59Z")).exit, Exit::Proceed);
+    assert_eq!(judge(&since, &at("2025-03-31T10:30:00Z")).exit, Exit::NoVerdict, "the moment it ends");
+    // It held when the verdict was given, and does not any more.
+    let over = fail(given("2025-03-31T09:00:00Z", "2025-03-31T10:05:00Z"));
+    assert_eq!(judge(&over, &asked(Regions::All)).exit, Exit::Proceed);
+    assert_eq!(judge(&over, &at("2025-03-31T10:06:00Z")).exit, Exit::NoVerdict);
+}
+
+#[test]
+fn where_all_is_asked_for_nothing_is_taken_as_proven() {
+    let gate = with(
+        passing(&["eu"]),
+        &[("/regions/0/cells/0/required", json!(false)), ("/regions/0/cells/0/proven_by", json!("v1"))],
+    );
+    assert_eq!(judge(&gate, &asked(Regions::All)).exit, Exit::Proceed);
+    assert_eq!(judge(&gate, &Asked { all: true, ..asked(Regions::All) }).exit, Exit::Refused);
 }

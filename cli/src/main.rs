@@ -11,6 +11,8 @@ mod output;
 mod patience;
 mod progress;
 mod render;
+mod spool;
+mod words;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -56,7 +56,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 /// Escapes what a terminal might obey or hide. Such characters stand only inside strings, where the escape means the same.
-fn ascii_safe(document: &str) -> String {
+pub(crate) fn ascii_safe(document: &str) -> String {
     let mut out = String::with_capacity(document.len());
     for c in document.chars() {
         if c == '\n' || preflight_core::text::is_plain(c) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use preflight_core::text::escape_to;
 use tokio::time::Instant;
 
 use crate::client::{CallError, Client};
@@ -20,12 +21,71 @@ pub(crate) struct Patience {
     start: Instant,
     pause: Duration,
     reached: bool,
+    /// For a caller that must not be held up: how long to try while nobody answers.
+    hurry: Option<Duration>,
+    /// When somebody answered last, or the start.
+    answered: Instant,
+}
+
+/// Why a call was given up.
+#[derive(Debug)]
+pub(crate) struct GivenUp {
+    /// As a command says it.
+    pub(crate) failure: Failure,
+    /// What it means for who may go on without.
+    pub(crate) cause: Cause,
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Nobody could be asked, and why.
+    Unavailable(String),
+    /// The controller refuses what was asked for.
+    Refused,
+    /// Anything else: somebody answered, or was not trusted, or the question was wrong.
+    Other,
+}
+
+impl Cause {
+    fn of(error: &CallError) -> Self {
+        if error.is_unavailable() {
+            Self::Unavailable(escape_to(&error.to_string(), 500))
+        } else if error.is_refusal() {
+            Self::Refused
+        } else {
+            Self::Other
+        }
+    }
+}
+
+impl From<Failure> for GivenUp {
+    fn from(failure: Failure) -> Self {
+        Self { failure, cause: Cause::Other }
+    }
+}
+
+impl From<GivenUp> for Failure {
+    fn from(given_up: GivenUp) -> Self {
+        given_up.failure
+    }
 }
 
 impl Patience {
     /// Starts the clock.
     pub(crate) fn new(wait: Duration) -> Self {
-        Self { wait, start: Instant::now(), pause: FIRST_PAUSE, reached: false }
+        let now = Instant::now();
+        Self { wait, start: now, pause: FIRST_PAUSE, reached: false, hurry: None, answered: now }
+    }
+
+    /// The same for a caller that must not be held up: who cannot be asked is tried for `hurry` only.
+    pub(crate) fn hurried(wait: Duration, hurry: Duration) -> Self {
+        Self { hurry: Some(hurry), ..Self::new(wait) }
+    }
+
+    /// Somebody is there and carries out the call.
+    pub(crate) fn answered(&mut self) {
+        (self.reached, self.answered) = (true, Instant::now());
     }
 
     /// By when an attempt that has got through must be answered.
@@ -35,7 +95,11 @@ impl Patience {
 
     /// By when there must be a connection: who was never reached is not waited for beyond the wait.
     pub(crate) fn connect_by(&self) -> Instant {
-        if self.reached { self.deadline() } else { self.start + self.wait }
+        match self.hurry {
+            Some(hurry) => (self.answered + hurry).min(self.deadline()),
+            None if self.reached => self.deadline(),
+            None => self.start + self.wait,
+        }
     }
 
     /// Pauses before the next attempt, or gives up.
@@ -44,20 +108,22 @@ impl Patience {
         error: CallError,
         client: &Client,
         progress: &mut Reporter,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), GivenUp> {
         self.reached |= error.reached();
         let end = self.connect_by();
         let next = Instant::now() + self.pause.mul_f64(jitter());
-        if matches!(error, CallError::Late) || (error.may_pass() && next >= end) {
-            return Err(self.given_up(&error, client));
+        let cause = Cause::of(&error);
+        let may_pass = error.may_pass() || (self.hurry.is_some() && error.is_unavailable());
+        if matches!(error, CallError::Late) || (may_pass && next >= end) {
+            return Err(GivenUp { failure: self.given_up(&error, client), cause });
         }
-        if !error.may_pass() {
-            return Err(error.failure(client.url()));
+        if !may_pass {
+            return Err(GivenUp { failure: error.failure(client.url()), cause });
         }
         progress.note(&format!(
             "controller {}: {error}; trying again until {} s are over",
             client.url(),
-            self.wait.as_secs_f32()
+            self.hurry.unwrap_or(self.wait).as_secs_f32()
         ));
         tokio::time::sleep_until(next).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -67,7 +133,7 @@ impl Patience {
     fn given_up(&self, error: &CallError, client: &Client) -> Failure {
         let waited = self.start.elapsed().as_secs_f32();
         let what = if self.reached { "gave no answer that is whole" } else { "could not be reached" };
-        let last = preflight_core::text::escape_to(&error.to_string(), 500);
+        let last = escape_to(&error.to_string(), 500);
         Failure::no_verdict(format!("controller {} {what} within {waited:.1} s: {last}", client.url())).fix(
             "Nothing is known, so do not ship on this. Check that preflight-controller runs and that this host may reach it, \
              then run the same command again, with a longer --wait if it needs one.",

@@ -88,6 +88,7 @@ pub(crate) fn audit_entry(
     now: Timestamp,
 ) -> AuditEntry {
     AuditEntry {
+        id: 0,
         at: now.to_string(),
         principal: escape(principal),
         action: escape(action),

@@ -11,7 +11,7 @@ use preflight_core::inventory::Inventory;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape;
 
-use crate::app::App;
+use crate::app::{App, audit_entry};
 
 /// A source is read this often, unless told otherwise.
 pub(crate) const EVERY: Duration = Duration::from_secs(30);
@@ -127,9 +127,10 @@ impl Followed {
         if app.store.inventory().await.map_err(failed)?.is_some_and(|(_, old, ..)| old == text) {
             return Ok(());
         }
-        app.store.put_inventory(&name, &text, Timestamp::now(), "controller").await.map_err(failed)?;
+        let now = Timestamp::now();
         let detail = format!("{name} {}", sha256(text.as_bytes()));
-        app.audit("controller", "inventory apply", "ok", "", &detail).await;
+        let entry = audit_entry("controller", "inventory apply", "ok", "", &detail, now);
+        app.store.put_inventory(&name, &text, now, "controller", &entry).await.map_err(failed)?;
         tracing::info!(source = name, "a new inventory is in force");
         Ok(())
     }

@@ -93,6 +93,27 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
     (gate, latest.collect())
 }
 
+/// The verdict as the audit log tells it. Whose it is, the store knows.
+pub(crate) fn audit_entry(gate: &api::Gate, now: Timestamp) -> api::AuditEntry {
+    let decided = |decision| if decision == api::Decision::Proceed { "proceed" } else { "block" };
+    let region = |region: &api::Region| {
+        let overrides = match region.overrides.len() {
+            0 => String::new(),
+            count => format!(" ({count} overridden)"),
+        };
+        format!("{} {}, {}{overrides}", region.region, region.verdict.as_str(), decided(region.decision))
+    };
+    let mode = match (gate.advisory, gate.rollback) {
+        (true, _) => ", advisory",
+        (_, true) => ", rollback",
+        (false, false) => "",
+    };
+    let regions = gate.regions.iter().map(region).collect::<Vec<_>>().join("; ");
+    let detail = format!("{} {}{mode}: {regions}; verdict {}", gate.application, gate.release, gate.id);
+    let outcome = format!("{}, {}", gate.verdict.as_str(), decided(gate.decision));
+    crate::app::audit_entry("", "verdict", &outcome, "", &detail, now)
+}
+
 fn api_excluded(excluded: &Excluded) -> api::Excluded {
     api::Excluded {
         fleet: excluded.fleet.fleet.clone(),

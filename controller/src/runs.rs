@@ -483,7 +483,11 @@ impl Task {
             }
             Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Vec::new()),
         };
-        let written = self.store.close_run(spec, &outcome.to_json()?, &latest, now.min(spec.deadline)).await?;
+        let entry = match &outcome {
+            RunResult::Gate(gate) => Some((result::audit_entry(gate, now), now)),
+            RunResult::Probe(_) => None,
+        };
+        let written = self.store.close_run(spec, &outcome.to_json()?, &latest, now.min(spec.deadline), entry).await?;
         for agent in self.sent.keys() {
             self.dispatch.cancel(agent, &spec.id);
         }

@@ -17,7 +17,7 @@ mod options;
 mod pem;
 mod template;
 
-pub use diff::{Change, FieldChange, diff};
+pub use diff::{Change, Effect, FieldChange, diff};
 use template::Template;
 
 /// The dependencies of an application, as written. At least one.

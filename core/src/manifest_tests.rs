@@ -454,3 +454,68 @@ proptest! {
         }
     }
 }
+
+/// What a gate would make of a difference is what the plans' cells say of it.
+#[test]
+fn what_a_difference_means_is_what_becomes_of_the_cells() {
+    use crate::inventory::Inventory;
+    use crate::plan::{CellDigest, Plan};
+    use std::collections::BTreeSet;
+    type Written = (&'static str, &'static str);
+
+    let inventory = "regions: {eu: {fleets: {web: {}, worker: {}}}, us: {fleets: {web: {}, worker: {}}}}\n\
+                     applications: {shop: {fleets: {eu: [web, worker], us: [web, worker]}}}\n";
+    let inventory = Inventory::parse("i.yaml", inventory).unwrap();
+    let manifest = |name: &str, lines: &str| {
+        format!("application: shop\ndependencies:\n  other: {{target: tcp://o:1}}\n  {name}: {{{lines}}}\n")
+    };
+    let cells = |text: &str| -> BTreeSet<CellDigest> {
+        let plan = Plan::build(&parse(text).unwrap(), &inventory, &[], true).unwrap();
+        plan.cells.iter().map(crate::plan::Cell::digest).collect()
+    };
+    let base = ("db", "target: postgres://db:5432");
+    let narrow = "target: postgres://db:5432, fleets: {only: [web], because: one}";
+    let reworded = "target: postgres://db:5432, fleets: {only: [web], because: two}";
+    let elsewhere = "target: postgres://db:5432, fleets: {only: [worker], because: one}";
+    let cases: [(Written, Written, Effect); 14] = [
+        (base, ("database", base.1), Effect::NoCellChanges),
+        (base, ("database", "target: postgres://db:5432, usage: {workers: 40}"), Effect::NoCellChanges),
+        (
+            base,
+            ("db", "target: postgres://db:5432, usage: {calls_per_request: 3, client_timeout: 2s}"),
+            Effect::NoCellChanges,
+        ),
+        (("db", narrow), ("db", reworded), Effect::NoCellChanges),
+        (base, ("db", "target: postgres://db:5433"), Effect::Required),
+        (base, ("db", "target: postgres://db:5432, timeout: 9s"), Effect::Required),
+        (base, ("db", "target: postgres://db:5432, tls: {}"), Effect::Required),
+        (base, ("db", "target: postgres://db:5432, families: ipv4"), Effect::Required),
+        (base, ("db", narrow), Effect::NoLongerProbed),
+        (("db", narrow), base, Effect::Required),
+        (("db", narrow), ("db", elsewhere), Effect::Required),
+        (base, ("database", "target: postgres://db:5433"), Effect::Required),
+        (
+            ("db", "targets: {eu: tcp://a:1, us: tcp://b:1}"),
+            ("db", "targets: {eu: tcp://a:1, us: tcp://c:1}"),
+            Effect::Required,
+        ),
+        (
+            ("cache", "target: rediss://c:1"),
+            ("cache", "target: rediss://c:1, fleets: {only: [worker], because: x}, usage: {workers: 2}"),
+            Effect::NoLongerProbed,
+        ),
+    ];
+    for (old, new, effect) in cases {
+        let (old, new) = (manifest(old.0, old.1), manifest(new.0, new.1));
+        let changes = diff(&parse(&old).unwrap(), &parse(&new).unwrap());
+        let said = changes.iter().map(Change::effect).find(|effect| *effect != Effect::NoLongerProbed);
+        let said = said.unwrap_or(Effect::NoLongerProbed);
+        let (before, after) = (cells(&old), cells(&new));
+        let is = match (after.is_subset(&before), before.is_subset(&after)) {
+            (true, true) => Effect::NoCellChanges,
+            (true, false) => Effect::NoLongerProbed,
+            (false, _) => Effect::Required,
+        };
+        assert_eq!((is, said), (effect, effect), "{old}{new}{changes:?}");
+    }
+}

@@ -739,6 +739,9 @@ pub struct RevokeRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditEntry {
+    /// Its number: later entries have higher ones. 0 from a controller that does not tell.
+    #[serde(default)]
+    pub id: i64,
     /// When, RFC 3339.
     pub at: String,
     /// Who; `-` where nobody was recognised.
@@ -759,4 +762,7 @@ pub struct AuditEntry {
 pub struct AuditLog {
     /// Newest first.
     pub entries: Vec<AuditEntry>,
+    /// Where there are older entries that match: they come with `before` set to this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<i64>,
 }

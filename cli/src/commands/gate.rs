@@ -3,20 +3,24 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anstyle::AnsiColor;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape;
 use preflight_proto::api::{Event, Gate, GateRequest, Mode, Scope};
 use serde::Serialize;
 use tokio::time::timeout_at;
 
+use super::emergency::{self, Emergency};
 use crate::client::{CallError, Client};
 use crate::exit::{self, Asked, Exit, Regions};
 use crate::failure::Failure;
 use crate::output::{self, OutputArgs};
-use crate::patience::Patience;
+use crate::patience::{Cause, GivenUp, Patience};
 use crate::progress::Reporter;
-use crate::{duration, input, render};
+use crate::spool::Spool;
+use crate::{duration, input, render, words};
+
+/// The longest to try for a controller that cannot be asked, where there is no time.
+const HURRY: Duration = Duration::from_secs(5);
 
 /// Ask whether a release may ship: every fleet that will run it must reach what it depends on
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -26,7 +30,9 @@ Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3
 
 Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1
-  preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1 --wait 2m -o json")]
+  preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1 --wait 2m -o json
+  preflight gate --manifest preflight.yaml --region eu --release 2025-03-30.4 --rollback
+  preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.2 --break-glass --reason outage --ticket OPS-7")]
 pub(crate) struct Args {
     /// The manifest that declares the application's dependencies
     #[arg(long, value_name = "FILE")]
@@ -58,10 +64,20 @@ pub(crate) struct Args {
     /// Let one sick host fail its cell
     #[arg(long)]
     strict: bool,
-    /// Go back to a release that was deployed in these regions before: what is seen is shown and holds up nothing
-    #[arg(long, conflicts_with_all = ["advisory", "fail_fast", "strict", "scope"])]
+    /// Go back to a release that was deployed in these regions before: what is seen is shown and holds up nothing. Where no
+    /// controller can be asked, go on after a few seconds, and tell it later
+    #[arg(long, group = "emergency", conflicts_with_all = ["advisory", "fail_fast", "strict", "scope"])]
     rollback: bool,
-    /// Exit 0 whatever the verdict, and say so; wrong usage still exits 64
+    /// In an emergency: go on without a verdict where no controller can be asked, and tell it later. Where one can, its verdict counts
+    #[arg(long, group = "emergency", conflicts_with = "advisory", requires_all = ["reason", "ticket"])]
+    break_glass: bool,
+    /// Why, with --break-glass or --rollback; kept in the audit log
+    #[arg(long, value_name = "TEXT", requires = "emergency", value_parser = words::visible)]
+    reason: Option<String>,
+    /// Where it is tracked, with --break-glass or --rollback; kept in the audit log
+    #[arg(long, value_name = "ID", requires = "emergency", value_parser = words::visible)]
+    ticket: Option<String>,
+    /// Exit 0 whatever the verdict, and say so; wrong usage still exits 64, and a controller that forbids it 4
     #[arg(long)]
     advisory: bool,
     #[command(flatten)]
@@ -98,17 +114,23 @@ struct NoVerdictError<'a> {
 }
 
 /// Runs it.
-pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    args: Args,
+    connect: impl Fn() -> Result<Client, Failure>,
+    spool: &Spool,
+) -> Result<Exit, Failure> {
     let (advisory, output) = (args.advisory, args.output);
-    let result = verdict(args, connect).await;
+    let result = verdict(args, connect, spool).await;
     if !advisory {
-        return result;
+        return Ok(result?);
     }
     let exit = match result {
         Ok(Exit::Proceed) => return Ok(Exit::Proceed),
         Ok(exit) => exit,
-        Err(failure) if failure.exit == Exit::Usage => return Err(failure),
-        Err(failure) => {
+        Err(GivenUp { failure, cause }) if failure.exit == Exit::Usage || cause == Cause::Refused => {
+            return Err(failure);
+        }
+        Err(GivenUp { failure, .. }) => {
             crate::say(&failure);
             if output.is_json() {
                 let Failure { exit, message, fix } = &failure;
@@ -118,11 +140,15 @@ pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure
             failure.exit
         }
     };
-    warn(&format!("ADVISORY: without --advisory this is exit {} ({}); it exits 0.", exit.code(), exit.meaning()));
+    emergency::shout(&format!(
+        "ADVISORY: without --advisory this is exit {} ({}); it exits 0.",
+        exit.code(),
+        exit.meaning()
+    ));
     Ok(Exit::Proceed)
 }
 
-async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
+async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spool: &Spool) -> Result<Exit, GivenUp> {
     let source = input::read("manifest", &args.manifest)?;
     let application = super::manifest::application(&source)?;
     let digest = sha256(source.text.as_bytes());
@@ -148,7 +174,34 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
             (false, false) => Mode::Gate,
         },
     };
-    let gate = ask(&client, &request, Patience::new(args.wait)).await?;
+    let hurry = args.wait.min(HURRY);
+    let patience = match (args.rollback, args.break_glass) {
+        (true, _) => Patience::hurried(hurry, hurry),
+        (false, true) => Patience::hurried(args.wait, hurry),
+        (false, false) => Patience::new(args.wait),
+    };
+    let gate = match ask(&client, &request, patience).await {
+        Ok(gate) => gate,
+        Err(GivenUp { cause: Cause::Unavailable(error), .. }) if args.rollback || args.break_glass => {
+            let emergency = Emergency {
+                rollback: args.rollback,
+                application: &application,
+                regions: &args.regions,
+                release: &args.release,
+                manifest_digest: &digest,
+                reason: args.reason.as_deref(),
+                ticket: args.ticket.as_deref(),
+                error: &error,
+            };
+            return Ok(emergency::proceed(&emergency, &client, spool, args.output.is_json()));
+        }
+        Err(given_up) => {
+            if args.break_glass {
+                emergency::shout("--break-glass was not used: it is for when nobody answers, and somebody did.");
+            }
+            return Err(given_up);
+        }
+    };
     let asked = Asked {
         id: &id,
         application: &application,
@@ -156,6 +209,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
         regions: if args.all_regions { Regions::All } else { Regions::Exactly(&args.regions) },
         manifest_digest: Some(&digest),
         rollback: args.rollback,
+        all: matches!(args.scope, ScopeArg::All),
         now: None,
     };
     let judgement = exit::judge(&gate, &asked);
@@ -168,12 +222,26 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
                 "Do not ship on it. Check the versions of controller and command, and what stands between them."
                     .to_owned(),
             ),
-        });
+        }
+        .into());
     }
     if args.output.is_json() {
         output::json(&Shown { gate: &gate, advisory: args.advisory })?;
     } else {
         output::text(&render::gate::render(&gate, args.advisory, output::width()))?;
+    }
+    if args.break_glass {
+        let instead = match judgement.exit {
+            Exit::Proceed => String::new(),
+            Exit::NoVerdict | Exit::Fails | Exit::Unknown | Exit::Refused | Exit::Usage => format!(
+                " To go on all the same, somebody with the scope `override` answers for it: \
+                 preflight override --verdict {} --all-blocking --reason … --ticket … --expires 1h",
+                escape(&gate.id)
+            ),
+        };
+        emergency::shout(&format!(
+            "--break-glass was not used: the controller answered, and its verdict counts.{instead}"
+        ));
     }
     Ok(judgement.exit)
 }
@@ -184,10 +252,10 @@ pub(super) fn escaped(objections: &[String]) -> String {
 }
 
 /// Asks until there is a verdict. The id makes every attempt join the same run.
-async fn ask(client: &Client, request: &GateRequest, mut patience: Patience) -> Result<Gate, Failure> {
+async fn ask(client: &Client, request: &GateRequest, mut patience: Patience) -> Result<Gate, GivenUp> {
     let mut progress = Reporter::new();
     loop {
-        let attempt = timeout_at(patience.deadline(), stream(client, request, &patience, &mut progress)).await;
+        let attempt = timeout_at(patience.deadline(), stream(client, request, &mut patience, &mut progress)).await;
         match attempt.unwrap_or(Err(CallError::Late)) {
             Ok(gate) => return Ok(gate),
             Err(error) => patience.again(error, client, &mut progress).await?,
@@ -198,10 +266,11 @@ async fn ask(client: &Client, request: &GateRequest, mut patience: Patience) -> 
 async fn stream(
     client: &Client,
     request: &GateRequest,
-    patience: &Patience,
+    patience: &mut Patience,
     progress: &mut Reporter,
 ) -> Result<Gate, CallError> {
     let mut lines = client.lines("/v1/gate", request, patience.connect_by()).await?;
+    patience.answered();
     while let Some(event) = lines.next::<Event>().await? {
         match event {
             Event::Progress(far) => progress.run(&far),
@@ -219,10 +288,4 @@ async fn stream(
 fn run_id() -> Result<String, Failure> {
     let random = getrandom::u64().map_err(|error| Failure::no_verdict(format!("no random numbers: {error}")))?;
     Ok(format!("{random:016x}"))
-}
-
-fn warn(text: &str) {
-    use std::io::Write as _;
-    let yellow = AnsiColor::Yellow.on_default().bold();
-    let _ = writeln!(anstream::stderr(), "{yellow}{text}{yellow:#}");
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use preflight_core::inventory::Inventory;
-use preflight_core::manifest::{self, Manifest};
+use preflight_core::manifest::{self, Change, Effect, Manifest};
 use preflight_core::plan::{Excluded, Plan, PlanError};
 use serde::Serialize;
 
@@ -38,8 +38,11 @@ enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Show what changed between two manifests
-    #[command(after_help = "Example:\n  preflight manifest diff old.yaml preflight.yaml")]
+    /// Show what changed between two manifests, and what the next gate makes of it
+    #[command(after_help = "\
+What is new or changed has new cells, which the next gate requires. A new name, `usage` and `fleets.because` change no cell.
+
+Example:\n  preflight manifest diff old.yaml preflight.yaml")]
     Diff {
         /// The manifest before
         old: PathBuf,
@@ -95,6 +98,14 @@ pub(crate) struct PlannedCell {
     pub(crate) digest: String,
 }
 
+/// A difference and what it means for the next gate.
+#[derive(Serialize)]
+struct Meant<'a> {
+    #[serde(flatten)]
+    change: &'a Change,
+    gate: Effect,
+}
+
 /// Runs it.
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     match &args.command {
@@ -119,9 +130,10 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
             let (old, new) = (input::read("manifest", old)?, input::read("manifest", new)?);
             let changes = manifest::diff(&parse(&old)?, &parse(&new)?);
             if output.is_json() {
-                output::json(&changes)?;
+                let meant = |change| Meant { change, gate: Change::effect(change) };
+                output::json(&changes.iter().map(meant).collect::<Vec<_>>())?;
             } else {
-                output::text(&render::manifest::changes(&changes))?;
+                output::text(&render::manifest::changes(&changes, output::width()))?;
             }
         }
         Command::Schema => output::json(&manifest::schema())?,

@@ -1,14 +1,18 @@
 //! The commands, a file each: its flags and what it does.
 
 mod agents;
+mod audit;
 mod completions;
+mod emergency;
 mod explain;
 mod gate;
 mod inventory;
 mod local;
 mod manifest;
 mod matrix;
+mod overrides;
 mod probe;
+mod release;
 mod token;
 mod verdict;
 mod watch;
@@ -17,7 +21,9 @@ pub(crate) use explain::Explained;
 pub(crate) use manifest::{Checked, Planned};
 pub(crate) use watch::Endpoint;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use clap::{Parser, Subcommand};
 
@@ -25,6 +31,7 @@ use crate::client::Client;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::spool::Spool;
 
 /// Shows, before a change ships, that every kind of host that will run it can reach what it depends on
 #[derive(Debug, Parser)]
@@ -44,6 +51,9 @@ pub(crate) struct Cli {
     /// The controller's client.toml [env: `PREFLIGHT_CONTEXT`]
     #[arg(long, global = true, value_name = "FILE")]
     context: Option<PathBuf>,
+    /// Where records are kept of what was done while no controller could be asked [env: `PREFLIGHT_SPOOL_DIR`]
+    #[arg(long, global = true, value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,6 +62,9 @@ pub(crate) struct Cli {
 enum Command {
     Gate(gate::Args),
     Verdict(verdict::Args),
+    Release(release::Args),
+    Override(overrides::Args),
+    Audit(audit::Args),
     Probe(Box<probe::Args>),
     Matrix(matrix::Args),
     Agents(agents::Args),
@@ -64,9 +77,35 @@ enum Command {
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
-    let connect = || Client::new(&Context::find(cli.context.as_deref())?);
-    match cli.command {
-        Command::Gate(args) => gate::run(args, connect).await,
+    let spool = Spool::find(cli.spool_dir);
+    let clients = RefCell::new(Vec::new());
+    let connect = || {
+        let context = Context::find(cli.context.as_deref())?;
+        let client = Client::new(&context)?;
+        clients.borrow_mut().push((context, client.answered()));
+        Ok(client)
+    };
+    let result = carry_out(cli.command, connect, &spool).await;
+    // Whatever came of the command: a controller that answers can be told.
+    let met = clients.into_inner().into_iter().find(|(_, answered)| answered.load(Ordering::Relaxed));
+    if let Some((context, _)) = met
+        && let Ok(client) = Client::new(&context)
+    {
+        spool.deliver(&client).await;
+    }
+    result
+}
+
+async fn carry_out(
+    command: Command,
+    connect: impl Fn() -> Result<Client, Failure>,
+    spool: &Spool,
+) -> Result<Exit, Failure> {
+    match command {
+        Command::Gate(args) => gate::run(args, connect, spool).await,
+        Command::Release(args) => release::run(args, &connect()?).await,
+        Command::Override(args) => overrides::run(args, &connect()?).await,
+        Command::Audit(args) => audit::run(args, &connect()?).await,
         Command::Verdict(args) => verdict::run(args, &connect()?).await,
         Command::Probe(args) => probe::run(*args, connect).await,
         Command::Matrix(args) => matrix::run(args, &connect()?).await,

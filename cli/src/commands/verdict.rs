@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape;
-use preflight_proto::api::{Decision, Gate, State};
+use preflight_proto::api::{Decision, Gate, Override, Standing, State};
 use serde::Serialize;
 
 use crate::client::{Answer, Client, segment};
@@ -37,8 +37,12 @@ enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Exit by a verdict that was given: only for the release and regions named, and while it is valid
+    /// Exit by a verdict that was given: only for the release and regions named, while it is valid, as things stand now
     #[command(after_help = "\
+It does not hold any more (exit 3) once its time is over, the inventory gives other cells, a fleet has hosts of a kind that it did
+not have, or what it took as proven is not deployed any more. Overrides count as of now: one that was given since lets it proceed,
+one that ended or was withdrawn blocks again.
+
 Example:
   preflight verdict check 4f1c9a7be02d63a8 --application shop --release 2025-03-31.1 --region eu")]
     Check(CheckArgs),
@@ -77,6 +81,11 @@ struct Checked<'a> {
     exit: u8,
     /// Why it does not count.
     objections: Vec<String>,
+    /// It is of a rollback, which rests on nothing that was seen.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    rollback: bool,
+    /// What it rests on beside what was seen: the overrides in force now.
+    overrides: Vec<&'a Override>,
 }
 
 /// Runs it.
@@ -102,28 +111,38 @@ async fn fetch(client: &Client, id: &str) -> Result<Answer<Gate>, Failure> {
 async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
     let source = args.manifest.as_ref().map(|path| input::read("manifest", path)).transpose()?;
     let digest = source.map(|source| sha256(source.text.as_bytes()));
-    let answer = fetch(client, &args.id).await?;
+    let answer: Answer<Standing> = client.get(&format!("/v1/verdicts/{}/standing", segment(&args.id))).await?;
+    let Standing { gate, objections } = answer.body;
     let asked = Asked {
         id: &args.id,
         application: &args.application,
         release: &args.release,
         regions: Regions::Among(&args.regions),
         manifest_digest: digest.as_deref(),
-        rollback: answer.body.rollback,
+        rollback: gate.rollback,
+        all: false,
         // Validity goes by the controller's clock; this host's is second best.
         now: Some(answer.date.unwrap_or_else(Timestamp::now)),
     };
-    let judgement = exit::judge(&answer.body, &asked);
+    let mut judgement = exit::judge(&gate, &asked);
+    // What the controller objects to counts beside what this side does.
+    if !objections.is_empty() {
+        judgement.exit = Exit::over([judgement.exit, Exit::Unknown]);
+        judgement.objections.extend(objections.into_iter().map(|why| why.text));
+    }
     let exit = judgement.exit;
+    let counted = gate.regions.iter().filter(|region| args.regions.contains(&region.region));
     let checked = Checked {
         id: &args.id,
         application: &args.application,
         release: &args.release,
         regions: &args.regions,
-        verdict: if judgement.objections.is_empty() { answer.body.verdict } else { State::Unknown },
+        verdict: if judgement.objections.is_empty() { gate.verdict } else { State::Unknown },
         decision: if exit == Exit::Proceed { Decision::Proceed } else { Decision::Block },
         exit: exit.code(),
         objections: judgement.objections,
+        rollback: gate.rollback,
+        overrides: counted.flat_map(|region| &region.overrides).collect(),
     };
     if args.output.is_json() {
         output::json(&checked)?;
@@ -136,13 +155,21 @@ async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
 fn in_words(checked: &Checked<'_>, exit: Exit) -> String {
     let word = if exit == Exit::Proceed { "PROCEED" } else { "BLOCK" };
     let regions = checked.regions.iter().map(|region| escape(region)).collect::<Vec<_>>().join(", ");
+    let how = match (exit, checked.rollback, checked.overrides.is_empty()) {
+        (Exit::Proceed, true, _) => " by rollback",
+        (Exit::Proceed, false, false) => " by override",
+        _ => "",
+    };
     let mut text = format!(
-        "{word}  verdict {} for {} {} in {regions}: {}\n",
+        "{word}{how}  verdict {} for {} {} in {regions}: {}\n",
         escape(checked.id),
         escape(checked.application),
         escape(checked.release),
         exit.meaning()
     );
+    for given in &checked.overrides {
+        text.push_str(&render::overrides::in_force(given, output::width()));
+    }
     for objection in &checked.objections {
         let _ = writeln!(text, "  {}", escape(objection));
     }

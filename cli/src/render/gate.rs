@@ -6,25 +6,34 @@ use preflight_proto::api::{Cell, Decision, Gate, Region, State};
 
 use super::grid::{Grid, Span};
 use super::{
-    BAD, BOLD, DIM, GOOD, UNSURE, columns, evidence, glyph, heading, paragraph, sentence, style_of, styled, word,
-    worst_first,
+    BAD, BOLD, DIM, GOOD, UNSURE, columns, evidence, glyph, heading, overrides, paragraph, sentence, style_of, styled,
+    word, worst_first,
 };
 
 /// The whole answer.
 pub(crate) fn render(gate: &Gate, advisory: bool, width: usize) -> String {
     let mut out = first_line(gate, advisory, width);
-    for region in &gate.regions {
+    for region in gate.regions.iter().filter(|region| !unchanged(region)) {
         out.push_str(&matrix(region, width));
     }
+    out.push_str(&overridden(gate, width));
     out.push_str(&findings(gate, width));
     out.push_str(&next(gate, width));
     out.push_str(&evidence::render(gate, width));
     out
 }
 
+/// Whether nothing of a region had to be shown: an ordinary deploy, of which its reason says all.
+fn unchanged(region: &Region) -> bool {
+    region.reasons.iter().any(|reason| reason.code == "no_change")
+        && region.cells.iter().all(|cell| cell.proven_by.is_some())
+}
+
 fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
     let (decision, style) = match (gate.decision, gate.verdict) {
-        (Decision::Proceed, _) => ("PROCEED", GOOD),
+        (Decision::Proceed, _) if gate.rollback => ("PROCEED by rollback", UNSURE),
+        (Decision::Proceed, State::Pass) => ("PROCEED", GOOD),
+        (Decision::Proceed, State::Fail | State::Unknown) => ("PROCEED by override", UNSURE),
         (Decision::Block, State::Unknown) => ("BLOCK", UNSURE),
         (Decision::Block, State::Pass | State::Fail) => ("BLOCK", BAD),
     };
@@ -51,11 +60,38 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
         at += 2 + columns(&part);
     }
     text.push('\n');
+    let loud = match (gate.rollback, gate.verdict) {
+        (true, State::Pass) => Some("ROLLBACK: nothing below was required; all of it passes."),
+        (true, State::Fail | State::Unknown) => {
+            Some("ROLLBACK: nothing below was required, and what does not pass does not hold it up.")
+        }
+        (false, State::Pass) => None,
+        (false, State::Fail | State::Unknown) => (gate.decision == Decision::Proceed)
+            .then_some("OVERRIDE: this does not pass. Somebody answers for it; nothing is proven by that."),
+    };
+    if let Some(loud) = loud {
+        out_loud(&mut text, loud, width);
+    }
     if advisory && gate.decision == Decision::Block {
         text.push_str(&styled(UNSURE.bold(), "ADVISORY: this blocks nothing; without --advisory it would."));
         text.push('\n');
     }
     text
+}
+
+/// Adds what must not be overlooked.
+fn out_loud(text: &mut String, loud: &str, width: usize) {
+    for line in paragraph("", loud, width).lines() {
+        text.push_str(&styled(UNSURE.bold(), line));
+        text.push('\n');
+    }
+}
+
+/// Who answers for cells that block.
+fn overridden(gate: &Gate, width: usize) -> String {
+    let overrides = gate.regions.iter().flat_map(|region| &region.overrides);
+    let out: String = overrides.map(|given| overrides::in_force(given, width)).collect();
+    if out.is_empty() { out } else { heading("Overridden") + &out }
 }
 
 /// How long the run took, by the controller's clock.
@@ -108,8 +144,12 @@ fn matrix(region: &Region, width: usize) -> String {
     out
 }
 
-/// A cell: its state as a sign and a colour, and its reason or how many agents it rests on.
+/// A cell: its state as a sign and a colour, and its reason or how many agents it rests on, of how many kinds of hosts.
 fn cell(cell: &Cell, region: &Region) -> Span {
+    if cell.proven_by.is_some() {
+        // Not probed this time: nothing may look as if it were.
+        return Span::new(DIM, "= proven before");
+    }
     let mut text = match (&cell.reason, cell.state) {
         (Some(reason), State::Fail | State::Unknown) => format!("{} {}", glyph(cell.state), word(reason)),
         (_, state) => format!("{} {}/{}", glyph(state), cell.agents.ok, cell.agents.asked),
@@ -117,6 +157,12 @@ fn cell(cell: &Cell, region: &Region) -> Span {
     let about = |kind: &str| region.findings.iter().any(|f| f.kind == kind && f.dependency == cell.dependency);
     if cell.state == State::Pass && cell.agents.short > 0 && about("one_host") {
         text.push_str(" one_host");
+    }
+    if let Some(coverage) = &cell.coverage {
+        text.extend([" (", &word(coverage), ")"]);
+    }
+    if cell.state != State::Pass && region.overrides.iter().any(|given| given.digest == cell.digest) {
+        return Span::new(style_of(cell.state), text + " overridden");
     }
     if !cell.required {
         return Span::new(DIM, text + " (not required)");

@@ -1,6 +1,7 @@
 //! Results as text for people. Pure: a value and a width in, text with colours out.
 
 pub(crate) mod agents;
+pub(crate) mod audit;
 pub(crate) mod evidence;
 pub(crate) mod explain;
 pub(crate) mod gate;
@@ -8,7 +9,9 @@ mod grid;
 pub(crate) mod local;
 pub(crate) mod manifest;
 pub(crate) mod matrix;
+pub(crate) mod overrides;
 pub(crate) mod probe;
+pub(crate) mod releases;
 pub(crate) mod tokens;
 
 use anstyle::{AnsiColor, Style};

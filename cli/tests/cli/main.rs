@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of a test fail as a test does")]
 
+mod emergency;
 mod gate;
 mod probe;
 mod shown;
+mod standing;
 mod support;
 mod usage;

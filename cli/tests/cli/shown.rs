@@ -253,3 +253,110 @@ fn colour_only_where_it_is_wanted() {
     assert!(stdout("CLICOLOR_FORCE").contains("\u{1b}[31m"), "where it is forced");
     assert!(!stdout("NO_COLOR").contains('\u{1b}'));
 }
+
+/// An override of the first cell of a region.
+fn given(region: &str) -> Value {
+    json!({"id": "9b1f00c2d4e87a35", "application": "shop", "region": region, "fleet": "web", "dependency": "ai-cache",
+        "digest": "sha256:0", "verdict": "4f1c9a7be02d63a8", "by": "ann", "reason": "the cache is optional until Friday",
+        "ticket": "OPS-7", "at": "2025-03-31T10:20:00Z", "expires_at": "2025-03-31T11:20:00Z"})
+}
+
+/// What was not probed must not look as if it were, and what goes on without a pass must not look like one.
+#[test]
+fn proven_partly_covered_overridden_unchanged_and_rolled_back() {
+    let mut proven = cell("web", "db", "pass", None, &[]);
+    proven["required"] = json!(false);
+    proven["proven_by"] = json!("0a0a0a0a0a0a0a0a");
+    proven["agents"] = json!({"asked": 0, "ok": 0, "short": 0, "void": 0, "silent": 0});
+    let mut partly = cell("web", "ai-cache", "fail", Some("connect_timeout"), &[]);
+    partly["coverage"] = json!("2 of 3 subnets");
+    let mut eu = region("eu", "fail", &[partly, proven.clone()], &json!([]));
+    eu["overrides"] = json!([given("eu")]);
+    eu["decision"] = json!("proceed");
+    let mut overridden = gate("fail", &[eu]);
+    overridden["decision"] = json!("proceed");
+    snapshot("overridden_100", &shown(&["verdict", "show", "x"], &overridden, 100));
+
+    let mut eu = region("eu", "pass", &[proven], &json!([]));
+    eu["reasons"] = json!([{"code": "no_change", "text": "nothing changed in eu since release 2025-03-30.4, which shipped with verdict 0a0a0a0a0a0a0a0a", "fix": null}]);
+    let unchanged = gate("pass", &[eu]);
+    snapshot("no_change_100", &shown(&["verdict", "show", "x"], &unchanged, 100));
+
+    let mut shown_only = cell("web", "ai-cache", "fail", Some("connect_timeout"), &[]);
+    shown_only["required"] = json!(false);
+    let mut eu = region("eu", "fail", &[shown_only], &json!([]));
+    eu["decision"] = json!("proceed");
+    let mut rollback = gate("fail", &[eu]);
+    rollback["decision"] = json!("proceed");
+    rollback["rollback"] = json!(true);
+    snapshot("rollback_100", &shown(&["verdict", "show", "x"], &rollback, 100));
+}
+
+#[test]
+fn releases_overrides_and_the_audit_log() {
+    let deployed = |region: &str, release: &str, verdict: Option<&str>, proven: u32| {
+        json!({"application": "shop", "region": region, "release": release, "verdict": verdict, "proven": proven,
+            "at": "2025-03-31T10:29:00.123Z", "by": "pipeline"})
+    };
+    let releases = json!({"deployed": [deployed("eu", "2025-03-31.1", Some("4f1c9a7be02d63a8"), 12), deployed("us", "2025-03-30.4", None, 0)]});
+    snapshot("releases_80", &shown(&["release", "list"], &releases, 80));
+    snapshot("releases_empty", &shown(&["release", "list"], &json!({"deployed": []}), 80));
+    let mut withdrawn = given("us");
+    withdrawn["withdrawn"] = json!("2025-03-31T10:25:00Z by bob");
+    let overrides = json!({"overrides": [given("eu"), withdrawn]});
+    snapshot("overrides_160", &shown(&["override", "list"], &overrides, 160));
+    snapshot("overrides_80", &shown(&["override", "list"], &overrides, 80));
+    let give = ["override", "--verdict", "x", "--all-blocking", "--reason", "r", "--ticket", "t", "--expires", "1h"];
+    snapshot("override_given_80", &shown(&give, &json!({"overrides": [given("eu")]}), 80));
+    let entry = |id: u32, principal: &str, action: &str, outcome: &str, detail: &str| {
+        json!({"id": id, "at": "2025-03-31T10:29:00Z", "principal": principal, "action": action, "outcome": outcome,
+            "source": "10.0.0.9:40112", "detail": detail})
+    };
+    let entries = [
+        entry(3, "pipeline", "verdict", "fail, block", "shop 2025-03-31.1: eu fail, block; verdict 4f1c9a7be02d63a8"),
+        entry(2, "pipeline", "gate", "asked", "shop 2025-03-31.1 in eu; verdict 4f1c9a7be02d63a8"),
+        entry(1, "-", "GET /v1/audit", "401", "no valid token"),
+    ];
+    snapshot("audit_160", &shown(&["audit"], &json!({"entries": entries}), 160));
+    snapshot("audit_80", &shown(&["audit"], &json!({"entries": entries}), 80));
+}
+
+#[test]
+fn what_changed_in_a_manifest() {
+    let old = crate::support::file(
+        "old.yaml",
+        "application: shop\ndependencies:\n  db: {target: postgres://db:5432}\n  ai-cache: {target: redis://a:6379}\n  gone: {target: tcp://g:1}\n",
+    );
+    let new = crate::support::file(
+        "new.yaml",
+        "application: shop\ndependencies:\n  database: {target: postgres://db:5432, usage: {workers: 40}}\n  ai-cache: {target: rediss://a:6379}\n  queue: {target: amqp://q:5672}\n",
+    );
+    let run = |args: &[&str]| {
+        let args = [&["manifest", "diff", old.to_str().unwrap(), new.to_str().unwrap()], args].concat();
+        Run::of(preflight(&args).env("COLUMNS", "80").output().unwrap())
+    };
+    snapshot("manifest_diff_80", &run(&[]).stdout);
+    let gates: Vec<Value> = run(&["-o", "json"]).json().as_array().unwrap().iter().map(|c| c["gate"].clone()).collect();
+    assert_eq!(gates, ["no_cell_changes", "required", "required", "no_longer_probed"]);
+}
+
+/// An endless log in pages that lead on is read to the limit, and one whose pages lead nowhere ends.
+#[test]
+fn the_audit_log_is_read_in_pages_up_to_the_limit() {
+    let server = Server::start(|number, _| {
+        let id = 10_000 - i64::try_from(number).unwrap() * 1_000;
+        let entry = |n: i64| json!({"id": id - n, "at": "", "principal": "", "action": "", "outcome": "", "source": "", "detail": ""});
+        let entries: Vec<Value> = (0..1_000).map(entry).collect();
+        Reply::lines(&[json!({"entries": entries, "next": id - 999})])
+    });
+    let run = server.run(&["audit", "--limit", "2000", "--principal", "a&b=c", "-o", "json"]);
+    assert_eq!(run.json()["entries"].as_array().unwrap().len(), 2_000, "{}", run.stderr);
+    let lines: Vec<String> = server.requests().into_iter().map(|request| request.line).collect();
+    assert_eq!(
+        lines,
+        ["GET /v1/audit?limit=1000&principal=a%26b%3Dc", "GET /v1/audit?limit=1000&principal=a%26b%3Dc&before=9001"]
+    );
+    let stuck = Server::start(|_, _| Reply::lines(&[json!({"entries": [], "next": 7})]));
+    assert_eq!(stuck.run(&["audit"]).code, 0);
+    assert!(stuck.requests().len() <= 2);
+}

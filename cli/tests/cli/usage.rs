@@ -155,14 +155,14 @@ fn a_context_file_serves_and_a_broken_one_does_not_show_its_token() {
 /// A verdict for shop r1 in eu, valid until 10:44; the controller's clock says 10:30.
 fn stored(valid_until: &'static str) -> Server {
     Server::start(move |_, request| {
-        assert_eq!(request.line, "GET /v1/verdicts/v1");
+        assert_eq!(request.line, "GET /v1/verdicts/v1/standing");
         let cell = json!({"fleet": "web", "dependency": "d", "target": "tcp://x:1", "digest": "sha256:0", "required": true, "state": "pass",
             "reason": null, "evidence": [], "agents": {"asked": 2, "ok": 2, "short": 0, "void": 0, "silent": 0}});
         let gate: Value = json!({"id": "v1", "application": "shop", "release": "r1", "verdict": "pass", "decision": "proceed",
             "manifest_digest": digest(MANIFEST), "started_at": "2025-03-31T10:29:00Z", "ended_at": "2025-03-31T10:29:01Z",
             "regions": [{"region": "eu", "verdict": "pass", "decision": "proceed", "valid_until": valid_until, "overrides": [],
                 "cells": [cell], "findings": [], "reasons": []}]});
-        Reply::lines(&[gate])
+        Reply::lines(&[json!({"gate": gate, "objections": []})])
     })
 }
 

@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use jiff::Timestamp;
 
-use super::problem::Failure;
+use super::problem::{Failure, Refusal};
 use crate::agents::Peer;
 use crate::app::App;
 use crate::secret;
@@ -85,6 +85,10 @@ pub(crate) async fn require(
         app.audit(&name, &action, "403", &source, &format!("the token has {scopes}")).await;
         return Err(Failure::forbidden(scope.as_str()));
     }
-    request.extensions_mut().insert(Principal { name, source });
-    Ok(next.run(request).await)
+    request.extensions_mut().insert(Principal { name: name.clone(), source: source.clone() });
+    let response = next.run(request).await;
+    if let Some(Refusal(why)) = response.extensions().get() {
+        app.audit(&name, &action, "refused", &source, why).await;
+    }
+    Ok(response)
 }

@@ -126,15 +126,19 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         only: None,
     };
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
-    app.audit(
-        &principal.name,
-        "gate",
-        &spec.id,
-        &principal.source,
-        &format!("{} {}", spec.plan.application, spec.release),
-    )
-    .await;
+    app.audit(&principal.name, "gate", "asked", &principal.source, &asked(&spec)).await;
     Ok(handle)
+}
+
+/// What was asked for, as the audit log tells it.
+fn asked(spec: &RunSpec) -> String {
+    let mode = match spec.mode {
+        Mode::Gate => "",
+        Mode::Advisory => ", advisory",
+        Mode::Rollback => ", rollback",
+    };
+    let regions = spec.plan.regions.join(", ");
+    format!("{} {} in {regions}{mode}; verdict {}", spec.plan.application, spec.release, spec.id)
 }
 
 /// A rollback goes back to what was there: anything else has to be shown.
@@ -142,9 +146,13 @@ async fn check_deployed_before(app: &App, plan: &Plan, release: &str) -> Result<
     for region in &plan.regions {
         if app.store.deployed(&plan.application, region, Some(release)).await?.is_none() {
             let message = format!("release {} was never recorded as deployed in {region}", escape(release));
-            let fix =
-                "Name a release that was (`preflight release list` shows them), or gate this one without --rollback.";
-            return Err(Failure::refused(message, fix.to_owned()));
+            let known = app.store.deployed_before(&plan.application, region, 5).await?;
+            let known = match known.as_slice() {
+                [] => "none is recorded there".to_owned(),
+                names => names.iter().map(|name| escape(name)).collect::<Vec<_>>().join(", "),
+            };
+            let fix = format!("Name a release that was ({known}), or gate this one without --rollback.");
+            return Err(Failure::refused(message, fix));
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use preflight_proto::api::{InventoryDocument, Problem};
 
 use super::auth::Principal;
 use super::problem::Failure;
-use crate::app::App;
+use crate::app::{App, audit_entry};
 
 /// The inventory that was applied last.
 #[utoipa::path(get, path = "/v1/inventory", security(("token" = [])), responses(
@@ -50,9 +50,9 @@ pub(super) async fn apply(
     let name = if document.name.is_empty() { "inventory.yaml".to_owned() } else { escape(&document.name) };
     Inventory::parse(&name, &document.inventory)?;
     let now = Timestamp::now();
-    app.store.put_inventory(&name, &document.inventory, now, &principal.name).await?;
     let detail = format!("{name} {}", sha256(document.inventory.as_bytes()));
-    app.audit(&principal.name, "inventory apply", "ok", &principal.source, &detail).await;
+    let entry = audit_entry(&principal.name, "inventory apply", "ok", &principal.source, &detail, now);
+    app.store.put_inventory(&name, &document.inventory, now, &principal.name, &entry).await?;
     Ok(Json(InventoryDocument {
         inventory: document.inventory,
         name,

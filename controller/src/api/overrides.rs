@@ -37,7 +37,9 @@ pub(super) async fn create(
     }
     let gate = stored_verdict(&app, &request.verdict).await?;
     let chosen = choose(&gate, &request)?;
-    let now = Timestamp::now();
+    // As it is kept: to the millisecond.
+    let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond())
+        .map_err(|error| Failure::internal(error.to_string()))?;
     let expires = now
         .checked_add(std::time::Duration::from_secs(request.ttl_s))
         .map_err(|error| Failure::internal(error.to_string()))?;
@@ -129,9 +131,10 @@ pub(super) async fn withdraw(
     Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, Failure> {
-    if !app.store.withdraw_override(&id, &principal.name, Timestamp::now()).await? {
+    let now = Timestamp::now();
+    let entry = audit_entry(&principal.name, "override withdraw", "ok", &principal.source, &id, now);
+    if !app.store.withdraw_override(&id, &principal.name, &entry, now).await? {
         return Err(Failure::not_found("override of that id that holds"));
     }
-    app.audit(&principal.name, "override withdraw", "ok", &principal.source, &id).await;
     Ok(done())
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use preflight_core::diagnostic::Diagnostic;
 use preflight_core::plan::PlanError;
 use preflight_proto::api::{Problem, ProblemBody};
@@ -16,6 +16,12 @@ use preflight_proto::api::{Problem, ProblemBody};
 use crate::quota::Busy;
 use crate::runs::RunError;
 use crate::store::StoreError;
+
+const REFUSED: &str = "refused";
+
+/// What a response says was refused, for the audit log.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal(pub(super) String);
 
 /// A request that failed.
 #[derive(Debug)]
@@ -52,7 +58,7 @@ impl Failure {
 
     /// What was asked for must not be done as things stand: exit 4.
     pub(crate) fn refused(message: impl Into<String>, fix: impl Into<Option<String>>) -> Self {
-        Self::new(StatusCode::CONFLICT, "refused", message, fix.into())
+        Self::new(StatusCode::CONFLICT, REFUSED, message, fix.into())
     }
 
     pub(crate) fn not_found(what: &str) -> Self {
@@ -72,7 +78,8 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let wait = self.retry_after_s.map(|seconds| [(RETRY_AFTER, seconds.to_string())]);
-        (self.status, wait, Json(self.into_problem())).into_response()
+        let refusal = (self.body.code == REFUSED).then(|| Extension(Refusal(self.body.message.clone())));
+        (self.status, wait, refusal, Json(self.into_problem())).into_response()
     }
 }
 

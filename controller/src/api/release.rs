@@ -7,15 +7,16 @@ use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use preflight_core::baseline::Proven;
+use preflight_core::name::Name;
 use preflight_core::plan::CellDigest;
 use preflight_core::text::escape;
 use preflight_proto::api::{self, DeployedRequest, Gate, Problem, Releases};
 use serde::Deserialize;
 
 use super::auth::Principal;
-use super::gate::{release, stored_verdict};
+use super::gate::{Stated, release, stored_verdict};
 use super::problem::Failure;
-use crate::app::App;
+use crate::app::{App, audit_entry};
 use crate::store::Deployed;
 
 /// Records that a release has shipped in a region. What its verdict held as `pass` is not required again.
@@ -28,6 +29,7 @@ pub(super) async fn deployed(
     Json(request): Json<DeployedRequest>,
 ) -> Result<Json<api::Deployed>, Failure> {
     release(&request.release)?;
+    check_known(&app, &request).await?;
     let cells = if let Some(id) = &request.verdict {
         shown_by(&stored_verdict(&app, id).await?, &request)?
     } else {
@@ -42,16 +44,34 @@ pub(super) async fn deployed(
         at: Timestamp::now(),
         principal: principal.name.clone(),
     };
-    app.store.put_deployed(&deployed).await?;
     let detail = format!(
-        "{} {} in {}, by verdict {}",
+        "{} {} in {}, by verdict {}, {} cells proven",
         deployed.application,
         deployed.proven.release,
         deployed.region,
-        deployed.proven.verdict.as_deref().unwrap_or("none")
+        deployed.proven.verdict.as_deref().unwrap_or("none"),
+        deployed.proven.cells.len()
     );
-    app.audit(&principal.name, "release deployed", "ok", &principal.source, &detail).await;
+    // Without its record in the audit log nothing is proven.
+    let entry = audit_entry(&principal.name, "release deployed", "ok", &principal.source, &detail, deployed.at);
+    app.store.put_deployed(&deployed, &entry).await?;
     Ok(Json(shown(deployed)))
+}
+
+/// A name with a slip in it would be kept, and nothing would ever rest on it.
+async fn check_known(app: &App, request: &DeployedRequest) -> Result<(), Failure> {
+    let inventory = Stated::current(app).await?.parsed;
+    let Some(application) = inventory.application(&request.application) else {
+        let known: Vec<&str> = inventory.applications().iter().map(|a| a.name.as_str()).collect();
+        let message = format!("the inventory has no application {}", escape(&request.application));
+        return Err(Failure::usage(message, format!("Use one of {}.", known.join(", "))));
+    };
+    if application.fleets_in(&request.region).is_none() {
+        let known: Vec<&str> = application.regions().map(Name::as_str).collect();
+        let message = format!("{} does not run in region {}", escape(&request.application), escape(&request.region));
+        return Err(Failure::usage(message, format!("Use one of {}.", known.join(", "))));
+    }
+    Ok(())
 }
 
 /// The cells that a verdict held as `pass` in the region, each with the verdict whose run has shown it.

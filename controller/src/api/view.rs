@@ -15,9 +15,9 @@ use serde::Deserialize;
 use super::auth::Principal;
 use super::problem::Failure;
 use crate::app::App;
-use crate::store::AgentRow;
+use crate::store::{AgentRow, AuditFilter};
 
-/// Entries of the audit log that one answer holds.
+/// Entries of the audit log that one answer holds at most.
 const AUDIT_ENTRIES: u32 = 1_000;
 
 /// Which cells.
@@ -136,9 +136,49 @@ pub(super) async fn forget(
     Ok(super::done())
 }
 
-/// The newest entries of the audit log, newest first.
-#[utoipa::path(get, path = "/v1/audit", security(("token" = [])), responses(
-    (status = 200, body = AuditLog), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub(super) async fn audit(State(app): State<Arc<App>>) -> Result<Json<AuditLog>, Failure> {
-    Ok(Json(AuditLog { entries: app.store.audit_log(AUDIT_ENTRIES).await? }))
+/// Which entries of the audit log.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AuditQuery {
+    /// From this time on, RFC 3339.
+    since: Option<String>,
+    /// Of this principal.
+    principal: Option<String>,
+    /// This action, or those that begin with this word: `override` finds `override withdraw` too.
+    action: Option<String>,
+    /// Older than the entry of this number: `next` of the answer before.
+    before: Option<i64>,
+    /// At most so many, 1 to 1000.
+    limit: Option<u32>,
+}
+
+/// The newest entries of the audit log, newest first. There is no call that changes it.
+#[utoipa::path(get, path = "/v1/audit", params(AuditQuery), security(("token" = [])), responses(
+    (status = 200, body = AuditLog), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 422, body = Problem)))]
+pub(super) async fn audit(
+    State(app): State<Arc<App>>,
+    Query(query): Query<AuditQuery>,
+) -> Result<Json<AuditLog>, Failure> {
+    let since = query.since.as_deref().map(str::parse::<Timestamp>).transpose().map_err(|_| {
+        Failure::usage("`since` is not a time", "Write it as RFC 3339: 2025-03-31T10:30:00Z".to_owned())
+    })?;
+    let most = query.limit.unwrap_or(AUDIT_ENTRIES);
+    if !(1..=AUDIT_ENTRIES).contains(&most) {
+        return Err(Failure::usage(format!("`limit` must be 1 to {AUDIT_ENTRIES}"), None));
+    }
+    let wanted = AuditFilter {
+        since,
+        principal: query.principal.as_deref(),
+        action: query.action.as_deref(),
+        before: query.before,
+    };
+    // One more than is shown tells whether there are older ones.
+    let mut entries = app.store.audit_log(&wanted, most + 1).await?;
+    let shown = usize::try_from(most).unwrap_or(usize::MAX);
+    let more = entries.len() > shown;
+    entries.truncate(shown);
+    let next = entries.last().map(|entry| entry.id).filter(|_| more);
+    Ok(Json(AuditLog { entries, next }))
 }

@@ -161,23 +161,27 @@ impl Store {
         row.map(|row| Ok((row.get(0), row.get(1), time(row.get(2))?, row.get(3)))).transpose()
     }
 
-    /// Applies an inventory.
+    /// Applies an inventory; with its entry in the audit log, or not at all.
     pub(crate) async fn put_inventory(
         &self,
         name: &str,
         text: &str,
         now: Timestamp,
         by: &str,
+        entry: &AuditEntry,
     ) -> Result<(), StoreError> {
+        let failed = |e| self.failed(e);
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        insert_audit(entry, now).execute(&mut *tx).await.map_err(failed)?;
         sqlx::query("INSERT INTO inventory (name, text, applied_at, applied_by) VALUES (?, ?, ?, ?)")
             .bind(name)
             .bind(text)
             .bind(now.as_millisecond())
             .bind(by)
-            .execute(&self.write)
+            .execute(&mut *tx)
             .await
-            .map(|_| ())
-            .map_err(|e| self.failed(e))
+            .map_err(failed)?;
+        tx.commit().await.map_err(failed)
     }
 
     /// Adds to the audit log.
@@ -185,27 +189,50 @@ impl Store {
         insert_audit(entry, now).execute(&self.write).await.map(|_| ()).map_err(|e| self.failed(e))
     }
 
-    /// The newest entries of the audit log, newest first.
-    pub(crate) async fn audit_log(&self, most: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let rows =
-            sqlx::query("SELECT at, principal, action, outcome, source, detail FROM audit ORDER BY id DESC LIMIT ?")
-                .bind(most)
-                .fetch_all(&self.read)
-                .await
-                .map_err(|e| self.failed(e))?;
+    /// The newest entries of the audit log that match, newest first.
+    pub(crate) async fn audit_log(&self, wanted: &AuditFilter<'_>, most: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        // An action of several words is found by the first of them, too.
+        let rows = sqlx::query(
+            "SELECT id, at, principal, action, outcome, source, detail FROM audit \
+             WHERE (?1 IS NULL OR at >= ?1) AND (?2 IS NULL OR principal = ?2) \
+             AND (?3 IS NULL OR action = ?3 OR substr(action, 1, length(?3) + 1) = ?3 || ' ') \
+             AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5",
+        )
+        .bind(wanted.since.map(Timestamp::as_millisecond))
+        .bind(wanted.principal)
+        .bind(wanted.action)
+        .bind(wanted.before)
+        .bind(most)
+        .fetch_all(&self.read)
+        .await
+        .map_err(|e| self.failed(e))?;
         rows.into_iter()
             .map(|row| {
                 Ok(AuditEntry {
-                    at: time(row.get(0))?.to_string(),
-                    principal: row.get(1),
-                    action: row.get(2),
-                    outcome: row.get(3),
-                    source: row.get(4),
-                    detail: row.get(5),
+                    id: row.get(0),
+                    at: time(row.get(1))?.to_string(),
+                    principal: row.get(2),
+                    action: row.get(3),
+                    outcome: row.get(4),
+                    source: row.get(5),
+                    detail: row.get(6),
                 })
             })
             .collect()
     }
+}
+
+/// Which entries of the audit log are wanted; none of a kind is all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct AuditFilter<'a> {
+    /// From this time on.
+    pub(crate) since: Option<Timestamp>,
+    /// Of this principal.
+    pub(crate) principal: Option<&'a str>,
+    /// This action, or one that begins with these words.
+    pub(crate) action: Option<&'a str>,
+    /// Older than the entry of this number.
+    pub(crate) before: Option<i64>,
 }
 
 type Insert<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;

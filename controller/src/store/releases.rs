@@ -22,8 +22,11 @@ pub(crate) struct Deployed {
 }
 
 impl Store {
-    /// Records that a release shipped.
-    pub(crate) async fn put_deployed(&self, deployed: &Deployed) -> Result<(), StoreError> {
+    /// Records that a release shipped; with its entry in the audit log, or not at all.
+    pub(crate) async fn put_deployed(&self, deployed: &Deployed, entry: &AuditEntry) -> Result<(), StoreError> {
+        let failed = |e| self.failed(e);
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        insert_audit(entry, deployed.at).execute(&mut *tx).await.map_err(failed)?;
         sqlx::query(
             "INSERT INTO deployed (application, region, release, verdict, cells, at, principal) VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
@@ -34,10 +37,10 @@ impl Store {
         .bind(to_json(&deployed.proven.cells)?)
         .bind(deployed.at.as_millisecond())
         .bind(&deployed.principal)
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await
-        .map(|_| ())
-        .map_err(|e| self.failed(e))
+        .map_err(failed)?;
+        tx.commit().await.map_err(failed)
     }
 
     /// What is deployed of an application in a region; with `release`, how that one was recorded last.
@@ -72,6 +75,25 @@ impl Store {
         .await
         .map_err(|e| self.failed(e))?;
         rows.iter().map(from_row).collect()
+    }
+
+    /// The releases that were recorded last in a region, the newest first.
+    pub(crate) async fn deployed_before(
+        &self,
+        application: &str,
+        region: &str,
+        most: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT release FROM deployed WHERE application = ? AND region = ? GROUP BY release \
+             ORDER BY max(id) DESC LIMIT ?",
+        )
+        .bind(application)
+        .bind(region)
+        .bind(most)
+        .fetch_all(&self.read)
+        .await
+        .map_err(|e| self.failed(e))
     }
 
     /// Adds overrides, each with its entry in the audit log; all or none.
@@ -144,17 +166,30 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Withdraws an override; false if there is none of that id that holds.
-    pub(crate) async fn withdraw_override(&self, id: &str, by: &str, now: Timestamp) -> Result<bool, StoreError> {
+    /// Withdraws an override; false if there is none of that id that holds. With its entry in the audit log, or not at all.
+    pub(crate) async fn withdraw_override(
+        &self,
+        id: &str,
+        by: &str,
+        entry: &AuditEntry,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let failed = |e| self.failed(e);
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let done =
             sqlx::query("UPDATE override SET withdrawn = ? WHERE id = ? AND withdrawn IS NULL AND expires_at > ?")
                 .bind(format!("{now} by {by}"))
                 .bind(id)
                 .bind(now.as_millisecond())
-                .execute(&self.write)
+                .execute(&mut *tx)
                 .await
-                .map_err(|e| self.failed(e))?;
-        Ok(done.rows_affected() == 1)
+                .map_err(failed)?;
+        if done.rows_affected() != 1 {
+            return Ok(false);
+        }
+        insert_audit(entry, now).execute(&mut *tx).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(true)
     }
 
     /// Adds an entry to the audit log for a record, once for each id.

@@ -8,10 +8,10 @@ use preflight_core::matrix::State;
 use preflight_core::observation::Phases;
 use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::run::{AgentId, RunSpec, Testimony};
-use preflight_proto::api::MatrixCell;
+use preflight_proto::api::{AuditEntry, MatrixCell};
 use sqlx::Row as _;
 
-use super::{Store, StoreError, json, time, to_json};
+use super::{Store, StoreError, insert_audit, json, time, to_json};
 
 /// A run as the store knows it.
 #[derive(Debug, Clone)]
@@ -174,25 +174,29 @@ impl Store {
             .map_err(|e| self.failed(e))
     }
 
-    /// Ends a run with its result, once: true if this call did it.
+    /// Ends a run with its result, once: true if this call did it. `entry` goes into the audit log with it, by who asked for the run.
     pub(crate) async fn close_run(
         &self,
         spec: &RunSpec,
         result: &str,
         latest: &[LatestCell],
         now: Timestamp,
+        entry: Option<(AuditEntry, Timestamp)>,
     ) -> Result<bool, StoreError> {
         let failed = |e| self.failed(e);
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let done = sqlx::query("UPDATE run SET ended_at = ?, result = ? WHERE id = ? AND ended_at IS NULL")
-            .bind(now.as_millisecond())
-            .bind(result)
-            .bind(&spec.id)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
-        if done.rows_affected() != 1 {
-            return Ok(false);
+        let principal: Option<String> = sqlx::query_scalar(
+            "UPDATE run SET ended_at = ?, result = ? WHERE id = ? AND ended_at IS NULL RETURNING principal",
+        )
+        .bind(now.as_millisecond())
+        .bind(result)
+        .bind(&spec.id)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed)?;
+        let Some(principal) = principal else { return Ok(false) };
+        if let Some((entry, at)) = entry {
+            insert_audit(&AuditEntry { principal, ..entry }, at).execute(&mut *tx).await.map_err(failed)?;
         }
         for cell in latest {
             sqlx::query(

@@ -188,8 +188,8 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
     assert_eq!((open.spec.clone(), open.questions.len()), (spec("run-1"), 1));
     let [(_, _, _, first)] = open.testimonies.as_slice() else { panic!("one answer") };
     assert_eq!(first.report.resolved, 1, "the first answer stays");
-    assert!(store.close_run(&spec("run-1"), "{}", &[], at(2)).await.unwrap());
-    assert!(!store.close_run(&spec("run-1"), "{\"other\":1}", &[], at(3)).await.unwrap());
+    assert!(store.close_run(&spec("run-1"), "{}", &[], at(2), None).await.unwrap());
+    assert!(!store.close_run(&spec("run-1"), "{\"other\":1}", &[], at(3), None).await.unwrap());
     assert_eq!(store.run("run-1").await.unwrap().unwrap().result.as_deref(), Some("{}"));
     assert!(store.open_runs(None).await.unwrap().is_empty());
 }
@@ -218,8 +218,63 @@ async fn a_store_that_another_process_holds_is_busy_for_a_while_and_then_says_so
     let store = Store::open(&dir.0, false).await.unwrap();
     let other = Store::open(&dir.0, true).await.unwrap();
     let held = other.write.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let refused = store.put_inventory("i.yaml", "", at(0), "admin").await.unwrap_err();
+    let refused = store.put_inventory("i.yaml", "", at(0), "admin", &entry("inventory apply")).await.unwrap_err();
     assert!(matches!(refused, StoreError::Busy) && refused.is_retryable(), "{refused:?}");
     drop(held);
-    store.put_inventory("i.yaml", "", at(0), "admin").await.unwrap();
+    store.put_inventory("i.yaml", "", at(0), "admin", &entry("inventory apply")).await.unwrap();
+}
+
+fn entry(action: &str) -> AuditEntry {
+    crate::app::audit_entry("admin", action, "ok", "10.0.0.1", "detail", at(0))
+}
+
+#[tokio::test]
+async fn the_audit_log_is_only_added_to() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    store.audit(&entry("token create"), at(1)).await.unwrap();
+    for sql in [
+        "UPDATE audit SET detail = 'nothing happened'",
+        "UPDATE audit SET principal = 'somebody-else' WHERE id = 1",
+        "INSERT OR REPLACE INTO audit (id, at, principal, action, outcome, source, detail) VALUES (1, 0, '', '', '', '', '')",
+    ] {
+        let refused = sqlx::query(sql).execute(&store.write).await.unwrap_err();
+        assert!(refused.to_string().contains("append-only"), "{sql}: {refused}");
+    }
+    let kept = store.audit_log(&AuditFilter::default(), 10).await.unwrap();
+    assert_eq!((kept.len(), kept[0].detail.as_str()), (1, "detail"));
+}
+
+#[tokio::test]
+async fn the_audit_log_is_narrowed_and_read_in_pages() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    for (second, action) in [(1, "override"), (2, "override withdraw"), (3, "overrides"), (4, "gate")] {
+        store.audit(&entry(action), at(second)).await.unwrap();
+    }
+    let actions = async |wanted: AuditFilter<'_>, most: u32| -> Vec<String> {
+        store.audit_log(&wanted, most).await.unwrap().into_iter().map(|entry| entry.action).collect()
+    };
+    let all = AuditFilter::default();
+    assert_eq!(actions(all, 10).await, ["gate", "overrides", "override withdraw", "override"]);
+    assert_eq!(actions(AuditFilter { action: Some("override"), ..all }, 10).await, ["override withdraw", "override"]);
+    assert_eq!(actions(AuditFilter { action: Some("%"), ..all }, 10).await, [""; 0]);
+    assert_eq!(actions(AuditFilter { since: Some(at(3)), ..all }, 10).await, ["gate", "overrides"]);
+    assert_eq!(actions(AuditFilter { principal: Some("nobody"), ..all }, 10).await, [""; 0]);
+    let first = store.audit_log(&all, 1).await.unwrap();
+    let before = Some(first[0].id);
+    assert_eq!(actions(AuditFilter { before, ..all }, 2).await, ["overrides", "override withdraw"]);
+}
+
+#[tokio::test]
+async fn a_verdict_is_in_the_audit_log_once_with_who_asked_for_it() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    assert!(store.create_run("gate", "r", &spec("run-1"), "pipeline").await.unwrap());
+    for _ in 0..2 {
+        let told = Some((entry("verdict"), at(2)));
+        store.close_run(&spec("run-1"), "{}", &[], at(2), told).await.unwrap();
+    }
+    let kept = store.audit_log(&AuditFilter::default(), 10).await.unwrap();
+    assert_eq!((kept.len(), kept[0].principal.as_str()), (1, "pipeline"));
 }

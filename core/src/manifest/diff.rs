@@ -28,6 +28,15 @@ pub enum Change {
         /// Its name.
         dependency: String,
     },
+    /// A dependency has another name, and is probed as before from the same fleets.
+    Renamed {
+        /// Its name before.
+        old: String,
+        /// Its name after.
+        new: String,
+        /// In what else it changed; nothing of it changes how it is probed.
+        fields: Vec<FieldChange>,
+    },
     /// A dependency is another than it was.
     Changed {
         /// Its name.
@@ -36,6 +45,68 @@ pub enum Change {
         fields: Vec<FieldChange>,
     },
 }
+
+/// What a difference means for the next gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// There are cells that no earlier verdict can have shown: they are required.
+    Required,
+    /// There are fewer cells; what is left stays as proven as it was.
+    NoLongerProbed,
+    /// The cells are the same.
+    NoCellChanges,
+}
+
+impl Change {
+    /// What it means for the next gate.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Application { .. } | Self::Added { .. } => Effect::Required,
+            Self::Removed { .. } => Effect::NoLongerProbed,
+            Self::Renamed { .. } => Effect::NoCellChanges,
+            Self::Changed { fields, .. } => {
+                let effects: Vec<Effect> = fields.iter().map(FieldChange::effect).collect();
+                let worst = [Effect::Required, Effect::NoLongerProbed, Effect::NoCellChanges];
+                worst.into_iter().find(|effect| effects.contains(effect)).unwrap_or(Effect::NoCellChanges)
+            }
+        }
+    }
+}
+
+impl FieldChange {
+    /// What it means for the next gate by itself. What is not known to change no cell does.
+    pub fn effect(&self) -> Effect {
+        if !changes_cells(&self.field) {
+            return Effect::NoCellChanges;
+        }
+        match (&self.old, &self.new) {
+            (Some(old), Some(new)) if self.field == "fleets" && narrowed(old, new) => Effect::NoLongerProbed,
+            // A target of its own for a region that there is no more of.
+            (Some(_), None) if self.field.starts_with("targets.") => Effect::NoLongerProbed,
+            _ => Effect::Required,
+        }
+    }
+}
+
+/// Whether a key is a part of its dependency's cells: how the code uses it, and why a fleet does not, are for people.
+fn changes_cells(field: &str) -> bool {
+    field != "fleets.because" && !field.starts_with("usage.")
+}
+
+/// Whether all fleets of `new` are among those of `old`, in the form of [`fields`].
+fn narrowed(old: &str, new: &str) -> bool {
+    let names =
+        |text: &str| text.strip_prefix(ONLY).map(|names| names.split(", ").map(str::to_owned).collect::<Vec<_>>());
+    match (names(old), names(new)) {
+        (None, Some(_)) => true,
+        (Some(old), Some(new)) => new.iter().all(|name| old.contains(name)),
+        (_, None) => false,
+    }
+}
+
+/// What stands before the fleets that a dependency is narrowed to.
+const ONLY: &str = "only ";
 
 /// A key of a dependency whose value changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,10 +125,19 @@ pub fn diff(old: &Manifest, new: &Manifest) -> Vec<Change> {
     if old.application != new.application {
         changes.push(Change::Application { old: old.application.to_string(), new: new.application.to_string() });
     }
+    let gone = old.dependencies().iter().filter(|d| new.dependency(d.name.as_str()).is_none());
+    let mut gone: Vec<&Dependency> = gone.collect();
     for after in new.dependencies() {
         let dependency = after.name.to_string();
         match old.dependency(after.name.as_str()) {
-            None => changes.push(Change::Added { dependency }),
+            None => changes.push(match gone.iter().position(|before| same_cells(before, after)) {
+                Some(at) => {
+                    let before = gone.remove(at);
+                    let fields = changed(&fields(before), &fields(after));
+                    Change::Renamed { old: before.name.to_string(), new: dependency, fields }
+                }
+                None => Change::Added { dependency },
+            }),
             Some(before) => {
                 let fields = changed(&fields(before), &fields(after));
                 if !fields.is_empty() {
@@ -66,9 +146,13 @@ pub fn diff(old: &Manifest, new: &Manifest) -> Vec<Change> {
             }
         }
     }
-    let gone = old.dependencies().iter().filter(|d| new.dependency(d.name.as_str()).is_none());
-    changes.extend(gone.map(|d| Change::Removed { dependency: d.name.to_string() }));
+    changes.extend(gone.into_iter().map(|d| Change::Removed { dependency: d.name.to_string() }));
     changes
+}
+
+/// Whether two dependencies are probed alike from the same fleets.
+fn same_cells(before: &Dependency, after: &Dependency) -> bool {
+    changed(&fields(before), &fields(after)).iter().all(|change| !changes_cells(&change.field))
 }
 
 type Fields = Vec<(String, String)>;
@@ -99,7 +183,7 @@ fn fields(dependency: &Dependency) -> Fields {
         Fleets::Only { fleets: only, because } => {
             let mut names: Vec<&str> = only.iter().map(|(name, _)| name.as_str()).collect();
             names.sort_unstable();
-            fields.push(("fleets", format!("only {}", names.join(", "))));
+            fields.push(("fleets", format!("{ONLY}{}", names.join(", "))));
             fields.push(("fleets.because", because.clone()));
         }
     }
@@ -129,7 +213,11 @@ fn fields(dependency: &Dependency) -> Fields {
             fields.extend(master.as_ref().map(|name| ("sentinel_master", name.clone())));
         }
     }
-    if dependency.tls_given {
+    let targets_upgrade = match &dependency.targets {
+        Targets::Same(target) => target.scheme.can_upgrade(),
+        Targets::PerRegion(targets, _) => targets.iter().any(|t| t.target.scheme.can_upgrade()),
+    };
+    if dependency.tls_given && targets_upgrade {
         fields.push(("tls", "given".to_owned()));
     }
     if tls.min_version == TlsVersion::V1_3 {

@@ -1,0 +1,364 @@
+//! What releases, overrides and emergencies leave behind, and what the next gate, check and reader of the audit log make of it.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use preflight_tests::lab::{AgentOptions, Controller, Firewall, Lab, Preflight, wait_for};
+use preflight_tests::small::{CELL, INVENTORY, MANIFEST, Small};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// The manifest with a second dependency.
+const TWO: &str = "\
+application: app
+dependencies:
+  cache:
+    target: redis://10.9.0.1:6379
+  queue:
+    target: redis://10.9.0.1:6380
+";
+
+/// The gate for a release, with more words.
+fn gate(controller: &Controller, release: &str, more: &[&str]) -> Preflight {
+    let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", release, "-o", "json"];
+    controller.preflight(&[words.as_slice(), more].concat())
+}
+
+fn id(gate: &Preflight) -> String {
+    gate.json["id"].as_str().expect("a verdict's id").to_owned()
+}
+
+fn deployed(controller: &Controller, release: &str, verdict: &str) -> Preflight {
+    controller.preflight(&["release", "deployed", "--region", "us", "--release", release, "--verdict", verdict])
+}
+
+fn check(controller: &Controller, release: &str, verdict: &str) -> Preflight {
+    let words = ["verdict", "check", verdict, "--application", "app", "--release", release, "--region", "us"];
+    controller.preflight(&[words.as_slice(), &["-o", "json"]].concat())
+}
+
+fn codes(gate: &Preflight) -> Vec<&str> {
+    gate.json["regions"][0]["reasons"].as_array().unwrap().iter().filter_map(|r| r["code"].as_str()).collect()
+}
+
+fn required(gate: &Preflight, cell: &str) -> bool {
+    gate.cell(cell)["required"].as_bool().unwrap()
+}
+
+fn override_all(controller: &Controller, verdict: &str, expires: &str) -> Preflight {
+    let words = ["override", "--verdict", verdict, "--all-blocking", "--reason", "known", "--ticket", "OPS-7"];
+    controller.preflight(&[words.as_slice(), &["--expires", expires, "-o", "json"]].concat())
+}
+
+/// The entries of the audit log for an action, the newest first: outcome and detail.
+fn audit(controller: &Controller, action: &str) -> Vec<(String, String)> {
+    let log = controller.preflight(&["audit", "--action", action, "-o", "json"]).expect_code(0);
+    let text = |entry: &Value, key: &str| entry[key].as_str().unwrap().to_owned();
+    let entries = log.json["entries"].as_array().unwrap();
+    entries.iter().map(|entry| (text(entry, "outcome"), text(entry, "detail"))).collect()
+}
+
+#[test]
+fn what_is_deployed_is_not_asked_for_again_and_what_is_new_is() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 2);
+    // A gate of everything seeds the baseline of what runs already.
+    let seed = gate(&small.controller, "r1", &["--scope", "all"]).expect_code(0);
+    let _ = deployed(&small.controller, "r1", &id(&seed)).expect_code(0);
+
+    // Nobody can answer, and nobody has to.
+    small.agents.iter_mut().for_each(|agent| agent.process.freeze());
+    let same = gate(&small.controller, "r2", &["--wait", "2m"]).expect_code(0);
+    assert!(same.took < Duration::from_mins(1), "{:?}", same.took);
+    assert_eq!(codes(&same), ["no_change"], "{}", same.text());
+    assert!(!required(&same, CELL) && same.cell(CELL)["proven_by"] == id(&seed), "{}", same.text());
+    small.agents.iter_mut().for_each(|agent| agent.process.thaw());
+    small.controller.await_agents(2);
+    let table = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r2"];
+    let table = small.controller.preflight(&table).expect_code(0);
+    assert!(table.stdout.starts_with("PROCEED") && table.stdout.lines().count() < 8, "{}", table.stdout);
+
+    // A second dependency: only its cell is required.
+    let _queue = small.cache.redis(6380, &[]);
+    small.controller.file("preflight.yaml", TWO);
+    let more = gate(&small.controller, "r2", &[]).expect_code(0);
+    assert_eq!((required(&more, CELL), required(&more, "us/web/queue")), (false, true), "{}", more.text());
+    assert_eq!(more.state("us/web/queue"), "pass");
+    let all = gate(&small.controller, "r2", &["--scope", "all"]).expect_code(0);
+    assert!(required(&all, CELL) && all.cell(CELL).get("proven_by").is_none(), "{}", all.text());
+
+    // What it took as proven is not what is deployed any more.
+    let _ = check(&small.controller, "r2", &id(&more)).expect_code(0);
+    let _ = deployed(&small.controller, "r2", &id(&all)).expect_code(0);
+    let void = check(&small.controller, "r2", &id(&more)).expect_code(3);
+    assert!(void.stdout.contains("deployed now"), "{}", void.text());
+
+    let listed = small.controller.preflight(&["release", "list", "--application", "app", "-o", "json"]).expect_code(0);
+    let now = &listed.json["deployed"][0];
+    assert_eq!((&now["release"], &now["verdict"], &now["proven"]), (&json!("r2"), &json!(id(&all)), &json!(2)));
+    assert_eq!(listed.json["deployed"].as_array().unwrap().len(), 1);
+    // Nothing is recorded for what does not exist, nor by a verdict for something else.
+    let wrong = ["release", "deployed", "--application", "app", "--region", "su", "--release", "r3"];
+    let _ = small.controller.preflight(&wrong).expect_code(64);
+    let _ = deployed(&small.controller, "r3", &id(&all)).expect_code(4);
+    assert!(audit(&small.controller, "POST").iter().any(|(outcome, _)| outcome == "refused"));
+}
+
+#[test]
+fn an_override_lets_one_release_go_and_proves_nothing() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let controller = &small.controller;
+    small.cache.firewall(&Firewall::open().drop(6379));
+    let blocked = gate(controller, "r1", &[]).expect_code(2);
+    let first = id(&blocked);
+    let _ = check(controller, "r1", &first).expect_code(2);
+    // Not without saying what for, nor for what does not block.
+    let _ =
+        controller.preflight(&["override", "--verdict", &first, "--all-blocking", "--expires", "1h"]).expect_code(64);
+    let wrong = ["--cell", "us/web/none", "--reason", "known", "--ticket", "OPS-7", "--expires", "1h"];
+    let _ = controller.preflight(&[&["override", "--verdict", &first], wrong.as_slice()].concat()).expect_code(64);
+    let too_long = override_all(controller, &first, "30d").expect_code(64);
+    assert!(too_long.stderr.contains("longest-override"), "{}", too_long.stderr);
+
+    let named = ["--cell", CELL, "--reason", "known", "--ticket", "OPS-7", "--expires", "1h", "-o", "json"];
+    let given = controller.preflight(&[&["override", "--verdict", &first], named.as_slice()].concat()).expect_code(0);
+    let override_id = given.json["overrides"][0]["id"].as_str().unwrap().to_owned();
+    let holds = check(controller, "r1", &first).expect_code(0);
+    assert_eq!((&holds.json["verdict"], &holds.json["overrides"][0]["ticket"]), (&json!("fail"), &json!("OPS-7")));
+    // It holds for these cells, so for the next release that carries them, and says so.
+    let next = gate(controller, "r2", &[]).expect_code(0);
+    assert_eq!((&next.json["verdict"], &next.json["decision"]), (&json!("fail"), &json!("proceed")));
+    let table = controller.preflight(&["verdict", "show", &id(&next)]).expect_code(0);
+    for text in ["PROCEED by override", "verdict fail", "OPS-7: known", "overridden"] {
+        assert!(table.stdout.contains(text), "{text}:\n{}", table.stdout);
+    }
+    // What shipped so is not proven.
+    let _ = deployed(controller, "r2", &id(&next)).expect_code(0);
+    let third = gate(controller, "r3", &[]).expect_code(0);
+    assert!(required(&third, CELL), "{}", third.text());
+
+    let listed = controller.preflight(&["override", "list", "--application", "app", "-o", "json"]).expect_code(0);
+    assert_eq!(listed.json["overrides"][0]["id"], json!(override_id));
+    let _ = controller.preflight(&["override", "withdraw", &override_id]).expect_code(0);
+    let _ = controller.preflight(&["override", "withdraw", &override_id]).expect_code(1);
+    let _ = check(controller, "r1", &first).expect_code(2);
+    let _ = check(controller, "r3", &id(&third)).expect_code(2);
+    let _ = gate(controller, "r3", &[]).expect_code(2);
+    assert!(audit(controller, "override").iter().any(|(_, detail)| detail.contains("OPS-7: known")));
+    assert_eq!(audit(controller, "override withdraw")[0].1, override_id);
+}
+
+#[test]
+fn an_override_ends_by_itself() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let controller = &small.controller;
+    small.cache.firewall(&Firewall::open().drop(6379));
+    let blocked = id(&gate(controller, "r1", &[]).expect_code(2));
+    // So long that even a loaded machine gates within it.
+    let given = override_all(controller, &blocked, "40s").expect_code(0);
+    let let_go = gate(controller, "r1", &[]).expect_code(0);
+    let until = given.json["overrides"][0]["expires_at"].as_str().unwrap();
+    assert_eq!(
+        let_go.json["regions"][0]["valid_until"], until,
+        "a verdict is not valid for longer than what it rests on"
+    );
+    let _ = check(controller, "r1", &id(&let_go)).expect_code(0);
+    wait_for("the override to end", SOON, || (check(controller, "r1", &blocked).code == 2).then_some(()));
+    let over = check(controller, "r1", &id(&let_go));
+    assert!([2, 3].contains(&over.code), "{}", over.text());
+    let _ = gate(controller, "r1", &[]).expect_code(2);
+}
+
+#[test]
+fn a_verdict_holds_until_something_that_it_rests_on_changes() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 3);
+    let verdict = id(&gate(&small.controller, "r1", &[]).expect_code(0));
+    let _ = check(&small.controller, "r1", &verdict).expect_code(0);
+    // A host that leaves takes nothing with it.
+    small.agents.pop().unwrap().process.stop(SOON);
+    small.controller.await_agents(2);
+    let _ = check(&small.controller, "r1", &verdict).expect_code(0);
+    // Another application's fleets are nobody's business here.
+    small.controller.inventory(&format!("{INVENTORY}  other:\n    fleets: {{us: [web]}}\n"));
+    let _ = check(&small.controller, "r1", &verdict).expect_code(0);
+    // Its own are.
+    small.controller.inventory(&INVENTORY.replace("web: {}", "web: {min_agents: 1}"));
+    let void = check(&small.controller, "r1", &verdict).expect_code(3);
+    assert!(void.stdout.contains("the inventory has changed"), "{}", void.text());
+    small.controller.inventory(INVENTORY);
+    let _ = check(&small.controller, "r1", &verdict).expect_code(0);
+    // A kind of host that the fleet did not have then.
+    let host = lab.host("us-web-new", &["10.1.1.9"]);
+    let options = AgentOptions { identity: vec!["security_group=sg-new".into()], ..AgentOptions::default() };
+    let _new = small.controller.agent(&host, "us", "web", &options);
+    small.controller.await_agents(3);
+    let void = check(&small.controller, "r1", &verdict).expect_code(3);
+    assert!(void.stdout.contains("sg-new"), "{}", void.text());
+    assert_eq!(void.json["decision"], "block");
+}
+
+/// The files that are kept for the controller.
+fn kept(controller: &Controller) -> Vec<PathBuf> {
+    let dir = fs::read_dir(controller.pipeline.dir().join("spool"));
+    dir.map(|dir| dir.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
+const SPOOL: [&str; 2] = ["--spool-dir", "spool"];
+const BREAK_GLASS: [&str; 5] = ["--break-glass", "--reason", "us is down", "--ticket", "OPS-9"];
+
+#[test]
+fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_later() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 2);
+    let rollback = [SPOOL.as_slice(), &["--rollback"]].concat();
+    let break_glass = [SPOOL.as_slice(), &BREAK_GLASS].concat();
+    // While there is a controller: only to what was there, and the glass stays whole.
+    let never = gate(&small.controller, "r0", &rollback).expect_code(4);
+    assert!(never.stderr.contains("never recorded as deployed"), "{}", never.stderr);
+    let first = gate(&small.controller, "r1", &[]).expect_code(0);
+    let _ = deployed(&small.controller, "r1", &id(&first)).expect_code(0);
+    small.cache.firewall(&Firewall::open().drop(6379));
+    let back = gate(&small.controller, "r1", &rollback).expect_code(0);
+    assert_eq!((&back.json["rollback"], back.state(CELL).as_str()), (&json!(true), "fail connect_timeout"));
+    let _ = check(&small.controller, "r1", &id(&back)).expect_code(0);
+    small.controller.file("preflight.yaml", TWO);
+    let whole = gate(&small.controller, "r2", &break_glass).expect_code(2);
+    assert!(whole.stderr.contains("was not used") && whole.stderr.contains("preflight override"), "{}", whole.stderr);
+    small.controller.file("preflight.yaml", MANIFEST);
+    // Who answers has been reached: wrong token, foreign authority.
+    let context = fs::read_to_string(small.controller.context()).unwrap();
+    let context: toml::Table = context.parse().unwrap();
+    let text = |key: &str| context[key].as_str().unwrap().to_owned();
+    small.controller.file("ca.pem", &text("ca_pem"));
+    small.controller.file("foreign.pem", &preflight_tests::certificates::Authority::new("foreign").pem);
+    for (token, ca) in [("pft_wrong", "ca.pem"), (text("token").as_str(), "foreign.pem")] {
+        let environment =
+            [("PREFLIGHT_URL", text("url")), ("PREFLIGHT_TOKEN", token.to_owned()), ("PREFLIGHT_CA", ca.to_owned())];
+        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        for how in [&rollback, &break_glass] {
+            let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r1"];
+            let _ = small.controller.preflight_with(&[words.as_slice(), how].concat(), &environment).expect_code(1);
+        }
+    }
+    assert!(kept(&small.controller).is_empty());
+
+    small.controller.kill();
+    let plain = gate(&small.controller, "r1", &["--wait", "2s"]).expect_code(1);
+    assert!(plain.stdout.is_empty(), "{}", plain.stdout);
+    for how in [&rollback, &break_glass] {
+        let gone = gate(&small.controller, "r1", how).expect_code(0);
+        assert!(gone.took < Duration::from_secs(20), "a few seconds, not the whole wait: {:?}", gone.took);
+        assert!(gone.stderr.contains("WITHOUT a verdict"), "{}", gone.stderr);
+        assert_eq!((&gone.json["decision"], &gone.json["verdict"]), (&json!("proceed"), &json!("unknown")));
+    }
+    // Silence is nobody, too.
+    small.controller.pipeline.firewall(&Firewall::open().drop_output(small.controller.host.address()));
+    let _ = gate(&small.controller, "r1", &rollback).expect_code(0);
+    small.controller.pipeline.firewall(&Firewall::open());
+    // A disk without room for the record does not hold it up either.
+    let full = small.controller.pipeline.dir().join("full");
+    fs::create_dir(&full).unwrap();
+    let _unmount = full_disk(&full);
+    let words = ["--spool-dir", "full"];
+    let unkept = gate(&small.controller, "r1", &[words.as_slice(), &BREAK_GLASS].concat()).expect_code(0);
+    let line = unkept.stderr.lines().find(|line| line.starts_with('{')).expect("the record as a line");
+    let record: Value = serde_json::from_str(line).unwrap();
+    assert!(unkept.stderr.contains("could not be kept") && record["kind"] == "break_glass", "{}", unkept.stderr);
+
+    let files = kept(&small.controller);
+    assert_eq!(files.len(), 3);
+    let copy = fs::read(&files[0]).unwrap();
+    small.controller.start();
+    let told = small.controller.preflight(&[SPOOL.as_slice(), &["release", "list"]].concat()).expect_code(0);
+    assert!(told.stderr.contains("delivered 3 records") && kept(&small.controller).is_empty(), "{}", told.text());
+    // Told twice, it is known once.
+    fs::write(&files[0], &copy).unwrap();
+    let _ = small.controller.preflight(&[SPOOL.as_slice(), &["agents"]].concat()).expect_code(0);
+    assert!(kept(&small.controller).is_empty());
+    assert_eq!((audit(&small.controller, "rollback").len(), audit(&small.controller, "break_glass").len()), (2, 1));
+    assert!(audit(&small.controller, "break_glass")[0].1.contains("us is down"));
+    let refused = audit(&small.controller, "POST /v1/gate");
+    assert!(refused.iter().any(|(outcome, detail)| outcome == "refused" && detail.contains("r0")), "{refused:?}");
+}
+
+/// A disk on which nothing has room.
+fn full_disk(dir: &std::path::Path) -> Unmount {
+    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=4k", "full"]).arg(dir).status();
+    assert!(mounted.unwrap().success());
+    let unmount = Unmount(dir.to_owned());
+    fs::write(dir.join("filler"), [0_u8; 4096]).unwrap();
+    assert!(fs::write(dir.join("more"), [0_u8; 4096]).is_err(), "the disk is not full");
+    unmount
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn the_audit_log_tells_all_of_it_and_nothing_changes_it() {
+    let lab = Lab::new();
+    // As its operator starts it who wants no advisory gates.
+    let controller = lab.controller_wrapped(&["sh", "-c", "exec \"$0\" \"$@\" --forbid-advisory"]);
+    let small = Small::with(&lab, controller, 2, &AgentOptions::default());
+    let controller = &small.controller;
+    let forbidden = gate(controller, "r1", &["--advisory"]).expect_code(4);
+    assert!(forbidden.stderr.contains("forbids --advisory"), "{}", forbidden.stderr);
+    let passed = id(&gate(controller, "r1", &[]).expect_code(0));
+    let _ = deployed(controller, "r1", &passed).expect_code(0);
+    let made = controller.preflight(&["token", "create", "--name", "ci", "--scope", "gate"]).expect_code(0);
+    let weak = controller.api().with_token(Some(made.stdout.trim()));
+    assert_eq!(weak.get("/v1/audit").unwrap().status, 403);
+    assert_eq!(controller.api().with_token(None).get("/v1/audit").unwrap().status, 401);
+
+    let entries = |action: &str| audit(controller, action);
+    assert_eq!(entries("gate")[0].0, "asked");
+    let verdict = &entries("verdict")[0];
+    assert_eq!(verdict.0, "pass, proceed");
+    assert!(verdict.1.contains(&passed) && verdict.1.contains("us pass"), "{verdict:?}");
+    assert!(entries("release deployed")[0].1.contains(&passed));
+    assert!(entries("inventory apply")[0].1.contains("sha256:"));
+    assert!(entries("token").iter().any(|(_, detail)| detail.contains("ci: gate")));
+    assert!(
+        entries("POST /v1/gate").iter().any(|(outcome, detail)| outcome == "refused" && detail.contains("advisory"))
+    );
+    let reads: Vec<String> = entries("GET /v1/audit").into_iter().map(|(outcome, _)| outcome).collect();
+    assert_eq!(reads, ["401", "403"]);
+    // By whom, since when, and in pages.
+    let by = controller.preflight(&["audit", "--principal", "ci", "-o", "json"]).expect_code(0);
+    assert_eq!(by.json["entries"].as_array().unwrap().len(), 1);
+    let whole = controller.preflight(&["audit", "--limit", "1000", "-o", "json"]).expect_code(0);
+    let (all, page) =
+        (whole.json["entries"].as_array().unwrap(), controller.api().get("/v1/audit?limit=2").unwrap().json());
+    let next = page["next"].as_i64().unwrap();
+    assert_eq!(page["entries"].as_array().unwrap()[..], all[..2]);
+    let page = controller.api().get(&format!("/v1/audit?limit=2&before={next}")).unwrap().json();
+    assert_eq!(page["entries"].as_array().unwrap()[..], all[2..4]);
+    let none = controller.preflight(&["audit", "--since", "2099-01-01T00:00:00Z", "-o", "json"]).expect_code(0);
+    assert_eq!(none.json["entries"], json!([]));
+    for query in ["limit=0", "limit=100000", "since=yesterday", "nonsense=1"] {
+        let status = controller.api().get(&format!("/v1/audit?{query}")).unwrap().status;
+        assert!([400, 422].contains(&status), "{query}: {status}");
+    }
+    // There is no call that changes it.
+    for method in ["POST", "PUT", "PATCH", "DELETE"] {
+        for path in ["/v1/audit", "/v1/audit/1"] {
+            let status = controller.api().request(method, path, Some(&json!({}))).unwrap().status;
+            assert!([404, 405].contains(&status), "{method} {path}: {status}");
+        }
+    }
+    let after = controller.preflight(&["audit", "--limit", "1000", "-o", "json"]).expect_code(0);
+    let after = after.json["entries"].as_array().unwrap();
+    assert_eq!(after[after.len() - all.len()..], all[..]);
+}
