@@ -11,6 +11,7 @@ mod output;
 mod patience;
 mod progress;
 mod render;
+mod report;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -7,16 +7,15 @@ use anstyle::AnsiColor;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape;
 use preflight_proto::api::{Event, Gate, GateRequest, Mode, Scope};
-use serde::Serialize;
 use tokio::time::timeout_at;
 
 use crate::client::{CallError, Client};
 use crate::exit::{self, Asked, Exit, Regions};
 use crate::failure::Failure;
-use crate::output::{self, OutputArgs};
 use crate::patience::Patience;
 use crate::progress::Reporter;
-use crate::{duration, input, render};
+use crate::report::{Missing, ReportArgs, Told};
+use crate::{duration, input};
 
 /// Ask whether a release may ship: every fleet that will run it must reach what it depends on
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -26,7 +25,12 @@ Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3
 
 Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1
-  preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1 --wait 2m -o json")]
+  preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1 --wait 2m -o json
+  preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1 --report junit=preflight.xml --report json=preflight.json
+  preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1 -o github
+
+With -o github it also adds to the files that GITHUB_STEP_SUMMARY and GITHUB_OUTPUT name: the verdict as Markdown, and the outputs
+verdict, decision and id. A report that cannot be written makes exit 1 of what would be 0, but for a rollback.")]
 pub(crate) struct Args {
     /// The manifest that declares the application's dependencies
     #[arg(long, value_name = "FILE")]
@@ -65,7 +69,7 @@ pub(crate) struct Args {
     #[arg(long)]
     advisory: bool,
     #[command(flatten)]
-    output: OutputArgs,
+    report: ReportArgs,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -74,33 +78,18 @@ enum ScopeArg {
     All,
 }
 
-/// The gate's JSON.
-#[derive(Serialize)]
-struct Shown<'a> {
-    #[serde(flatten)]
-    gate: &'a Gate,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    advisory: bool,
-}
-
-/// What stands in the place of the gate's JSON where `--advisory` proceeds without a verdict.
-#[derive(Serialize)]
-struct NoVerdict<'a> {
-    advisory: bool,
-    error: NoVerdictError<'a>,
-}
-
-#[derive(Serialize)]
-struct NoVerdictError<'a> {
-    exit: u8,
-    message: &'a str,
-    fix: Option<&'a str>,
-}
-
 /// Runs it.
 pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
-    let (advisory, output) = (args.advisory, args.output);
+    let (advisory, report) = (args.advisory, args.report.clone());
+    let missing = if args.rollback { Missing::IsSaid } else { Missing::Counts };
     let result = verdict(args, connect).await;
+    if let Err(failure) = &result {
+        report.deliver(
+            Told::Nothing { failure, advisory: advisory && failure.exit != Exit::Usage },
+            failure.exit,
+            missing,
+        );
+    }
     if !advisory {
         return result;
     }
@@ -110,11 +99,6 @@ pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure
         Err(failure) if failure.exit == Exit::Usage => return Err(failure),
         Err(failure) => {
             crate::say(&failure);
-            if output.is_json() {
-                let Failure { exit, message, fix } = &failure;
-                let error = NoVerdictError { exit: exit.code(), message, fix: fix.as_deref() };
-                output::json(&NoVerdict { advisory: true, error })?;
-            }
             failure.exit
         }
     };
@@ -170,12 +154,8 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> R
             ),
         });
     }
-    if args.output.is_json() {
-        output::json(&Shown { gate: &gate, advisory: args.advisory })?;
-    } else {
-        output::text(&render::gate::render(&gate, args.advisory, output::width()))?;
-    }
-    Ok(judgement.exit)
+    let missing = if args.rollback { Missing::IsSaid } else { Missing::Counts };
+    Ok(args.report.deliver(Told::Verdict { gate: &gate, advisory: args.advisory }, judgement.exit, missing))
 }
 
 /// Objections as one line.

@@ -67,7 +67,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     let connect = || Client::new(&Context::find(cli.context.as_deref())?);
     match cli.command {
         Command::Gate(args) => gate::run(args, connect).await,
-        Command::Verdict(args) => verdict::run(args, &connect()?).await,
+        Command::Verdict(args) => verdict::run(args, connect).await,
         Command::Probe(args) => probe::run(args, connect).await,
         Command::Matrix(args) => matrix::run(args, &connect()?).await,
         Command::Agents(args) => agents::run(args, &connect()?).await,

@@ -95,7 +95,7 @@ pub(crate) fn observation(first: &str, observation: &Observation, ok: &str, widt
     out
 }
 
-pub(super) fn proof_name(proof: preflight_core::observation::Proof) -> &'static str {
+pub(crate) fn proof_name(proof: preflight_core::observation::Proof) -> &'static str {
     use preflight_core::observation::Proof;
     match proof {
         Proof::Resolved => "resolved",
@@ -106,7 +106,7 @@ pub(super) fn proof_name(proof: preflight_core::observation::Proof) -> &'static 
 }
 
 /// The phases that were finished.
-pub(super) fn phases(phases: &Phases) -> Option<String> {
+pub(crate) fn phases(phases: &Phases) -> Option<String> {
     let Phases { resolve_ms, connect_ms, proxy_ms, tls_ms, protocol_ms } = *phases;
     let all = [
         ("resolve", resolve_ms),
@@ -120,7 +120,7 @@ pub(super) fn phases(phases: &Phases) -> Option<String> {
 }
 
 /// Several attempts by how they ended; one alone says nothing that the reason does not.
-pub(super) fn attempts(attempts: &[Attempt]) -> Option<String> {
+pub(crate) fn attempts(attempts: &[Attempt]) -> Option<String> {
     let mut results: Vec<(String, usize)> = Vec::new();
     for attempt in attempts {
         let result = word(&attempt.result);

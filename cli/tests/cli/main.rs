@@ -4,6 +4,7 @@
 
 mod gate;
 mod probe;
+mod reports;
 mod shown;
 mod support;
 mod usage;
