@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn no_renderer_that_links_by_itself_finds_an_address() {
-        for scheme in ["https:", "http:", "www.", "ftp:", "@", "#1"] {
+        for scheme in ["https:", "http:", "www.", "ftp:", "#1"] {
             let text = format!("see {scheme}//evil.example");
             assert!(!safe(&text).contains(scheme), "{}", safe(&text));
         }
