@@ -15,7 +15,7 @@ use super::problem::Failure;
 /// An answer has to be there before Flagger's default of 10 s is over.
 const DEFAULT_WAIT_MS: u32 = 8_000;
 /// The keys that `metadata` may hold.
-const KEYS: [&str; 6] = ["manifest", "manifest_name", "regions", "release", "scope", "wait"];
+const KEYS: [&str; 7] = ["manifest", "manifest_name", "region", "regions", "release", "scope", "wait"];
 
 /// What `POST /v1/gate/check` takes.
 #[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
@@ -42,7 +42,7 @@ pub(super) struct Webhook {
     /// Of the canary's specification.
     #[serde(default)]
     checksum: String,
-    /// `manifest` (its text), `regions` (with commas between them) and `release`; perhaps `wait` (default `8s`), `scope` and `manifest_name`.
+    /// `manifest` (its text), `region` or `regions` (with commas between them) and `release`; perhaps `wait` (default `8s`), `scope` and `manifest_name`.
     #[serde(default)]
     metadata: BTreeMap<String, String>,
 }
@@ -68,6 +68,11 @@ fn of_metadata(mut metadata: BTreeMap<String, String>) -> Result<GateRequest, Fa
         metadata.keys().filter(|key| !KEYS.contains(&key.as_str())).map(|key| escape(key)).collect();
     if !unknown.is_empty() {
         return Err(Failure::usage(format!("metadata has unknown keys: {}", unknown.join(", ")), fix()));
+    }
+    if let Some(one) = metadata.remove("region")
+        && metadata.insert("regions".to_owned(), one).is_some()
+    {
+        return Err(Failure::usage("metadata has both `region` and `regions`", fix()));
     }
     let mut required = |key: &str| {
         let value = metadata.remove(key).filter(|value| !value.trim().is_empty());
@@ -134,7 +139,7 @@ mod tests {
             (vec!["eu".into(), "us".into()], 120_000, Scope::All)
         );
         assert_eq!((request.mode, request.all_regions), (Mode::Gate, false));
-        let short = request_of(&json!({"manifest": "m", "regions": "eu", "release": "r1"}));
+        let short = request_of(&json!({"manifest": "m", "region": "eu", "release": "r1"}));
         assert!(short.unwrap().wait_ms < 10_000, "Flagger waits for 10 s");
     }
 
@@ -150,6 +155,7 @@ mod tests {
                 "advisory, cmd",
             ),
             (json!({"regions": "eu", "release": "r1"}), "`manifest`"),
+            (json!({"manifest": "m", "region": "eu", "regions": "us", "release": "r1"}), "both"),
             (json!({"manifest": "m", "regions": " ", "release": "r1"}), "`regions`"),
             (json!({"manifest": "m", "regions": "eu"}), "`release`"),
             (json!({"manifest": "m", "regions": "eu", "release": 1}), "invalid type"),
