@@ -50,11 +50,19 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
         at += 2 + columns(&part);
     }
     text.push('\n');
-    if advisory && gate.decision == Decision::Block {
-        text.push_str(&styled(UNSURE.bold(), "ADVISORY: this blocks nothing; without --advisory it would."));
+    if advisory {
+        text.push_str(&styled(UNSURE.bold(), advisory_says(gate.decision)));
         text.push('\n');
     }
     text
+}
+
+/// What `--advisory` makes of a decision, to be said loudly.
+pub(crate) fn advisory_says(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Block => "ADVISORY: this blocks nothing; without --advisory it would.",
+        Decision::Proceed => "ADVISORY: this blocks nothing; it proceeds without --advisory too.",
+    }
 }
 
 /// How long the run took, by the controller's clock.

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use preflight_core::text::escape_to;
-use preflight_proto::api::{Cell, Gate, Region, State};
+use preflight_proto::api::{Cell, Decision, Gate, Region, State};
 
 use super::{Told, blocks, decision, file, markdown, overridden, unwritten};
 use crate::failure::Failure;
@@ -83,7 +83,7 @@ pub(super) fn commands(told: Told<'_>) -> String {
             }
             let mut out =
                 command(if advisory { "warning" } else { "error" }, &[("title", "preflight: no verdict")], &text);
-            out.extend(advisory.then(advisory_notice));
+            out.extend(advisory.then(|| advisory_notice(Decision::Block)));
             return out;
         }
     };
@@ -100,17 +100,13 @@ pub(super) fn commands(told: Told<'_>) -> String {
         notes.push(command(level(gate, advisory), &[("title", "preflight: block")], &text));
     }
     if advisory {
-        notes.push(advisory_notice());
+        notes.push(advisory_notice(gate.decision));
     }
     notes.concat()
 }
 
-fn advisory_notice() -> String {
-    command(
-        "warning",
-        &[("title", "preflight: ADVISORY")],
-        "ADVISORY: this blocks nothing; without --advisory it would.",
-    )
+fn advisory_notice(decision: Decision) -> String {
+    command("warning", &[("title", "preflight: ADVISORY")], render::gate::advisory_says(decision))
 }
 
 /// What holds back is an error, what does not is a warning.
@@ -209,8 +205,10 @@ mod tests {
 
     use super::*;
 
+    type Properties = Vec<(String, String)>;
+
     /// A workflow command as the runner takes it apart.
-    fn parsed(line: &str) -> Option<(String, Vec<(String, String)>, String)> {
+    fn parsed(line: &str) -> Option<(String, Properties, String)> {
         let (head, message) = line.trim_start().strip_prefix("::")?.split_once("::")?;
         let (name, properties) = head.split_once(' ').unwrap_or((head, ""));
         let undo = |text: &str| {

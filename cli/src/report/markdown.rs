@@ -72,8 +72,8 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
     page.line(&format!("## {sign} preflight: {word} {} {}", safe(&gate.application), safe(&gate.release)));
     page.line("");
     if advisory {
-        let would = if proceeds { "It proceeds without `--advisory` too." } else { "Without `--advisory` it would." };
-        page.line(&format!("> [!WARNING]\n> **ADVISORY: this blocks nothing.** {would}\n"));
+        let says = crate::render::gate::advisory_says(gate.decision);
+        page.line(&format!("> [!WARNING]\n> **{says}**\n"));
     }
     if gate.rollback {
         page.line("> [!NOTE]\n> **ROLLBACK**: what is seen is shown and holds up nothing.\n");
@@ -283,9 +283,10 @@ mod tests {
     fn parsed(markdown: &str) -> (String, Vec<String>) {
         let (mut text, mut other) = (String::new(), Vec::new());
         for event in Parser::new_ext(markdown, Options::all()) {
-            match event {
-                Event::Text(shown) | Event::Code(shown) => text.push_str(&shown),
-                other_event => other.push(format!("{other_event:?}")),
+            if let Event::Text(shown) | Event::Code(shown) = &event {
+                text.push_str(shown);
+            } else {
+                other.push(format!("{event:?}"));
             }
         }
         (text, other)
@@ -348,10 +349,12 @@ mod tests {
             let table = format!("| a | b |\n| --- | --- |\n| {} | last |\n", safe(&text));
             let events: Vec<Event<'_>> = Parser::new_ext(&table, Options::all()).collect();
             let cells = events.iter().filter(|event| matches!(event, Event::Start(Tag::TableCell))).count();
-            let shown: String = events.iter().filter_map(|event| match event {
-                Event::Text(text) | Event::Code(text) => Some(text.as_ref()),
-                _ => None,
-            }).collect();
+            let mut shown = String::new();
+            for event in &events {
+                if let Event::Text(text) | Event::Code(text) = event {
+                    shown.push_str(text);
+                }
+            }
             prop_assert_eq!(cells, 4, "{}", table);
             prop_assert_eq!(shown, format!("ab{}last", collapsed(&text)));
         }

@@ -82,7 +82,14 @@ fn advisory_says_so_in_every_format() {
         assert!(report.contains("connect_timeout"), "the verdict stays: {format}: {report}");
     }
     assert!(reports[4].contains("::warning ") && !reports[4].contains("::error "), "{}", reports[4]);
-    // Also where there is no verdict at all.
+    // Also where it proceeds, and where there is no verdict at all.
+    let (run, reports) = reported(&answering("pass"), &["--advisory"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    for (format, report) in FORMATS.iter().zip(&reports) {
+        let loud = if *format == "json" { "\"advisory\": true" } else { "ADVISORY" };
+        assert!(report.contains(loud), "{format}: {report}");
+        assert!(!report.contains("without --advisory it would"), "{format}: {report}");
+    }
     let server = Server::start(|_, _| Reply::problem(500, "internal", "the disk is full"));
     let (run, reports) = reported(&server, &["--advisory"]);
     assert_eq!(run.code, 0, "{run:?}");
