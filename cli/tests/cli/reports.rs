@@ -79,7 +79,7 @@ fn advisory_says_so_in_every_format() {
     for (format, report) in FORMATS.iter().zip(&reports) {
         let loud = if *format == "json" { "\"advisory\": true" } else { "ADVISORY" };
         assert!(report.contains(loud), "{format}: {report}");
-        assert!(report.contains("connect_timeout"), "the verdict stays: {format}: {report}");
+        assert!(report.contains("timeout"), "the verdict stays: {format}: {report}");
     }
     assert!(reports[4].contains("::warning ") && !reports[4].contains("::error "), "{}", reports[4]);
     // Also where it proceeds, and where there is no verdict at all.
