@@ -1,6 +1,8 @@
 //! The examples of `examples/`, as far as they can be played without the services that they are for: the very steps, commands and
 //! requests that stand in them, against a real controller and agents.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

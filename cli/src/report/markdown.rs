@@ -20,6 +20,10 @@ const CUT: &str = "\n_It is longer than fits here: `-o json` has all of it._\n";
 
 /// The whole page, at most `limit` bytes long.
 pub(super) fn render(told: Told<'_>, limit: usize) -> String {
+    if limit < CUT.len() {
+        // GitHub drops a summary whole that is too long: what stands there is worth more than that this does not.
+        return String::new();
+    }
     let mut page = Page { text: String::new(), limit: limit.saturating_sub(CUT.len()), cut: false };
     match told {
         Told::Verdict { gate, advisory } => verdict(gate, advisory, &mut page),
@@ -367,5 +371,10 @@ mod tests {
             page.line("1234567890");
         }
         assert_eq!(page.text, format!("1234567890\n1234567890\n{CUT}"));
+        let failure = crate::failure::Failure::no_verdict("x".repeat(300));
+        for limit in [0, CUT.len() - 1, CUT.len(), 200] {
+            let text = render(Told::Nothing { failure: &failure, advisory: true }, limit);
+            assert!(text.len() <= limit, "{limit}: {text}");
+        }
     }
 }

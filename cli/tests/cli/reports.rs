@@ -260,7 +260,7 @@ fn hostile_text_stays_text_in_every_format() {
 
     let junit = shown("junit", &summary, &output);
     let xml = roxmltree::Document::parse(&junit).unwrap_or_else(|error| panic!("{error}:\n{junit}"));
-    let tags: Vec<&str> = xml.descendants().filter(|n| n.is_element()).map(|n| n.tag_name().name()).collect();
+    let tags: Vec<&str> = xml.descendants().filter(roxmltree::Node::is_element).map(|n| n.tag_name().name()).collect();
     let known = ["testsuites", "testsuite", "properties", "property", "testcase", "failure", "system-out", "skipped"];
     assert!(tags.iter().all(|tag| known.contains(tag)), "{tags:?}");
     assert_eq!(tags.iter().filter(|tag| **tag == "testcase").count(), 3);
