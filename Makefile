@@ -10,7 +10,7 @@ THREADS ?= 6
 CARGO ?= cargo
 TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-.PHONY: help setup build test scenario demo lint bench openapi fuzz
+.PHONY: help setup build test scenario demo lint bench openapi schema fuzz
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ fuzz: setup ## Fuzz what reads foreign bytes, each target for FUZZ_SECONDS
 
 openapi: setup ## Write the HTTP API's description from the code
 	$(CARGO) run -p preflight-controller -- openapi > controller/openapi.json
+
+schema: setup ## Write the JSON Schema of the gate's answer from the code
+	$(CARGO) run -p preflight -- verdict schema > proto/gate.schema.json
 
 bench: setup ## Measure probes, drops, memory and gates beside others, as ratios; PART=probes for one part
 	@scripts/setup $(BENCH_PACKAGES)

@@ -11,6 +11,7 @@ mod output;
 mod patience;
 mod progress;
 mod render;
+mod report;
 mod spool;
 mod words;
 

@@ -43,9 +43,14 @@ pub(crate) fn text(text: &str) -> Result<(), Failure> {
 
 /// Writes a JSON document.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    text(&document(value)?)
+}
+
+/// A JSON document as text, which no terminal obeys.
+pub(crate) fn document(value: &impl Serialize) -> Result<String, Failure> {
     let document = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::no_verdict(format!("cannot write the result: {error}")))?;
-    text(&(ascii_safe(&document) + "\n"))
+    Ok(ascii_safe(&document) + "\n")
 }
 
 /// Writes a JSON document on a line of its own.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// What network policy sees of a host, as attributes with sets of values: `security_group`, `subnet`, `zone`, `vpc`,
 /// `namespace`, `label.NAME`, `address`, …
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct NetworkIdentity(pub BTreeMap<String, BTreeSet<String>>);
 

@@ -68,10 +68,23 @@ impl Outcome {
 }
 
 /// The outcome's two JSON fields, `outcome` and `reason`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, schemars::JsonSchema)]
 struct OutcomeFields {
+    /// `ok`, `short` or `void`.
+    #[schemars(extend("enum" = ["ok", "short", "void"]))]
     outcome: String,
+    /// Why it is not `ok`; `preflight explain` tells of each.
     reason: Option<String>,
+}
+
+impl schemars::JsonSchema for Outcome {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Outcome".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        OutcomeFields::json_schema(generator)
+    }
 }
 
 impl Serialize for Outcome {
@@ -102,7 +115,7 @@ impl Outcome {
 }
 
 /// How long each phase took, in milliseconds; none for a phase that was not reached or did not finish.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Phases {
     /// Name to addresses.
     pub resolve_ms: Option<f64>,
@@ -126,7 +139,7 @@ impl Phases {
 
 /// One connect attempt, from a source port of its own. Where a port that met silence is asked again, what it came to is one more;
 /// a port that was asked to see whether a path is dead was sent up to six SYNs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Attempt {
     /// When it was sent, after the first one.
     pub at_ms: f64,
@@ -137,7 +150,7 @@ pub struct Attempt {
 }
 
 /// A certificate as it was presented.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Certificate {
     /// The subject's distinguished name.
     pub subject: String,
@@ -154,7 +167,7 @@ pub struct Certificate {
 }
 
 /// What was seen of TLS, also where verification failed.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TlsSeen {
     /// The protocol version, such as `TLSv1.3`; none if the handshake did not get that far.
     pub version: Option<String>,
@@ -170,7 +183,7 @@ impl TlsSeen {
 }
 
 /// What a member is to its cluster, or to the Sentinels that watch it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Takes writes.
@@ -193,7 +206,7 @@ impl Role {
 }
 
 /// A member that a seed told of.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Member {
     /// What it is.
     pub role: Role,
@@ -202,7 +215,7 @@ pub struct Member {
 }
 
 /// What one agent saw of one address of one target.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Observation {
     /// The address that was dialled; none where the name gave none. Through a proxy, the proxy's.
     pub address: Option<SocketAddr>,

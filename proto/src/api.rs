@@ -96,6 +96,7 @@ pub struct ProbeRequest {
 /// What the pipeline should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     /// Ship.
@@ -107,6 +108,7 @@ pub enum Decision {
 /// The gate's answer: a verdict with its evidence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Gate {
     /// The run's id, which is the verdict's.
     pub id: String,
@@ -146,9 +148,21 @@ pub struct Gate {
     pub regions: Vec<Region>,
 }
 
+impl Gate {
+    /// The JSON Schema of the gate's answer, as `POST /v1/gate` and `preflight gate -o json` give it. More fields may come.
+    #[cfg(feature = "schema")]
+    pub fn schema() -> serde_json::Value {
+        let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+        let mut schema = settings.into_generator().into_root_schema_for::<Self>();
+        schema.insert("title".to_owned(), "preflight gate".into());
+        schema.to_value()
+    }
+}
+
 /// One region's part of a verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Region {
     /// The region.
     pub region: String,
@@ -177,6 +191,7 @@ pub struct Region {
 /// One cell of the matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cell {
     /// The fleet.
     pub fleet: String,
@@ -216,6 +231,7 @@ pub struct Cell {
 /// Which kinds of hosts a fleet had when a verdict was given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FleetSeen {
     /// The fleet.
     pub fleet: String,
@@ -338,6 +354,7 @@ pub struct Record {
 /// Hosts of a fleet that network policy treats alike, as one cell sees them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Identity {
     /// What they share: `security_group=sg-web subnet=a`.
     pub key: String,
@@ -348,6 +365,7 @@ pub struct Identity {
 /// Somebody answers for one cell until a time. The verdict stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Override {
     /// Its id.
     pub id: String,
@@ -381,6 +399,7 @@ pub struct Override {
 /// How many agents a cell rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentCounts {
     /// Asked in all.
     pub asked: u32,
@@ -397,6 +416,7 @@ pub struct AgentCounts {
 /// What one agent saw of one address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Evidence {
     /// The agent's name.
     pub agent: String,
@@ -414,6 +434,7 @@ pub struct Evidence {
 /// A fleet that the manifest leaves out of a dependency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Excluded {
     /// The fleet.
     pub fleet: String,
@@ -426,6 +447,7 @@ pub struct Excluded {
 /// A conclusion drawn by comparing cells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// `asymmetry`, `one_host`, …
     pub kind: String,
@@ -440,6 +462,7 @@ pub struct Finding {
 /// One attribute of a network identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Attribute {
     /// Such as `security_group`.
     pub key: String,
@@ -450,6 +473,7 @@ pub struct Attribute {
 /// Why, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReasonText {
     /// `cell_failed`, `cell_unknown`, `all_pass`, `no_change`, …
     pub code: String,

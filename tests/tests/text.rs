@@ -16,11 +16,14 @@ fn a_hostile_banner_reaches_no_terminal() {
     small
         .controller
         .file("preflight.yaml", "application: app\ndependencies:\n  cache:\n    target: redis://10.9.0.66:6379\n");
-    for format in ["table", "json"] {
+    for format in ["table", "json", "markdown", "junit", "github"] {
         let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r1", "-o", format];
         let answer = small.controller.preflight(&words).expect_code(2);
         let text = answer.text();
-        assert!(text.contains("protocol_unexpected"), "{text}");
+        assert!(text.replace('\\', "").contains("protocol_unexpected"), "{text}");
+        // No markup either: an escaped bracket is none.
+        let markup = matches!(format, "markdown" | "junit") && text.replace("\\<", "").contains("<script");
+        assert!(!markup, "{format}: {text}");
         assert!(!text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{format}: {text:?}");
     }
     let words = ["probe", "redis://10.9.0.66:6379", "--region", "us"];

@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::client::Client;
 use crate::exit::Exit;
+use crate::failure::Failure;
 use crate::output;
+use crate::report::{GoesOn, Missing, ReportArgs, Told};
 use crate::spool::Spool;
 
 /// What was to be done, and why nobody could be asked.
@@ -54,7 +56,7 @@ struct Error<'a> {
 }
 
 /// Goes on without a verdict. Nothing that fails here holds it up.
-pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool, json: bool) -> Exit {
+pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool, report: &ReportArgs) -> Exit {
     let what = if emergency.rollback { "ROLLBACK" } else { "BREAK GLASS" };
     shout(&format!("{what}: no controller could be asked ({}). This goes on WITHOUT a verdict.", emergency.error));
     let record = record(emergency);
@@ -75,26 +77,22 @@ pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool,
             None
         }
     };
-    let written = if json {
-        output::json(&Document {
-            application: emergency.application,
-            release: emergency.release,
-            verdict: State::Unknown,
-            decision: Decision::Proceed,
-            rollback: emergency.rollback,
-            break_glass: !emergency.rollback,
-            regions: [],
-            error: Error { exit: Exit::NoVerdict.code(), message: emergency.error },
-            record: &record,
-            spooled,
-        })
-    } else {
-        output::text(&in_words(emergency, what))
-    };
-    if let Err(failure) = written {
-        crate::say(&failure);
-    }
-    Exit::Proceed
+    let document = serde_json::to_value(Document {
+        application: emergency.application,
+        release: emergency.release,
+        verdict: State::Unknown,
+        decision: Decision::Proceed,
+        rollback: emergency.rollback,
+        break_glass: !emergency.rollback,
+        regions: [],
+        error: Error { exit: Exit::NoVerdict.code(), message: emergency.error },
+        record: &record,
+        spooled,
+    });
+    let failure = Failure::no_verdict(format!("no controller could be asked: {}", emergency.error));
+    let (line, document) = (in_words(emergency, what), document.unwrap_or_default());
+    let goes_on = GoesOn::Emergency { what, line: &line, document: &document };
+    report.deliver(Told::Nothing { failure: &failure, goes_on }, Exit::Proceed, Missing::IsSaid)
 }
 
 fn in_words(emergency: &Emergency<'_>, what: &str) -> String {

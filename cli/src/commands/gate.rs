@@ -6,18 +6,17 @@ use std::time::Duration;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape;
 use preflight_proto::api::{Event, Gate, GateRequest, Mode, Scope};
-use serde::Serialize;
 use tokio::time::timeout_at;
 
 use super::emergency::{self, Emergency};
 use crate::client::{CallError, Client};
 use crate::exit::{self, Asked, Exit, Regions};
 use crate::failure::Failure;
-use crate::output::{self, OutputArgs};
 use crate::patience::{Cause, GivenUp, Patience};
 use crate::progress::Reporter;
+use crate::report::{GoesOn, Missing, ReportArgs, Told};
 use crate::spool::Spool;
-use crate::{duration, input, render, words};
+use crate::{duration, input, words};
 
 /// The longest to try for a controller that cannot be asked, where there is no time.
 const HURRY: Duration = Duration::from_secs(5);
@@ -32,7 +31,12 @@ Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1 --wait 2m -o json
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-30.4 --rollback
-  preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.2 --break-glass --reason outage --ticket OPS-7")]
+  preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.2 --break-glass --reason outage --ticket OPS-7
+  preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1 --report junit=preflight.xml --report json=preflight.json
+  preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1 -o github
+
+With -o github it also adds to the files that GITHUB_STEP_SUMMARY and GITHUB_OUTPUT name: the verdict as Markdown, and the outputs
+verdict, decision and id. A report that cannot be written makes exit 1 of what would be 0, but for a rollback.")]
 pub(crate) struct Args {
     /// The manifest that declares the application's dependencies
     #[arg(long, value_name = "FILE")]
@@ -81,7 +85,7 @@ pub(crate) struct Args {
     #[arg(long)]
     advisory: bool,
     #[command(flatten)]
-    output: OutputArgs,
+    report: ReportArgs,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -90,37 +94,20 @@ enum ScopeArg {
     All,
 }
 
-/// The gate's JSON.
-#[derive(Serialize)]
-struct Shown<'a> {
-    #[serde(flatten)]
-    gate: &'a Gate,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    advisory: bool,
-}
-
-/// What stands in the place of the gate's JSON where `--advisory` proceeds without a verdict.
-#[derive(Serialize)]
-struct NoVerdict<'a> {
-    advisory: bool,
-    error: NoVerdictError<'a>,
-}
-
-#[derive(Serialize)]
-struct NoVerdictError<'a> {
-    exit: u8,
-    message: &'a str,
-    fix: Option<&'a str>,
-}
-
 /// Runs it.
 pub(crate) async fn run(
     args: Args,
     connect: impl Fn() -> Result<Client, Failure>,
     spool: &Spool,
 ) -> Result<Exit, Failure> {
-    let (advisory, output) = (args.advisory, args.output);
+    let (advisory, report) = (args.advisory, args.report.clone());
+    let missing = if args.rollback { Missing::IsSaid } else { Missing::Counts };
     let result = verdict(args, connect, spool).await;
+    if let Err(GivenUp { failure, cause }) = &result {
+        let excused = advisory && failure.exit != Exit::Usage && *cause != Cause::Refused;
+        let goes_on = if excused { GoesOn::Advisory } else { GoesOn::No };
+        report.deliver(Told::Nothing { failure, goes_on }, failure.exit, missing);
+    }
     if !advisory {
         return Ok(result?);
     }
@@ -132,11 +119,6 @@ pub(crate) async fn run(
         }
         Err(GivenUp { failure, .. }) => {
             crate::say(&failure);
-            if output.is_json() {
-                let Failure { exit, message, fix } = &failure;
-                let error = NoVerdictError { exit: exit.code(), message, fix: fix.as_deref() };
-                output::json(&NoVerdict { advisory: true, error })?;
-            }
             failure.exit
         }
     };
@@ -193,7 +175,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
                 ticket: args.ticket.as_deref(),
                 error: &error,
             };
-            return Ok(emergency::proceed(&emergency, &client, spool, args.output.is_json()));
+            return Ok(emergency::proceed(&emergency, &client, spool, &args.report));
         }
         Err(given_up) => {
             if args.break_glass {
@@ -225,11 +207,6 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
         }
         .into());
     }
-    if args.output.is_json() {
-        output::json(&Shown { gate: &gate, advisory: args.advisory })?;
-    } else {
-        output::text(&render::gate::render(&gate, args.advisory, output::width()))?;
-    }
     if args.break_glass {
         let instead = match judgement.exit {
             Exit::Proceed => String::new(),
@@ -243,7 +220,8 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
             "--break-glass was not used: the controller answered, and its verdict counts.{instead}"
         ));
     }
-    Ok(judgement.exit)
+    let missing = if args.rollback { Missing::IsSaid } else { Missing::Counts };
+    Ok(args.report.deliver(Told::Verdict { gate: &gate, advisory: args.advisory }, judgement.exit, missing))
 }
 
 /// Objections as one line.

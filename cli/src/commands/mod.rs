@@ -106,7 +106,7 @@ async fn carry_out(
         Command::Release(args) => release::run(args, &connect()?).await,
         Command::Override(args) => overrides::run(args, &connect()?).await,
         Command::Audit(args) => audit::run(args, &connect()?).await,
-        Command::Verdict(args) => verdict::run(args, &connect()?).await,
+        Command::Verdict(args) => verdict::run(args, connect).await,
         Command::Probe(args) => probe::run(*args, connect).await,
         Command::Matrix(args) => matrix::run(args, &connect()?).await,
         Command::Agents(args) => agents::run(args, &connect()?).await,

@@ -14,6 +14,7 @@ use crate::client::{Answer, Client, segment};
 use crate::exit::{self, Asked, Exit, Regions};
 use crate::failure::Failure;
 use crate::output::{self, OutputArgs};
+use crate::report::{Missing, ReportArgs, Told};
 use crate::{input, render};
 
 /// Show a verdict that was given, or exit by it
@@ -30,12 +31,15 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Show a verdict with its evidence
-    #[command(after_help = "Example:\n  preflight verdict show 4f1c9a7be02d63a8 -o json")]
+    #[command(after_help = "\
+Examples:
+  preflight verdict show 4f1c9a7be02d63a8 -o json
+  preflight verdict show 4f1c9a7be02d63a8 --report markdown=verdict.md")]
     Show {
         /// The verdict's id, which is its run's
         id: String,
         #[command(flatten)]
-        output: OutputArgs,
+        report: ReportArgs,
     },
     /// Exit by a verdict that was given: only for the release and regions named, while it is valid, as things stand now
     #[command(after_help = "\
@@ -46,6 +50,9 @@ one that ended or was withdrawn blocks again.
 Example:
   preflight verdict check 4f1c9a7be02d63a8 --application shop --release 2025-03-31.1 --region eu")]
     Check(CheckArgs),
+    /// Print the JSON Schema of a verdict, as `-o json` gives it
+    #[command(after_help = "Example:\n  preflight verdict schema > gate.schema.json")]
+    Schema,
 }
 
 #[derive(Debug, clap::Args)]
@@ -89,18 +96,18 @@ struct Checked<'a> {
 }
 
 /// Runs it.
-pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
     match args.command {
-        Command::Show { id, output } => {
-            let gate = fetch(client, &id).await?.body;
-            if output.is_json() {
-                output::json(&gate)?;
-            } else {
-                output::text(&render::gate::render(&gate, false, output::width()))?;
-            }
+        Command::Show { id, report } => {
+            let gate = fetch(&connect()?, &id).await?.body;
+            let told = Told::Verdict { gate: &gate, advisory: gate.advisory };
+            Ok(report.deliver(told, Exit::Proceed, Missing::Counts))
+        }
+        Command::Check(args) => check(&args, &connect()?).await,
+        Command::Schema => {
+            output::json(&Gate::schema())?;
             Ok(Exit::Proceed)
         }
-        Command::Check(args) => check(&args, client).await,
     }
 }
 

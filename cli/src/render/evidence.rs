@@ -104,8 +104,17 @@ pub(crate) fn observation(first: &str, observation: &Observation, ok: &str, widt
     out
 }
 
+pub(crate) fn proof_name(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Resolved => "resolved",
+        Proof::Connected => "connected",
+        Proof::Encrypted => "encrypted",
+        Proof::Protocol => "protocol",
+    }
+}
+
 /// The phases that were finished.
-pub(super) fn phases(phases: &Phases) -> Option<String> {
+pub(crate) fn phases(phases: &Phases) -> Option<String> {
     let Phases { resolve_ms, connect_ms, proxy_ms, tls_ms, protocol_ms } = *phases;
     let all = [
         ("resolve", resolve_ms),
@@ -119,7 +128,7 @@ pub(super) fn phases(phases: &Phases) -> Option<String> {
 }
 
 /// Several attempts by how they ended; one alone says nothing that the reason does not.
-pub(super) fn attempts(attempts: &[Attempt]) -> Option<String> {
+pub(crate) fn attempts(attempts: &[Attempt]) -> Option<String> {
     let mut results: Vec<(String, usize)> = Vec::new();
     for attempt in attempts {
         let result = word(&attempt.result);

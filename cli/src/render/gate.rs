@@ -72,8 +72,8 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
     if let Some(loud) = loud {
         out_loud(&mut text, loud, width);
     }
-    if advisory && gate.decision == Decision::Block {
-        text.push_str(&styled(UNSURE.bold(), "ADVISORY: this blocks nothing; without --advisory it would."));
+    if advisory {
+        text.push_str(&styled(UNSURE.bold(), advisory_says(gate.decision)));
         text.push('\n');
     }
     text
@@ -92,6 +92,14 @@ fn overridden(gate: &Gate, width: usize) -> String {
     let overrides = gate.regions.iter().flat_map(|region| &region.overrides);
     let out: String = overrides.map(|given| overrides::in_force(given, width)).collect();
     if out.is_empty() { out } else { heading("Overridden") + &out }
+}
+
+/// What `--advisory` makes of a decision, to be said loudly.
+pub(crate) fn advisory_says(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Block => "ADVISORY: this blocks nothing; without --advisory it would.",
+        Decision::Proceed => "ADVISORY: this blocks nothing; it proceeds without --advisory too.",
+    }
 }
 
 /// How long the run took, by the controller's clock.

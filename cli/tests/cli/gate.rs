@@ -7,7 +7,7 @@ use crate::support::{MANIFEST, Reply, Request, Run, Server, digest, file, prefli
 use serde_json::{Value, json};
 
 /// An answer to `request` in which web's cell has this state.
-fn gate(request: &Request, state: &str) -> Value {
+pub(crate) fn gate(request: &Request, state: &str) -> Value {
     let reason = match state {
         "pass" => Value::Null,
         "fail" => json!("connect_timeout"),
@@ -29,7 +29,7 @@ fn progress(request: &Request) -> Value {
     json!({"event": "progress", "id": request.body["id"], "settled": 0, "cells": 1, "failing": 0, "waiting_for": ["eu/web-1"]})
 }
 
-fn args(more: &[&str]) -> Vec<String> {
+pub(crate) fn args(more: &[&str]) -> Vec<String> {
     let manifest = file("preflight.yaml", MANIFEST).display().to_string();
     let args = ["gate", "--manifest", &manifest, "--region", "eu", "--release", "r1"];
     args.iter().chain(more).map(|arg| (*arg).to_owned()).collect()
@@ -40,7 +40,7 @@ fn run(server: &Server, more: &[&str]) -> Run {
     server.run(&args.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-fn answering(state: &'static str) -> Server {
+pub(crate) fn answering(state: &'static str) -> Server {
     Server::start(move |_, request| Reply::lines(&[progress(request), gate(request, state)]))
 }
 

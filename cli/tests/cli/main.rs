@@ -5,6 +5,7 @@
 mod emergency;
 mod gate;
 mod probe;
+mod reports;
 mod shown;
 mod standing;
 mod support;

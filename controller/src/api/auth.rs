@@ -1,4 +1,4 @@
-//! Who calls, and whether they may: bearer tokens with scopes.
+//! Who calls, and whether they may: tokens with scopes, sent as bearer tokens, or as the password of those who can only do that.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
 
 use super::problem::{Failure, Refusal};
@@ -72,7 +73,8 @@ pub(crate) async fn require(
     let source = request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
     let action = format!("{} {}", request.method(), request.uri().path());
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = header.and_then(|value| value.strip_prefix("Bearer ")).and_then(secret::split_api_token);
+    let sent = header.and_then(sent);
+    let token = sent.as_deref().and_then(secret::split_api_token);
     let known = match token {
         Some((id, secret)) => app.store.api_token(id, secret, Timestamp::now()).await?,
         None => None,
@@ -91,4 +93,35 @@ pub(crate) async fn require(
         app.audit(&name, &action, "refused", &source, why).await;
     }
     Ok(response)
+}
+
+/// The token of an `Authorization` header: `Bearer TOKEN`, or `Basic` with it as the password and any user's name (RFC 7617), which
+/// is what clients send for credentials in a URL.
+fn sent(header: &str) -> Option<String> {
+    let (scheme, rest) = header.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(BASE64_STANDARD.decode(rest.trim()).ok()?).ok()?;
+    // A user's name holds no colon.
+    pair.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_sent_in_either_way() {
+        let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
+        for header in ["Bearer pf1.a.b", "bearer pf1.a.b", &basic("preflight:pf1.a.b"), &basic(":pf1.a.b")] {
+            assert_eq!(sent(header).as_deref(), Some("pf1.a.b"), "{header}");
+        }
+        for header in ["", "pf1.a.b", "Digest pf1.a.b", "Basic pf1.a.b", "Basic !", &basic("pf1.a.b"), "Basic //4="] {
+            assert_eq!(sent(header), None, "{header}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use preflight_core::text::escape;
 use preflight_proto::api::{Decision, Gate, GateRequest, Problem, Scope};
 
 use super::auth::Principal;
+use super::flagger;
 use super::problem::Failure;
 use super::stream;
 use crate::app::App;
@@ -52,16 +53,18 @@ pub(super) async fn gate(
 }
 
 /// As `/v1/gate`, for callers that read only the status: 200 for proceed, 409 for block.
-#[utoipa::path(post, path = "/v1/gate/check", request_body = GateRequest, security(("token" = [])), responses(
+///
+/// It also takes what Flagger's webhook sends. What is not understood is 422, never a pass.
+#[utoipa::path(post, path = "/v1/gate/check", request_body = flagger::CheckRequest, security(("token" = [])), responses(
     (status = 200, body = Gate), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 409, description = "Block (the gate's answer), or the id belongs to another request (a problem)", body = Gate),
     (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn check(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    Json(request): Json<GateRequest>,
+    Json(body): Json<serde_json::Value>,
 ) -> Result<Response, Failure> {
-    let handle = start(&app, &principal, request).await?;
+    let handle = start(&app, &principal, flagger::request(body)?).await?;
     let gate = stream::gate(stream::result(handle).await?)?;
     let status = match gate.decision {
         Decision::Proceed => StatusCode::OK,

@@ -1,6 +1,7 @@
 //! The HTTP API. Routes are grouped by the scope that they ask for, and a caller without it learns nothing of what exists.
 
 mod auth;
+mod flagger;
 mod gate;
 mod health;
 mod inventory;

@@ -1,5 +1,6 @@
 //! The smallest HTTPS client that can ask the controller's API from a host of the lab.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -59,19 +60,26 @@ impl Api {
 
     /// One request on a connection of its own.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, String> {
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let mut headers = vec![("accept", "application/json"), ("content-type", "application/json")];
+        headers.extend(bearer.as_ref().map(|value| ("authorization", value.as_str())));
+        self.send(method, path, &headers, body)
+    }
+
+    /// The same with these headers and no others, for clients that are not this project's. The token is not sent.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Answer, String> {
         let body = body.map(ToString::to_string).unwrap_or_default();
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\naccept: application/json\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n",
-            self.server_name,
-            body.len()
-        );
-        if let Some(token) = &self.token {
-            request.push_str("authorization: Bearer ");
-            request.push_str(token);
-            request.push_str("\r\n");
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.server_name);
+        for (name, value) in headers {
+            let _ = write!(request, "{name}: {value}\r\n");
         }
-        request.push_str("\r\n");
+        let _ = write!(request, "content-length: {}\r\n\r\n", body.len());
         request.push_str(&body);
         let answer = self.exchange(request.as_bytes()).map_err(|error| format!("{method} {path}: {error}"))?;
         parse(&answer).ok_or_else(|| format!("{method} {path}: no HTTP answer: {}", String::from_utf8_lossy(&answer)))

@@ -1,0 +1,381 @@
+//! A verdict as Markdown (GitHub's flavour): for a step's summary, a comment or an artifact.
+//!
+//! Foreign text is escaped so that it shows as itself: it makes no link, image, HTML, table column or mention.
+
+use std::fmt::Write as _;
+
+use preflight_core::text::escape_to;
+use preflight_proto::api::{Cell, Evidence, Finding, Gate, Region, State};
+
+use super::{Told, blocks, decision, overridden, seconds};
+use crate::render::{evidence, moment};
+
+/// What GitHub takes as a step's summary, in bytes.
+pub(super) const MAX_BYTES: usize = 1024 * 1024;
+/// Each name and sentence is cut here, in characters.
+const SENTENCE: usize = 2_000;
+/// Answers of one cell that are shown. JSON has all.
+const ANSWERS: usize = 5;
+const CUT: &str = "\n_It is longer than fits here: `-o json` has all of it._\n";
+
+/// The whole page, at most `limit` bytes long.
+pub(super) fn render(told: Told<'_>, limit: usize) -> String {
+    if limit < CUT.len() {
+        // GitHub drops a summary whole that is too long: what stands there is worth more than that this does not.
+        return String::new();
+    }
+    let mut page = Page { text: String::new(), limit: limit.saturating_sub(CUT.len()), cut: false };
+    match told {
+        Told::Verdict { gate, advisory } => verdict(gate, advisory, &mut page),
+        Told::Nothing { failure, goes_on } => {
+            page.line("## ⛔ preflight: no verdict");
+            page.line("");
+            if let Some(says) = goes_on.says() {
+                page.line(&format!("> [!WARNING]\n> **{}**\n", safe(&says)));
+            }
+            page.line(&format!(
+                "Exit {} ({}): {}",
+                failure.exit.code(),
+                failure.exit.meaning(),
+                safe(&failure.message)
+            ));
+            if let Some(fix) = &failure.fix {
+                page.line(&format!("\n- → {}", safe(fix)));
+            }
+        }
+    }
+    page.text
+}
+
+/// Lines, as long as there is room for them. A line is never cut, so nothing that it escapes comes loose.
+struct Page {
+    text: String,
+    limit: usize,
+    cut: bool,
+}
+
+impl Page {
+    fn line(&mut self, line: &str) {
+        if self.cut {
+            return;
+        }
+        if self.text.len() + line.len() + 1 > self.limit {
+            self.cut = true;
+            self.text.push_str(CUT);
+            return;
+        }
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+}
+
+fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
+    let proceeds = decision(gate.decision) == "proceed";
+    let sign = if proceeds { "✅" } else { "⛔" };
+    let word = if proceeds { "PROCEED" } else { "BLOCK" };
+    page.line(&format!("## {sign} preflight: {word} {} {}", safe(&gate.application), safe(&gate.release)));
+    page.line("");
+    if advisory {
+        let says = crate::render::gate::advisory_says(gate.decision);
+        page.line(&format!("> [!WARNING]\n> **{says}**\n"));
+    }
+    if gate.rollback {
+        page.line("> [!NOTE]\n> **ROLLBACK**: what is seen is shown and holds up nothing.\n");
+    }
+    let mut parts = vec![format!("Verdict **{}**", gate.verdict.as_str()), format!("run {}", safe(&gate.id))];
+    parts.extend(seconds(gate).map(|seconds| format!("{seconds:.1} s")));
+    let until = gate.regions.iter().map(|region| region.valid_until.as_str()).min();
+    parts.extend(until.map(|until| format!("valid until {}", safe(&moment(until)))));
+    page.line(&parts.join(" · "));
+    for region in &gate.regions {
+        of_region(region, page);
+    }
+    let cells = gate.regions.iter().flat_map(|region| region.cells.iter().map(move |cell| (region, cell)));
+    let shown: Vec<(&Region, &Cell)> = cells.filter(|(_, cell)| blocks(cell)).collect();
+    if !shown.is_empty() {
+        page.line("\n### Evidence");
+    }
+    for (region, cell) in shown {
+        of_cell(region, cell, page);
+    }
+}
+
+/// A region: its matrix, what comparing shows, why and what to do.
+fn of_region(region: &Region, page: &mut Page) {
+    let state = region.verdict;
+    page.line(&format!(
+        "\n### {} {}: {}, {}",
+        sign(state),
+        safe(&region.region),
+        state.as_str(),
+        decision(region.decision)
+    ));
+    matrix(region, page);
+    for given in &region.overrides {
+        page.line(&format!(
+            "- **overridden**: {} answers for {} from {} until {}: {} ({})",
+            safe(&given.by),
+            safe(&given.dependency),
+            safe(&given.fleet),
+            safe(&moment(&given.expires_at)),
+            safe(&given.reason),
+            safe(&given.ticket)
+        ));
+    }
+    for excluded in &region.excluded {
+        let (fleet, dependency) = (safe(&excluded.fleet), safe(&excluded.dependency));
+        page.line(&format!("- {fleet} does not use {dependency}: {}", safe(&excluded.because)));
+    }
+    if !region.findings.is_empty() {
+        page.line("\n**Findings**\n");
+    }
+    for Finding { kind, text, .. } in &region.findings {
+        page.line(&format!("- **{}**: {}", safe(kind), safe(text)));
+    }
+    if !region.reasons.is_empty() {
+        page.line(if decision(region.decision) == "proceed" { "\n**Why**\n" } else { "\n**What to do next**\n" });
+    }
+    for reason in &region.reasons {
+        page.line(&format!("- {}", safe(&reason.text)));
+        if let Some(fix) = &reason.fix {
+            page.line(&format!("  - → {}", safe(fix)));
+        }
+    }
+}
+
+/// Fleets across, dependencies down.
+fn matrix(region: &Region, page: &mut Page) {
+    let mut fleets: Vec<&str> = Vec::new();
+    let mut rows: Vec<(&str, Vec<(&str, String)>)> = Vec::new();
+    let cells =
+        region.cells.iter().map(|cell| (cell.fleet.as_str(), cell.dependency.as_str(), in_matrix(region, cell)));
+    let excluded = region.excluded.iter().map(|e| (e.fleet.as_str(), e.dependency.as_str(), "– excluded".to_owned()));
+    for (fleet, dependency, text) in cells.chain(excluded) {
+        if !fleets.contains(&fleet) {
+            fleets.push(fleet);
+        }
+        match rows.iter_mut().find(|(name, _)| *name == dependency) {
+            Some((_, row)) => row.push((fleet, text)),
+            None => rows.push((dependency, vec![(fleet, text)])),
+        }
+    }
+    if rows.is_empty() {
+        page.line("\nThere is no cell.\n");
+        return;
+    }
+    let header: Vec<String> = fleets.iter().map(|fleet| safe(fleet)).collect();
+    page.line(&format!("\n| | {} |", header.join(" | ")));
+    page.line(&format!("| --- |{}", " --- |".repeat(fleets.len())));
+    for (dependency, row) in rows {
+        let mut line = format!("| {} |", safe(dependency));
+        for fleet in &fleets {
+            let text = row.iter().find(|(name, _)| name == fleet).map_or("", |(_, text)| text);
+            let _ = write!(line, " {text} |");
+        }
+        page.line(&line);
+    }
+    page.line("");
+}
+
+fn in_matrix(region: &Region, cell: &Cell) -> String {
+    let sign = sign(cell.state);
+    let mut text = match (&cell.reason, &cell.proven_by) {
+        (_, Some(verdict)) => format!("{sign} shown by {}", safe(verdict)),
+        (Some(reason), None) => format!("{sign} {}", safe(reason)),
+        (None, None) => format!("{sign} {}/{}", cell.agents.ok, cell.agents.asked),
+    };
+    if let Some(coverage) = &cell.coverage {
+        let _ = write!(text, ", {}", safe(coverage));
+    }
+    if overridden(region, cell).is_some() {
+        text.push_str(", overridden");
+    }
+    if !cell.required && cell.proven_by.is_none() {
+        text.push_str(" (not required)");
+    }
+    text
+}
+
+/// What agents saw of one cell.
+fn of_cell(region: &Region, cell: &Cell, page: &mut Page) {
+    let (place, fleet) = (safe(&region.region), safe(&cell.fleet));
+    page.line(&format!("\n**{place}/{fleet} → {}** {}\n", safe(&cell.dependency), safe(&cell.target)));
+    if let Some(text) = &cell.text {
+        page.line(&format!("- {}", safe(text)));
+    }
+    for seen in cell.evidence.iter().take(ANSWERS) {
+        page.line(&format!("- {}", safe(&line_of(seen))));
+    }
+    if cell.evidence.len() > ANSWERS {
+        page.line(&format!("- and {} more", cell.evidence.len() - ANSWERS));
+    }
+}
+
+/// One answer on a line, as plain text: it is not escaped yet.
+pub(super) fn line_of(seen: &Evidence) -> String {
+    let observation = &seen.observation;
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend(observation.place());
+    parts.push(observation.outcome.reason().unwrap_or("ok").to_owned());
+    parts.extend(observation.proof.map(|proof| format!("got as far as {}", evidence::proof_name(proof))));
+    parts.extend(evidence::phases(&observation.phases));
+    parts.extend(evidence::attempts(&observation.attempts));
+    parts.extend(observation.note.as_ref().map(|note| format!("note: {note}")));
+    parts.extend(observation.detail.as_ref().map(|detail| format!("saw: {detail}")));
+    let identity: Vec<String> = seen.identity.0.iter().map(|(key, values)| format!("{key}={}", join(values))).collect();
+    if !identity.is_empty() {
+        parts.push(identity.join(" "));
+    }
+    format!("{}: {}", seen.agent, parts.join(" · "))
+}
+
+fn join(values: &std::collections::BTreeSet<String>) -> String {
+    values.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+}
+
+fn sign(state: State) -> &'static str {
+    match state {
+        State::Pass => "✅",
+        State::Fail => "❌",
+        State::Unknown => "❓",
+    }
+}
+
+/// Foreign text as it may stand anywhere inside a line, also of a table.
+///
+/// Every character of ASCII punctuation is escaped with a backslash (`CommonMark` 0.31, 2.4), which also ends what GitHub would
+/// link by itself (`www.`, `https://`). `@` and `#`, which mention people and issues after Markdown is done, become code. Space is
+/// collapsed, so that none of it indents.
+pub(super) fn safe(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    for (index, word) in escape_to(text, SENTENCE).split_whitespace().enumerate() {
+        if index > 0 {
+            out.push(' ');
+        }
+        for c in word.chars() {
+            match c {
+                '@' | '#' => {
+                    // Two code spans side by side would be one with its fences inside.
+                    if out.ends_with('`') && !out.ends_with("\\`") {
+                        out.pop();
+                        out.push(c);
+                    } else {
+                        out.push('`');
+                        out.push(c);
+                    }
+                    out.push('`');
+                }
+                c if c.is_ascii_punctuation() => {
+                    out.push('\\');
+                    out.push(c);
+                }
+                c => out.push(c),
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use pulldown_cmark::{Event, Options, Parser, Tag};
+
+    use super::super::GoesOn;
+    use super::*;
+
+    /// What a renderer makes of it: its text, and everything that is no text.
+    fn parsed(markdown: &str) -> (String, Vec<String>) {
+        let (mut text, mut other) = (String::new(), Vec::new());
+        for event in Parser::new_ext(markdown, Options::all()) {
+            if let Event::Text(shown) | Event::Code(shown) = &event {
+                text.push_str(shown);
+            } else {
+                other.push(format!("{event:?}"));
+            }
+        }
+        (text, other)
+    }
+
+    fn collapsed(text: &str) -> String {
+        escape_to(text, SENTENCE).split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    const HOSTILE: [&str; 18] = [
+        "a | b || c",
+        "`code` ``more`` `@me`",
+        "<script>alert(1)</script><img src=x onerror=y>",
+        "![pixel](https://evil.example/p.png)",
+        "[click](javascript:alert(1)) [a]: http://x",
+        "https://evil.example www.evil.example a@b.example",
+        "@everyone #1 @#@#`@` #`#",
+        "# heading",
+        "- list\n1. list\n> quote\n    code",
+        "---",
+        "**bold** _it_ ~~gone~~ $x^2$ ^a^ ~b~",
+        "&lt; &#60; &amp;",
+        "\\`\\| \\",
+        "a\\",
+        ":::note\n:smile: [^1] [[wiki]] {#id .class}",
+        "<!-- hidden --> </details>",
+        "\u{1b}[2Jx\u{202e}y",
+        "```\nfence",
+    ];
+
+    #[test]
+    fn foreign_text_shows_as_itself_and_does_nothing() {
+        for text in HOSTILE {
+            let (shown, other) = parsed(&format!("x {}", safe(text)));
+            assert_eq!(shown, format!("x {}", collapsed(text)), "{text:?}: {}", safe(text));
+            assert_eq!(other.len(), 2, "a paragraph begins and ends: {text:?}: {other:?}");
+        }
+    }
+
+    #[test]
+    fn no_renderer_that_links_by_itself_finds_an_address() {
+        for scheme in ["https:", "http:", "www.", "ftp:", "#1"] {
+            let text = format!("see {scheme}//evil.example");
+            assert!(!safe(&text).contains(scheme), "{}", safe(&text));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_shows_as_itself(text in "\\PC{0,60}|[ -~\\n`|@#<>\\\\]{0,60}") {
+            let (shown, other) = parsed(&format!("x {}", safe(&text)));
+            let want = format!("x {}", collapsed(&text));
+            prop_assert_eq!(shown.trim_end(), want.trim_end());
+            prop_assert_eq!(other.len(), 2, "{:?}", other);
+        }
+
+        /// However hostile a name is, a table keeps its columns.
+        #[test]
+        fn any_text_stays_in_its_cell(text in "\\PC{0,60}|[ -~`|@#\\\\]{0,60}") {
+            let table = format!("| a | b |\n| --- | --- |\n| {} | last |\n", safe(&text));
+            let events: Vec<Event<'_>> = Parser::new_ext(&table, Options::all()).collect();
+            let cells = events.iter().filter(|event| matches!(event, Event::Start(Tag::TableCell))).count();
+            let mut shown = String::new();
+            for event in &events {
+                if let Event::Text(text) | Event::Code(text) = event {
+                    shown.push_str(text);
+                }
+            }
+            prop_assert_eq!(cells, 4, "{}", table);
+            prop_assert_eq!(shown, format!("ab{}last", collapsed(&text)));
+        }
+    }
+
+    #[test]
+    fn a_page_ends_before_its_limit_with_a_whole_line() {
+        let mut page = Page { text: String::new(), limit: 25, cut: false };
+        for _ in 0..10 {
+            page.line("1234567890");
+        }
+        assert_eq!(page.text, format!("1234567890\n1234567890\n{CUT}"));
+        let failure = crate::failure::Failure::no_verdict("x".repeat(300));
+        for limit in [0, CUT.len() - 1, CUT.len(), 200] {
+            let text = render(Told::Nothing { failure: &failure, goes_on: GoesOn::Advisory }, limit);
+            assert!(text.len() <= limit, "{limit}: {text}");
+        }
+    }
+}
