@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::baseline::{Duty, Proven};
+use crate::fix::fix;
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, State, Why};
 use crate::observation::{Observation, Outcome, Proof};
@@ -169,61 +170,7 @@ fn grouped(all: &[&JudgedCell<'_>]) -> Vec<Reason> {
         .collect()
 }
 
-fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
-    match (why, cells.first()) {
-        (Why::Unknown(Unknown::NoAgent), Some(cell)) => format!(
-            "Start an agent on {}: `preflight token join --region {} --fleet {}` prints a join token for preflight-agent run.",
-            if cells.len() == 1 { "it" } else { "each of these fleets" },
-            cell.cell.fleet.region,
-            cell.cell.fleet.fleet,
-        ),
-        (Why::Unknown(Unknown::Silent), Some(_)) => {
-            let who: BTreeSet<&String> = cells.iter().flat_map(|c| &c.folded.lost).collect();
-            let gone = match who.first() {
-                Some(agent) => format!("preflight agents forget {}", escape(agent)),
-                None => "preflight agents forget NAME".to_owned(),
-            };
-            format!("{} If its host is gone for good: `{gone}`; without that it is missed for 24 hours.", why.next())
-        }
-        (Why::Short(Short::Reachable), Some(_)) => {
-            let fleets: BTreeSet<String> = cells.iter().map(|c| c.cell.fleet.to_string()).collect();
-            let to = reached_addresses(cells);
-            let to = if to.is_empty() { "it".to_owned() } else { list(&to) };
-            format!(
-                "Close the path from {} to {to}, or change `expect` in the manifest, and run the gate again.",
-                list(&fleets)
-            )
-        }
-        (Why::Short(Short::ConnectTimeout), _) => admit(cells, all).unwrap_or_else(|| why.next().to_owned()),
-        (why, _) => why.next().to_owned(),
-    }
-}
-
-/// For silence: which security groups to admit, where all hosts that met it carry the same. Groups of hosts that pass too
-/// would not make the difference.
-fn admit(cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> Option<String> {
-    let groups =
-        |w: &Witness<'_>| w.testimony.and_then(|t| t.identity.0.get("security_group")).cloned().unwrap_or_default();
-    let mut failing = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).map(groups);
-    let first = failing.next()?;
-    let common: BTreeSet<String> = failing.fold(first, |all, one| all.intersection(&one).cloned().collect());
-    let same = |c: &&&JudgedCell<'_>| cells.iter().any(|failed| failed.cell.dependency == c.cell.dependency);
-    let passing = all.iter().filter(same).flat_map(|c| &c.witnesses).filter(|w| w.answer == Answer::Given(Outcome::Ok));
-    let passing: BTreeSet<String> = passing.flat_map(groups).collect();
-    let names: BTreeSet<String> = common.difference(&passing).map(|group| escape(group)).collect();
-    let groups = match names.len() {
-        0 => return None,
-        1 => format!("the security group {}", list(&names)),
-        _ => format!("one of the security groups {}", list(&names)),
-    };
-    let to = short_addresses(cells);
-    Some(format!(
-        "Admit {groups}, which every host that met silence carries,{} and run the gate again.",
-        if to.is_empty() { String::new() } else { format!(" to {},", list(&to)) },
-    ))
-}
-
-fn fell_short(witness: &Witness<'_>) -> bool {
+pub(crate) fn fell_short(witness: &Witness<'_>) -> bool {
     matches!(witness.answer, Answer::Given(Outcome::Short(_)))
 }
 
@@ -289,7 +236,7 @@ fn of_identity(key: Option<&IdentityKey>) -> String {
     }
 }
 
-fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
+pub(crate) fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
     let testimonies = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).filter_map(|w| w.testimony);
     let short = |o: &&Observation| matches!(o.outcome, Outcome::Short(_));
     let observations = testimonies.flat_map(|t| &t.report.observations).filter(short);
@@ -297,7 +244,7 @@ fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
 }
 
 /// Where agents got through a path that must not exist.
-fn reached_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
+pub(crate) fn reached_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
     let testimonies = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).filter_map(|w| w.testimony);
     let reached =
         |o: &&Observation| o.proof >= Some(Proof::Connected) || o.outcome == Outcome::Short(Short::PartialLoss);
@@ -309,7 +256,7 @@ fn at(addresses: &BTreeSet<String>) -> String {
     if addresses.is_empty() { String::new() } else { format!(", at {}", list(addresses)) }
 }
 
-fn list(items: &BTreeSet<String>) -> String {
+pub(crate) fn list(items: &BTreeSet<String>) -> String {
     let mut text = items.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     if items.len() > 5 {
         let _ = write!(text, " and {} more", items.len() - 5);

@@ -424,14 +424,21 @@ pub struct Excluded {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Finding {
-    /// `asymmetry`, `one_host`, …
+    /// `everywhere`, `asymmetry`, `one_zone`, `one_address`, `one_member`, `impact`, `one_host`, `drift`, `uncovered`, `address_short`,
+    /// `silent_agent` or `note`.
     pub kind: String,
-    /// The dependency it is about.
+    /// The dependency it is about; empty where it is about a fleet.
     pub dependency: String,
+    /// Other dependencies of which the same is true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// In words.
     pub text: String,
-    /// For an asymmetry: what all hosts that pass carry and none that fails does.
+    /// What all hosts that reach it carry and none that fails does, the best explanation first.
     pub attributes: Vec<Attribute>,
+    /// The reverse: what all hosts that fail carry and none that reaches it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing_attributes: Vec<Attribute>,
 }
 
 /// One attribute of a network identity.
@@ -442,6 +449,18 @@ pub struct Attribute {
     pub key: String,
     /// Such as `sg-worker`.
     pub value: String,
+    /// Of the hosts that reach it, how many carry this.
+    #[serde(default)]
+    pub carried_by_ok: u32,
+    /// How many hosts reach it.
+    #[serde(default)]
+    pub ok: u32,
+    /// Of the hosts that fail, how many carry this.
+    #[serde(default)]
+    pub carried_by_short: u32,
+    /// How many hosts fail.
+    #[serde(default)]
+    pub short: u32,
 }
 
 /// Why, and what to do next.

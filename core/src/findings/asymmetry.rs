@@ -1,0 +1,138 @@
+//! Some hosts reach a dependency and others do not: what tells them apart.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use super::{Attribute, Draft, Host, Kind, Seen, fleets_of, join, one_zone};
+use crate::identity::KeyRule;
+use crate::text::escape;
+
+/// Attributes by how likely network policy goes by them; labels and what is not named come after.
+const LIKELY: [&str; 6] = ["security_group", "namespace", "service_account", "vpc", "subnet", "zone"];
+/// As many attributes of one side are told in words; all of them are in the finding.
+const TOLD: usize = 3;
+/// A difference of shares from which an attribute that explains not all of it is worth a word.
+const NEAR: f64 = 0.5;
+
+pub(super) fn find(seen: &Seen<'_>) -> Option<Draft> {
+    if seen.ok.is_empty() || seen.short.is_empty() {
+        return None;
+    }
+    // Where the path must be blocked, those that fall short are the ones that reach it.
+    let (reach, fail, fails) =
+        if seen.blocked { (&seen.short, &seen.ok, "is stopped") } else { (&seen.ok, &seen.short, "fails") };
+    let all = attributes(reach, fail);
+    let mut only_reach: Vec<Attribute> = all.iter().filter(|a| marks_reach(a)).cloned().collect();
+    let mut only_fail: Vec<Attribute> = all.iter().filter(|a| marks_fail(a)).cloned().collect();
+    rank(&mut only_reach, &only_fail.clone());
+    rank(&mut only_fail, &only_reach);
+    let (on_reach, on_fail) = (fleets_of(reach), fleets_of(fail));
+    let split =
+        |host: &Host<'_>| on_reach.contains(host.fleet.fleet.as_str()) && on_fail.contains(host.fleet.fleet.as_str());
+    let mut draft = Draft::new(Kind::Asymmetry, seen.dependency, String::new());
+    draft.split = reach.iter().chain(fail).filter(|host| split(host)).map(|host| host.fleet.clone()).collect();
+    draft.explains = seen.failing_cells();
+    if let Some(rest) = one_zone::tell(reach, fail, fails, &only_reach, &only_fail) {
+        (draft.kind, draft.rest) = (Kind::OneZone, rest);
+    } else {
+        draft.rest = who(reach, fail, &on_reach, &on_fail) + &why(&all, &only_reach, &only_fail, fails);
+    }
+    (draft.attributes, draft.failing_attributes) = (only_reach, only_fail);
+    Some(draft)
+}
+
+fn marks_reach(attribute: &Attribute) -> bool {
+    attribute.carried_by_ok == attribute.ok && attribute.carried_by_short == 0
+}
+
+fn marks_fail(attribute: &Attribute) -> bool {
+    attribute.carried_by_short == attribute.short && attribute.carried_by_ok == 0
+}
+
+/// Every attribute that any of them carries, with counts.
+fn attributes(reach: &[Host<'_>], fail: &[Host<'_>]) -> Vec<Attribute> {
+    let carried = |host: &Host<'_>, key: &str, value: &str| host.identity.0.get(key).is_some_and(|v| v.contains(value));
+    let of_policy = reach.iter().chain(fail).flat_map(|host| host.identity.shared());
+    let known: BTreeSet<(&str, &str)> = of_policy
+        .filter(|(key, _)| !KeyRule::PER_POD.contains(key))
+        .flat_map(|(key, values)| values.iter().map(move |value| (key, value.as_str())))
+        .collect();
+    let count =
+        |side: &[Host<'_>], key: &str, value: &str| side.iter().filter(|host| carried(host, key, value)).count();
+    let attribute = |(key, value): (&str, &str)| Attribute {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        carried_by_ok: count(reach, key, value),
+        ok: reach.len(),
+        carried_by_short: count(fail, key, value),
+        short: fail.len(),
+    };
+    known.into_iter().map(attribute).collect()
+}
+
+/// The best explanation first: one that has its counterpart on the other side, then by what policy mostly goes by.
+fn rank(side: &mut [Attribute], other: &[Attribute]) {
+    let place = |key: &str| LIKELY.iter().position(|likely| *likely == key).unwrap_or(LIKELY.len());
+    side.sort_by_key(|a| (Reverse(other.iter().any(|o| o.key == a.key)), place(&a.key)));
+}
+
+/// From where it is reached and from where not.
+fn who(reach: &[Host<'_>], fail: &[Host<'_>], on_reach: &BTreeSet<&str>, on_fail: &BTreeSet<&str>) -> String {
+    if on_reach.is_disjoint(on_fail) {
+        format!("is reached from {} and not from {}. ", join(on_reach.iter().copied()), join(on_fail.iter().copied()))
+    } else {
+        // Hosts of one fleet stand on both sides: its name alone would say nothing.
+        let all = on_reach | on_fail;
+        let (reach, asked) = (reach.len(), reach.len() + fail.len());
+        format!("is reached by {reach} of the {asked} hosts of {} that answered. ", join(all))
+    }
+}
+
+fn why(all: &[Attribute], only_reach: &[Attribute], only_fail: &[Attribute], fails: &str) -> String {
+    let mut text = String::new();
+    if let Some(a) = only_reach.first() {
+        let (what, of, short) = (show(only_reach), a.ok, a.short);
+        let _ = write!(
+            text,
+            "Every host that reaches it carries {what} ({of} of {of}), and no host that {fails} does (0 of {short})."
+        );
+    }
+    if let Some(a) = only_fail.first() {
+        let (what, of, ok) = (show(only_fail), a.short, a.ok);
+        let space = if text.is_empty() { "" } else { " " };
+        let _ = write!(
+            text,
+            "{space}Every host that {fails} carries {what} ({of} of {of}), and no other does (0 of {ok})."
+        );
+    }
+    if !text.is_empty() {
+        return text;
+    }
+    let share = |part: usize, of: usize| {
+        f64::from(u32::try_from(part).unwrap_or(u32::MAX)) / f64::from(u32::try_from(of.max(1)).unwrap_or(u32::MAX))
+    };
+    let apart = |a: &Attribute| (share(a.carried_by_ok, a.ok) - share(a.carried_by_short, a.short)).abs();
+    let nearest = all.iter().max_by(|a, b| apart(a).total_cmp(&apart(b))).filter(|a| apart(a) >= NEAR);
+    match nearest {
+        Some(a) => format!(
+            "No attribute of the hosts' network identity tells all of them apart; what comes nearest is {}: {} of {} that reach it \
+             carry it, and {} of {} that do not.",
+            show(std::slice::from_ref(a)),
+            a.carried_by_ok,
+            a.ok,
+            a.carried_by_short,
+            a.short,
+        ),
+        None => "No attribute of the hosts' network identity tells them apart.".to_owned(),
+    }
+}
+
+fn show(attributes: &[Attribute]) -> String {
+    let told = attributes.iter().take(TOLD).map(|a| format!("{} {}", escape(&a.key), escape(&a.value)));
+    let told: Vec<String> = told.collect();
+    match attributes.len().saturating_sub(TOLD) {
+        0 => told.join(" and "),
+        more => format!("{} and {more} more", told.join(", ")),
+    }
+}
