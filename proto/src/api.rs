@@ -441,6 +441,36 @@ pub struct Finding {
     pub failing_attributes: Vec<Attribute>,
 }
 
+/// `GET /v1/drift`: whether hosts that should be alike to network policy are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Drift {
+    /// Over all: `pass` without drift, `fail` with, `unknown` where something could not be compared.
+    pub state: State,
+    /// For each application, each region that it runs in.
+    pub regions: Vec<DriftRegion>,
+}
+
+/// The fleets of one application in one region, compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DriftRegion {
+    /// The application.
+    pub application: String,
+    /// The region.
+    pub region: String,
+    /// `pass`, `fail` or `unknown`, as of the whole.
+    pub state: State,
+    /// The fleets that were compared.
+    pub fleets: Vec<String>,
+    /// By how many agents' word.
+    pub agents: u32,
+    /// What differs.
+    pub findings: Vec<Finding>,
+    /// What could not be compared, and why.
+    pub unknown: Vec<String>,
+}
+
 /// One attribute of a network identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -2,6 +2,7 @@
 
 mod agents;
 mod completions;
+mod drift;
 mod explain;
 mod gate;
 mod inventory;
@@ -54,6 +55,7 @@ enum Command {
     Verdict(verdict::Args),
     Probe(probe::Args),
     Matrix(matrix::Args),
+    Drift(drift::Args),
     Agents(agents::Args),
     Inventory(inventory::Args),
     Token(token::Args),
@@ -70,6 +72,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Verdict(args) => verdict::run(args, &connect()?).await,
         Command::Probe(args) => probe::run(args, connect).await,
         Command::Matrix(args) => matrix::run(args, &connect()?).await,
+        Command::Drift(args) => drift::run(args, &connect()?).await,
         Command::Agents(args) => agents::run(args, &connect()?).await,
         Command::Inventory(args) => inventory::run(args, connect).await,
         Command::Token(args) => token::run(args, &connect()?).await,

@@ -1,6 +1,7 @@
 //! Results as text for people. Pure: a value and a width in, text with colours out.
 
 pub(crate) mod agents;
+pub(crate) mod drift;
 pub(crate) mod evidence;
 pub(crate) mod explain;
 pub(crate) mod gate;
