@@ -151,6 +151,7 @@ fn explain(seen: &Seen<'_>) -> Option<Draft> {
 /// What one host saw of a dependency.
 #[derive(Debug, Clone, Copy)]
 struct Host<'a> {
+    agent: &'a str,
     fleet: &'a FleetId,
     identity: &'a NetworkIdentity,
     report: &'a Report,
@@ -206,7 +207,7 @@ impl<'a> Seen<'a> {
                 Outcome::Short(_) | Outcome::Void(_) => continue,
             };
             let (identity, report) = (&testimony.identity, &testimony.report);
-            side.push(Host { fleet: &cell.cell.fleet, identity, report, outcome });
+            side.push(Host { agent: witness.agent, fleet: &cell.cell.fleet, identity, report, outcome });
         }
     }
 
@@ -274,4 +275,11 @@ fn fleets_of<'a>(hosts: impl IntoIterator<Item = &'a Host<'a>>) -> BTreeSet<&'a 
 
 fn join<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(escape).collect::<Vec<_>>().join(", ")
+}
+
+/// Where an agent runs, in brackets, as far as it told.
+fn place(identity: &NetworkIdentity) -> String {
+    let told = ["host", "address"].iter().filter_map(|key| identity.0.get(*key)?.first());
+    let told: Vec<String> = told.map(|value| escape(value)).collect();
+    if told.is_empty() { String::new() } else { format!(" (on {})", told.join(", ")) }
 }

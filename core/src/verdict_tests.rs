@@ -359,7 +359,7 @@ fn hosts_of_one_fleet_on_both_sides_are_counted() {
     let (run, rosters) = run(plan(&["us/web"]), &agents, 0);
     let (_, cells) = judge(&run, &rosters);
     let findings = findings::find(&of_region(&cells, "us"), []);
-    let text = "ai-cache is reached by 1 of the 2 hosts of web that answered. No attribute of the hosts' network identity tells them apart.";
+    let text = "ai-cache is reached by 1 of the 2 hosts of web that answered. No attribute of the hosts' network identity tells them apart; look at us-web-1.";
     assert_eq!(findings[0].text, text);
 }
 

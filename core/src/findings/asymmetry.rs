@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::{Attribute, Draft, Host, Kind, Seen, fleets_of, join, one_zone};
+use super::{Attribute, Draft, Host, Kind, Seen, fleets_of, join, one_zone, place};
 use crate::identity::KeyRule;
 use crate::text::escape;
 
@@ -12,6 +12,8 @@ use crate::text::escape;
 const LIKELY: [&str; 6] = ["security_group", "namespace", "service_account", "vpc", "subnet", "zone"];
 /// As many attributes of one side are told in words; all of them are in the finding.
 const TOLD: usize = 3;
+/// As many hosts are named.
+const NAMED: usize = 5;
 /// A difference of shares from which an attribute that explains not all of it is worth a word.
 const NEAR: f64 = 0.5;
 
@@ -28,15 +30,17 @@ pub(super) fn find(seen: &Seen<'_>) -> Option<Draft> {
     rank(&mut only_reach, &only_fail.clone());
     rank(&mut only_fail, &only_reach);
     let (on_reach, on_fail) = (fleets_of(reach), fleets_of(fail));
-    let split =
+    let on_both =
         |host: &Host<'_>| on_reach.contains(host.fleet.fleet.as_str()) && on_fail.contains(host.fleet.fleet.as_str());
     let mut draft = Draft::new(Kind::Asymmetry, seen.dependency, String::new());
-    draft.split = reach.iter().chain(fail).filter(|host| split(host)).map(|host| host.fleet.clone()).collect();
+    draft.split = reach.iter().chain(fail).filter(|host| on_both(host)).map(|host| host.fleet.clone()).collect();
     draft.explains = seen.failing_cells();
+    // What fails of a fleet that is otherwise well has to be looked at host by host.
+    let look_at = if draft.split.is_empty() { String::new() } else { format!("; look at {}", list(&seen.short)) };
     if let Some(rest) = one_zone::tell(reach, fail, fails, &only_reach, &only_fail) {
         (draft.kind, draft.rest) = (Kind::OneZone, rest);
     } else {
-        draft.rest = who(reach, fail, &on_reach, &on_fail) + &why(&all, &only_reach, &only_fail, fails);
+        draft.rest = who(reach, fail, &on_reach, &on_fail) + &why(&all, &only_reach, &only_fail, fails, &look_at);
     }
     (draft.attributes, draft.failing_attributes) = (only_reach, only_fail);
     Some(draft)
@@ -89,7 +93,7 @@ fn who(reach: &[Host<'_>], fail: &[Host<'_>], on_reach: &BTreeSet<&str>, on_fail
     }
 }
 
-fn why(all: &[Attribute], only_reach: &[Attribute], only_fail: &[Attribute], fails: &str) -> String {
+fn why(all: &[Attribute], only_reach: &[Attribute], only_fail: &[Attribute], fails: &str, look_at: &str) -> String {
     let mut text = String::new();
     if let Some(a) = only_reach.first() {
         let (what, of, short) = (show(only_reach), a.ok, a.short);
@@ -124,7 +128,17 @@ fn why(all: &[Attribute], only_reach: &[Attribute], only_fail: &[Attribute], fai
             a.carried_by_short,
             a.short,
         ),
-        None => "No attribute of the hosts' network identity tells them apart.".to_owned(),
+        None => format!("No attribute of the hosts' network identity tells them apart{look_at}."),
+    }
+}
+
+/// Hosts by name and place.
+fn list(hosts: &[Host<'_>]) -> String {
+    let named = hosts.iter().take(NAMED).map(|host| format!("{}{}", escape(host.agent), place(host.identity)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    match hosts.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }
 

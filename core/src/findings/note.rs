@@ -18,7 +18,11 @@ pub(super) fn find(cells: &[&JudgedCell<'_>]) -> Vec<Draft> {
         }
     }
     let draft = |((dependency, note), fleets): ((&str, &str), BTreeSet<&str>)| {
-        Draft::new(Kind::Note, dependency, format!("passes from {}: {}.", join(fleets), escape(note)))
+        Draft::new(
+            Kind::Note,
+            dependency,
+            format!("passes from {}: {}.", join(fleets), escape(note).trim_end_matches('.')),
+        )
     };
     notes.into_iter().map(draft).collect()
 }

@@ -35,7 +35,8 @@ pub(super) struct Odd {
 
 /// The one place that falls short from every host that tried it, where each of the others works for every host that tried it.
 pub(super) fn odd_one(seen: &Seen<'_>, place: impl Fn(&Observation) -> Option<String>) -> Option<Odd> {
-    if seen.blocked {
+    // Where none falls short because of it, it stands beside a pass.
+    if seen.blocked || seen.short.is_empty() {
         return None;
     }
     let mut places: BTreeMap<String, (usize, BTreeSet<Short>, BTreeSet<usize>)> = BTreeMap::new();

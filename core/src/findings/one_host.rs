@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Finding, Kind};
-use crate::identity::NetworkIdentity;
+use super::{Finding, Kind, place};
 use crate::matrix::Answer;
 use crate::observation::Outcome;
 use crate::reason::Short;
@@ -32,11 +31,4 @@ pub(super) fn find(judged: &JudgedCell<'_>) -> Option<Finding> {
         let _ = write!(text, " Its clock is {minutes} minutes {way} the controller's: a clock problem.");
     }
     Some(Finding { dependency: judged.cell.dependency.clone(), ..Finding::new(Kind::OneHost, text) })
-}
-
-/// Where an agent runs, in brackets, as far as it told.
-fn place(identity: &NetworkIdentity) -> String {
-    let told = ["host", "address"].iter().filter_map(|key| identity.0.get(*key)?.first());
-    let told: Vec<String> = told.map(|value| escape(value)).collect();
-    if told.is_empty() { String::new() } else { format!(" (on {})", told.join(", ")) }
 }
