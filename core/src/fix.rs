@@ -155,7 +155,9 @@ fn admit(cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>], what_they_met: &str
         1 => format!("the security group {}", list(&common)),
         _ => format!("one of the security groups {}", list(&common)),
     };
-    Some(format!("Admit {who}, which every host that {what_they_met} carries,{to} and run the gate again."))
+    let fleets: BTreeSet<String> = by_fleet.iter().map(|(fleet, _)| fleet.to_string()).collect();
+    let fleets = list(&fleets);
+    Some(format!("Admit {who}, which every host that {what_they_met} carries ({fleets}),{to} and run the gate again."))
 }
 
 fn groups(witness: &Witness<'_>) -> BTreeSet<String> {

@@ -172,9 +172,8 @@ fn the_outage_blocks_and_names_the_group_that_makes_the_difference() {
     };
     assert_eq!(finding.attributes, [carried("security_group", "sg-worker", 2, 0)]);
     assert_eq!(finding.failing_attributes, [carried("security_group", "sg-web", 0, 2)]);
-    let text = "ai-cache is reached from worker and not from web. Every host that reaches it carries security_group sg-worker (2 of 2), \
-                and no host that fails does (0 of 2). Every host that fails carries security_group sg-web (2 of 2), and no other does \
-                (0 of 2).";
+    let text = "ai-cache is reached from worker and not from web. Every host that reaches it carries security_group sg-worker (2 of 2; \
+                of those that do not 0 of 2). Every host that fails carries security_group sg-web (2 of 2; of the others 0 of 2).";
     assert_eq!(finding.text, text);
 }
 
@@ -319,7 +318,7 @@ fn a_leak_names_who_got_through_where_and_what_to_close() {
          Close the path from us/web to 10.0.0.1:6379, or change `expect` in the manifest, and run the gate again.";
     assert_eq!(texts, [why, "1 of 3 agents reached it (us-web-2), at 10.0.0.1:6379"]);
     let finding = "no-cache is reached by 1 of the 3 hosts of web that answered. \
-         Every host that reaches it carries security_group sg-old (1 of 1), and no host that is stopped does (0 of 2).";
+         Every host that reaches it carries security_group sg-old (1 of 1; of those that do not 0 of 2).";
     assert_eq!(findings, [finding]);
 
     // All of them.

@@ -99,16 +99,13 @@ fn why(all: &[Attribute], only_reach: &[Attribute], only_fail: &[Attribute], fai
         let (what, of, short) = (show(only_reach), a.ok, a.short);
         let _ = write!(
             text,
-            "Every host that reaches it carries {what} ({of} of {of}), and no host that {fails} does (0 of {short})."
+            "Every host that reaches it carries {what} ({of} of {of}; of those that do not 0 of {short})."
         );
     }
     if let Some(a) = only_fail.first() {
         let (what, of, ok) = (show(only_fail), a.short, a.ok);
         let space = if text.is_empty() { "" } else { " " };
-        let _ = write!(
-            text,
-            "{space}Every host that {fails} carries {what} ({of} of {of}), and no other does (0 of {ok})."
-        );
+        let _ = write!(text, "{space}Every host that {fails} carries {what} ({of} of {of}; of the others 0 of {ok}).");
     }
     if !text.is_empty() {
         return text;
