@@ -283,3 +283,7 @@ fn place(identity: &NetworkIdentity) -> String {
     let told: Vec<String> = told.map(|value| escape(value)).collect();
     if told.is_empty() { String::new() } else { format!(" (on {})", told.join(", ")) }
 }
+
+#[cfg(test)]
+#[path = "findings_tests.rs"]
+mod tests;
