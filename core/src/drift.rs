@@ -15,7 +15,7 @@ use crate::text::escape;
 const OF_FLEETS: [&str; 4] = ["security_group", "vpc", "namespace", "service_account"];
 /// What the hosts of one fleet differ in on purpose: a fleet is spread over zones.
 const SPREAD: [&str; 2] = ["subnet", "zone"];
-/// As many hosts are named.
+/// As many hosts, or differences, are named.
 const NAMED: usize = 5;
 
 /// A fleet as its agents tell of it.
@@ -116,7 +116,10 @@ pub(crate) struct Difference<'a> {
     pub(crate) key: &'a str,
     pub(crate) value: &'a str,
     with: BTreeSet<&'a str>,
+    /// The others, where they are the fewer.
     without: BTreeSet<&'a str>,
+    /// How many hosts there are.
+    of: usize,
 }
 
 /// In what the hosts of one fleet differ, by what makes them alike to network policy; zones and subnets apart.
@@ -129,33 +132,39 @@ pub(crate) fn within<'a>(
         Some(named) => named.contains(key),
         None => !KeyRule::PER_POD.contains(&key) && !SPREAD.contains(&key),
     };
-    let values: BTreeSet<(&str, &str)> = hosts
-        .iter()
-        .flat_map(|(_, identity)| identity.shared())
-        .filter(|(key, _)| counts(key))
-        .flat_map(|(key, values)| values.iter().map(move |value| (key, value.as_str())))
-        .filter(|(key, value)| !ignored.has(key, value))
-        .collect();
-    let difference = |(key, value)| {
-        let carries = |identity: &NetworkIdentity| identity.0.get(key).is_some_and(|values| values.contains(value));
-        let (with, without): (Vec<_>, Vec<_>) = hosts.iter().partition(|(_, identity)| carries(identity));
-        let names = |of: Vec<&(&'a str, &'a NetworkIdentity)>| of.into_iter().map(|(agent, _)| *agent).collect();
-        Difference { key, value, with: names(with.iter().collect()), without: names(without.iter().collect()) }
+    let mut carriers: BTreeMap<(&'a str, &'a str), BTreeSet<&'a str>> = BTreeMap::new();
+    for (agent, identity) in hosts {
+        for (key, values) in identity.shared().filter(|(key, _)| counts(key)) {
+            for value in values.iter().filter(|value| !ignored.has(key, value)) {
+                carriers.entry((key, value)).or_default().insert(agent);
+            }
+        }
+    }
+    let differing = carriers.into_iter().filter(|(_, with)| with.len() < hosts.len());
+    let difference = |((key, value), with): ((&'a str, &'a str), BTreeSet<&'a str>)| {
+        // As many of the others as can be named, where they are the fewer.
+        let few = with.len() * 2 > hosts.len();
+        let others = hosts.iter().map(|(agent, _)| *agent).filter(|agent| few && !with.contains(agent));
+        Difference { key, value, without: others.collect(), with, of: hosts.len() }
     };
-    values.into_iter().map(difference).filter(|d| !d.without.is_empty()).collect()
+    differing.map(difference).collect()
 }
 
 /// The differences of a fleet's hosts in words; none where there are none.
 pub(crate) fn describe(fleet: &FleetId, differences: &[&Difference<'_>]) -> Option<String> {
     let one = |d: &&Difference<'_>| {
-        let (with, all) = (d.with.len(), d.with.len() + d.without.len());
-        let who = if with <= d.without.len() { named(&d.with) } else { format!("not {}", named(&d.without)) };
+        let (with, all) = (d.with.len(), d.of);
+        let who = if d.without.is_empty() { named(&d.with) } else { format!("not {}", named(&d.without)) };
         format!("{} {} is carried by {with} of {all} ({who})", escape(d.key), escape(d.value))
     };
-    let list: Vec<String> = differences.iter().map(one).collect();
+    let list: Vec<String> = differences.iter().take(NAMED).map(one).collect();
     (!list.is_empty()).then(|| {
+        let more = match differences.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
         format!(
-            "The hosts of {fleet} are not alike: {}. What admits some of them may turn the others away.",
+            "The hosts of {fleet} are not alike: {}{more}. What admits some of them may turn the others away.",
             list.join("; ")
         )
     })

@@ -1,6 +1,6 @@
 //! What comparing cells shows. Each kind is a file of its name; [`find`] tells what explains most first, and nothing twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::NetworkIdentity;
 use crate::matrix::{Answer, State};
@@ -183,15 +183,15 @@ impl<'a> Seen<'a> {
     /// Each dependency, in the order of the plan. A path that must be blocked is no asymmetry beside one that must be open.
     fn all(cells: &[&'a JudgedCell<'a>]) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
+        let mut places: BTreeMap<(&str, bool), usize> = BTreeMap::new();
         for cell in cells {
             let (dependency, blocked) = (cell.cell.dependency.as_str(), cell.must_be_blocked());
-            let same = |seen: &&mut Self| (seen.dependency, seen.blocked) == (dependency, blocked);
-            if let Some(seen) = all.iter_mut().find(same) {
+            let place = *places.entry((dependency, blocked)).or_insert(all.len());
+            if place == all.len() {
+                all.push(Self { dependency, blocked, cells: Vec::new(), ok: Vec::new(), short: Vec::new() });
+            }
+            if let Some(seen) = all.get_mut(place) {
                 seen.add(cell);
-            } else {
-                let mut seen = Self { dependency, blocked, cells: Vec::new(), ok: Vec::new(), short: Vec::new() };
-                seen.add(cell);
-                all.push(seen);
             }
         }
         all

@@ -126,7 +126,8 @@ fn sources(cells: &[&JudgedCell<'_>]) -> Vec<String> {
 /// Which security groups to admit: what all hosts that fell short carry, else what those of each fleet do. Groups of hosts that
 /// pass too would not make the difference.
 fn admit(cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>], what_they_met: &str) -> Option<String> {
-    let same = |c: &&&JudgedCell<'_>| cells.iter().any(|failed| failed.cell.dependency == c.cell.dependency);
+    let dependency = &cells.first()?.cell.dependency;
+    let same = |c: &&&JudgedCell<'_>| c.cell.dependency == *dependency;
     let passing = all.iter().filter(same).flat_map(|c| &c.witnesses).filter(|w| w.answer == Answer::Given(Outcome::Ok));
     let passing: BTreeSet<String> = passing.flat_map(groups).collect();
     let of_fleet = |cell: &&JudgedCell<'_>| {

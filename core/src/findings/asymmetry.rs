@@ -1,7 +1,7 @@
 //! Some hosts reach a dependency and others do not: what tells them apart.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::{Attribute, Draft, Host, Kind, Seen, fleets_of, join, one_zone, place};
@@ -56,23 +56,24 @@ fn marks_fail(attribute: &Attribute) -> bool {
 
 /// Every attribute that any of them carries, with counts.
 fn attributes(reach: &[Host<'_>], fail: &[Host<'_>]) -> Vec<Attribute> {
-    let carried = |host: &Host<'_>, key: &str, value: &str| host.identity.0.get(key).is_some_and(|v| v.contains(value));
-    let of_policy = reach.iter().chain(fail).flat_map(|host| host.identity.shared());
-    let known: BTreeSet<(&str, &str)> = of_policy
-        .filter(|(key, _)| !KeyRule::PER_POD.contains(key))
-        .flat_map(|(key, values)| values.iter().map(move |value| (key, value.as_str())))
-        .collect();
-    let count =
-        |side: &[Host<'_>], key: &str, value: &str| side.iter().filter(|host| carried(host, key, value)).count();
-    let attribute = |(key, value): (&str, &str)| Attribute {
+    let mut counts: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
+    for (hosts, reaches) in [(reach, true), (fail, false)] {
+        let carried = hosts.iter().flat_map(|host| host.identity.shared());
+        let of_policy = carried.filter(|(key, _)| !KeyRule::PER_POD.contains(key));
+        for (key, value) in of_policy.flat_map(|(key, values)| values.iter().map(move |value| (key, value.as_str()))) {
+            let (by_ok, by_short) = counts.entry((key, value)).or_default();
+            *(if reaches { by_ok } else { by_short }) += 1;
+        }
+    }
+    let attribute = |((key, value), (carried_by_ok, carried_by_short)): ((&str, &str), (usize, usize))| Attribute {
         key: key.to_owned(),
         value: value.to_owned(),
-        carried_by_ok: count(reach, key, value),
+        carried_by_ok,
         ok: reach.len(),
-        carried_by_short: count(fail, key, value),
+        carried_by_short,
         short: fail.len(),
     };
-    known.into_iter().map(attribute).collect()
+    counts.into_iter().map(attribute).collect()
 }
 
 /// The best explanation first: one that has its counterpart on the other side, then by what policy mostly goes by.

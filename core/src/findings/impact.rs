@@ -13,16 +13,18 @@ use crate::verdict::JudgedCell;
 /// One for each dependency and what it would do, over the fleets that it would do it to.
 pub(super) fn find(cells: &[&JudgedCell<'_>]) -> Vec<Finding> {
     let mut found: Vec<(&str, String, Vec<String>)> = Vec::new();
+    let mut places: BTreeMap<(&str, String), usize> = BTreeMap::new();
     for judged in cells {
         let Some(reason) = failing(judged) else { continue };
         let dependency = judged.cell.dependency.as_str();
-        let Some(text) = estimate(&judged.cell.usage, reason, &escape(dependency), seen_ms(judged, reason)) else {
-            continue;
-        };
-        let fleet = judged.cell.fleet.to_string();
-        match found.iter_mut().find(|(of, known, _)| *of == dependency && *known == text) {
-            Some((.., fleets)) => fleets.push(fleet),
-            None => found.push((dependency, text, vec![fleet])),
+        let seen = seen_ms(judged, reason);
+        let Some(text) = estimate(&judged.cell.usage, reason, &escape(dependency), seen) else { continue };
+        let place = *places.entry((dependency, text.clone())).or_insert(found.len());
+        if place == found.len() {
+            found.push((dependency, text, Vec::new()));
+        }
+        if let Some((.., fleets)) = found.get_mut(place) {
+            fleets.push(judged.cell.fleet.to_string());
         }
     }
     let finding = |(dependency, text, fleets): (&str, String, Vec<String>)| {
