@@ -178,6 +178,36 @@ fn the_odd_address_and_the_odd_member_are_named_unless_somebody_reaches_them() {
 }
 
 #[test]
+fn what_some_of_the_failing_carry_too_is_no_explanation_but_may_come_nearest() {
+    let host = |n: &str, groups: &[&str], outcome| {
+        let identity: Vec<(&str, &str)> = groups.iter().map(|group| ("security_group", *group)).collect();
+        agent("web", n, &identity, &[(AT, outcome)])
+    };
+    let agents = [
+        host("1", &["sg-new"], OK),
+        host("2", &["sg-new"], OK),
+        host("3", &["sg-new", "sg-old"], SILENT),
+        host("4", &["sg-old"], SILENT),
+        host("5", &["sg-older"], SILENT),
+    ];
+    let all = found(&[cell("web", "cache")], &agents, required);
+    assert_eq!((all[0].kind, &all[0].attributes, &all[0].failing_attributes), (Kind::Asymmetry, &vec![], &vec![]));
+    let text = "what comes nearest is security_group sg-new: 2 of 2 that reach it carry it, and 1 of 3 that do not.";
+    assert!(all[0].text.ends_with(text), "{}", all[0].text);
+}
+
+#[test]
+fn an_address_that_need_not_work_stands_beside_a_pass() {
+    let seen = [(AT, OK), ("10.0.0.2:6379", SILENT)];
+    let mut agents = [agent("web", "1", &[], &seen), agent("web", "2", &[], &seen)];
+    for agent in &mut agents {
+        agent.outcome = OK;
+    }
+    let all = found(&[cell("web", "cache")], &agents, required);
+    assert_eq!(kinds(&all), [Kind::AddressShort], "{all:?}");
+}
+
+#[test]
 fn what_explains_most_comes_first_and_the_same_of_several_is_said_once() {
     let fleets = [("api", OK), ("mobile", SILENT), ("web", SILENT)];
     let mut agents: Vec<Agent> = fleets.iter().flat_map(|(fleet, outcome)| pair(fleet, "sg", *outcome)).collect();

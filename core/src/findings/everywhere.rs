@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::{Draft, Kind, Seen, fleets_of, join};
-use crate::baseline::Duty;
 use crate::matrix::State;
 use crate::reason::Short;
 
 pub(super) fn find(seen: &Seen<'_>) -> Option<Draft> {
-    // A fleet that an earlier verdict speaks for was not asked: it may well reach it.
-    let all_fail = seen.cells.iter().all(|c| c.folded.state == State::Fail && !matches!(c.duty, Duty::Proven(_)));
+    // A fleet that an earlier verdict speaks for was not asked, and stands as a pass: it may well reach it.
+    let all_fail = seen.cells.iter().all(|c| c.folded.state == State::Fail);
     let fleets = fleets_of(&seen.short);
     if seen.blocked || !all_fail || !seen.ok.is_empty() || fleets.len() < 2 {
         return None;
