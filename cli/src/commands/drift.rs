@@ -1,5 +1,6 @@
 //! `preflight drift`: whether hosts that should be alike to network policy are.
 
+use preflight_core::text::escape;
 use preflight_proto::api::{Drift, DriftRegion};
 
 use crate::client::{Client, segment};
@@ -33,6 +34,10 @@ pub(crate) struct Args {
 
 /// Runs it.
 pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
+    // Several cross the wire in one word: a comma in a value would leave out more than was meant.
+    if let Some(odd) = args.ignore.iter().find(|ignored| ignored.contains(',')) {
+        return Err(Failure::usage(format!("--ignore '{}': give each by an --ignore of its own", escape(odd))));
+    }
     let ignore = (!args.ignore.is_empty()).then(|| args.ignore.join(","));
     let filters = [("application", &args.application), ("region", &args.region), ("ignore", &ignore)];
     let query: Vec<String> =
