@@ -60,6 +60,12 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
             region: given.region,
         });
     }
+    // Once for the whole verdict, however many regions lack it.
+    if let Some((of, finding)) = findings::missing_usage(&judged)
+        && let Some(region) = regions.iter_mut().find(|region| region.region == of)
+    {
+        region.findings.push(api_finding(finding));
+    }
     let witnesses = judged.iter().flat_map(|judged| &judged.witnesses).filter(|w| w.testimony.is_some());
     let versions = witnesses.filter_map(|w| beside.versions.get_key_value(w.agent));
     let gate = api::Gate {
@@ -122,12 +128,26 @@ fn api_excluded(excluded: &Excluded) -> api::Excluded {
     }
 }
 
-fn api_finding(finding: Finding) -> api::Finding {
+pub(crate) fn api_finding(finding: Finding) -> api::Finding {
     api::Finding {
         kind: finding.kind.as_str().to_owned(),
         dependency: finding.dependency,
+        also: finding.also,
         text: finding.text,
-        attributes: finding.attributes.into_iter().map(|(key, value)| api::Attribute { key, value }).collect(),
+        attributes: finding.attributes.into_iter().map(api_attribute).collect(),
+        failing_attributes: finding.failing_attributes.into_iter().map(api_attribute).collect(),
+    }
+}
+
+fn api_attribute(attribute: findings::Attribute) -> api::Attribute {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    api::Attribute {
+        key: attribute.key,
+        value: attribute.value,
+        carried_by_ok: count(attribute.carried_by_ok),
+        ok: count(attribute.ok),
+        carried_by_short: count(attribute.carried_by_short),
+        short: count(attribute.short),
     }
 }
 

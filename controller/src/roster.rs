@@ -193,6 +193,16 @@ impl Roster {
         Some((entry.standing(now), entry.identity.clone()))
     }
 
+    /// The agents of a fleet and what each last told of its identity: those that have not left, nor been lost for too long.
+    pub(crate) fn identities(&self, fleet: &FleetId, now: Timestamp) -> Vec<(String, NetworkIdentity)> {
+        let state = self.lock();
+        let there = |entry: &&Entry| {
+            entry.id.fleet == *fleet && !matches!(entry.link, Link::Left { .. }) && entry.presence(now).is_some()
+        };
+        let told = state.agents.values().filter(there).map(|entry| (entry.id.agent.clone(), entry.identity.clone()));
+        told.collect()
+    }
+
     /// How many agents of each fleet stand how.
     pub(crate) fn counts(&self, now: Timestamp) -> BTreeMap<(FleetId, &'static str), i64> {
         let mut counts = BTreeMap::new();
@@ -334,7 +344,9 @@ mod tests {
         assert!(roster.depart("web-1", connection.number, false, at(10)));
         assert_eq!(presence(&roster, at(49)), Some(Presence::Away));
         assert_eq!(presence(&roster, at(50)), Some(Presence::Lost));
+        assert_eq!(roster.identities(&fleet(), at(50)).len(), 1);
         assert_eq!(presence(&roster, at(10 + 24 * 3600)), None);
+        assert_eq!(roster.identities(&fleet(), at(10 + 24 * 3600)), []);
     }
 
     #[test]
@@ -360,6 +372,7 @@ mod tests {
         assert_eq!(presence(&roster, at(4)), Some(Presence::Left), "it may only be restarted");
         assert_eq!(presence(&roster, at(3 + 120)), None);
         assert!(roster.standing("web-1", at(4)).is_none());
+        assert_eq!(roster.identities(&fleet(), at(4)), []);
     }
 
     #[test]

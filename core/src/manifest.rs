@@ -111,9 +111,9 @@ pub struct Usage {
     pub calls_per_request: Option<f64>,
     /// How long the client waits for one call.
     pub client_timeout: Option<Millis>,
-    /// Requests per second that use it, over the fleet.
+    /// Requests per second that use it, on one host.
     pub requests_per_second: Option<f64>,
-    /// Requests that the fleet serves at the same time.
+    /// Requests that one host serves at the same time.
     pub workers: Option<u32>,
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::baseline::Duty;
+use crate::fix::fix;
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, Presence, State, Why};
 use crate::observation::{Observation, Outcome, Proof};
@@ -179,92 +180,13 @@ fn grouped(all: &[&JudgedCell<'_>]) -> Vec<Reason> {
         .collect()
 }
 
-fn fix(why: Why, cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> String {
-    match (why, cells.first()) {
-        (Why::Unknown(Unknown::NoAgent), Some(cell)) => format!(
-            "Start an agent on {}: `preflight token join --region {} --fleet {}` prints a join token for preflight-agent run.",
-            if cells.len() == 1 { "it" } else { "each of these fleets" },
-            cell.cell.fleet.region,
-            cell.cell.fleet.fleet,
-        ),
-        (Why::Unknown(Unknown::Silent), Some(_)) => of_the_silent(cells),
-        (Why::Short(Short::Reachable), Some(_)) => {
-            let fleets: BTreeSet<String> = cells.iter().map(|c| c.cell.fleet.to_string()).collect();
-            let to = reached_addresses(cells);
-            let to = if to.is_empty() { "it".to_owned() } else { list(&to) };
-            format!(
-                "Close the path from {} to {to}, or change `expect` in the manifest, and run the gate again.",
-                list(&fleets)
-            )
-        }
-        (Why::Short(Short::ConnectTimeout), _) => admit(cells, all).unwrap_or_else(|| why.next().to_owned()),
-        (why, _) => why.next().to_owned(),
-    }
-}
-
 /// Agents of these cells that are away in that way.
-fn absent(cells: &[&JudgedCell<'_>], how: Presence) -> BTreeSet<String> {
+pub(crate) fn absent(cells: &[&JudgedCell<'_>], how: Presence) -> BTreeSet<String> {
     let all = cells.iter().flat_map(|c| &c.folded.absent).filter(|absent| absent.presence == how);
     all.map(|absent| escape(&absent.agent)).collect()
 }
 
-/// What to do about agents that did not answer, by why they did not.
-fn of_the_silent(cells: &[&JudgedCell<'_>]) -> String {
-    let (left, lost) = (absent(cells, Presence::Left), absent(cells, Presence::Lost));
-    let unsteady = absent(cells, Presence::Unsteady);
-    let unanswered: BTreeSet<String> = cells.iter().flat_map(|c| silent(c)).collect();
-    let mut said = Vec::new();
-    if !lost.is_empty() || !unanswered.is_empty() || (left.is_empty() && unsteady.is_empty()) {
-        said.push(Unknown::Silent.next().to_owned());
-    }
-    if let Some(agent) = lost.first() {
-        said.push(format!(
-            "If its host is gone for good: `preflight agents forget {agent}`; without that it is missed for 24 hours."
-        ));
-    }
-    if let Some(agent) = left.first() {
-        said.push(format!(
-            "{} was stopped a moment ago, and no other agent of its network identity answers. If it is being restarted, run the gate \
-             again once it is back; if not, it is missed for two minutes from when it was stopped, or until \
-             `preflight agents forget {agent}`.",
-            list(&left)
-        ));
-    }
-    if !unsteady.is_empty() {
-        said.push(format!(
-            "{} lost the stream again and again, and counts once it has stayed connected for a minute: look at its log and at the path \
-             to the controller.",
-            list(&unsteady)
-        ));
-    }
-    said.join(" ")
-}
-
-/// For silence: which security groups to admit, where all hosts that met it carry the same. Groups of hosts that pass too
-/// would not make the difference.
-fn admit(cells: &[&JudgedCell<'_>], all: &[&JudgedCell<'_>]) -> Option<String> {
-    let groups =
-        |w: &Witness<'_>| w.testimony.and_then(|t| t.identity.0.get("security_group")).cloned().unwrap_or_default();
-    let mut failing = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).map(groups);
-    let first = failing.next()?;
-    let common: BTreeSet<String> = failing.fold(first, |all, one| all.intersection(&one).cloned().collect());
-    let same = |c: &&&JudgedCell<'_>| cells.iter().any(|failed| failed.cell.dependency == c.cell.dependency);
-    let passing = all.iter().filter(same).flat_map(|c| &c.witnesses).filter(|w| w.answer == Answer::Given(Outcome::Ok));
-    let passing: BTreeSet<String> = passing.flat_map(groups).collect();
-    let names: BTreeSet<String> = common.difference(&passing).map(|group| escape(group)).collect();
-    let groups = match names.len() {
-        0 => return None,
-        1 => format!("the security group {}", list(&names)),
-        _ => format!("one of the security groups {}", list(&names)),
-    };
-    let to = short_addresses(cells);
-    Some(format!(
-        "Admit {groups}, which every host that met silence carries,{} and run the gate again.",
-        if to.is_empty() { String::new() } else { format!(" to {},", list(&to)) },
-    ))
-}
-
-fn fell_short(witness: &Witness<'_>) -> bool {
+pub(crate) fn fell_short(witness: &Witness<'_>) -> bool {
     matches!(witness.answer, Answer::Given(Outcome::Short(_)))
 }
 
@@ -321,7 +243,7 @@ pub fn describe(judged: &JudgedCell<'_>) -> Option<String> {
 }
 
 /// Agents of the identity concerned that were asked and did not answer.
-fn silent(judged: &JudgedCell<'_>) -> BTreeSet<String> {
+pub(crate) fn silent(judged: &JudgedCell<'_>) -> BTreeSet<String> {
     let concerned = |w: &&Witness<'_>| judged.folded.identity.as_ref().is_none_or(|key| key == w.key);
     let unanswered = |w: &&Witness<'_>| matches!(w.answer, Answer::Silent | Answer::Pending);
     judged.witnesses.iter().filter(concerned).filter(unanswered).map(|w| escape(w.agent)).collect()
@@ -335,7 +257,7 @@ fn of_identity(key: Option<&IdentityKey>) -> String {
     }
 }
 
-fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
+pub(crate) fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
     let testimonies = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).filter_map(|w| w.testimony);
     let short = |o: &&Observation| matches!(o.outcome, Outcome::Short(_));
     let observations = testimonies.flat_map(|t| &t.report.observations).filter(short);
@@ -343,7 +265,7 @@ fn short_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
 }
 
 /// Where agents got through a path that must not exist.
-fn reached_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
+pub(crate) fn reached_addresses(cells: &[&JudgedCell<'_>]) -> BTreeSet<String> {
     let testimonies = cells.iter().flat_map(|c| &c.witnesses).filter(|w| fell_short(w)).filter_map(|w| w.testimony);
     let reached =
         |o: &&Observation| o.proof >= Some(Proof::Connected) || o.outcome == Outcome::Short(Short::PartialLoss);
@@ -355,7 +277,7 @@ fn at(addresses: &BTreeSet<String>) -> String {
     if addresses.is_empty() { String::new() } else { format!(", at {}", list(addresses)) }
 }
 
-fn list(items: &BTreeSet<String>) -> String {
+pub(crate) fn list(items: &BTreeSet<String>) -> String {
     let mut text = items.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     if items.len() > 5 {
         let _ = write!(text, " and {} more", items.len() - 5);

@@ -163,8 +163,19 @@ fn the_outage_blocks_and_names_the_group_that_makes_the_difference() {
     let findings = findings::find(&of_region(&cells, "us"), []);
     let [finding] = findings.as_slice() else { panic!("{findings:?}") };
     assert_eq!(finding.kind, Kind::Asymmetry);
-    assert_eq!(finding.attributes, [("security_group".to_owned(), "sg-worker".to_owned())]);
-    assert!(finding.text.contains("sg-web"), "what the failing ones carry is told too: {}", finding.text);
+    let carried = |key: &str, value: &str, ok: usize, short: usize| findings::Attribute {
+        key: key.into(),
+        value: value.into(),
+        carried_by_ok: ok,
+        ok: 2,
+        carried_by_short: short,
+        short: 2,
+    };
+    assert_eq!(finding.attributes, [carried("security_group", "sg-worker", 2, 0)]);
+    assert_eq!(finding.failing_attributes, [carried("security_group", "sg-web", 0, 2)]);
+    let text = "ai-cache is reached from worker and not from web. Every host that reaches it carries security_group sg-worker (2 of 2; \
+                of those that do not 0 of 2). Every host that fails carries security_group sg-web (2 of 2; of the others 0 of 2).";
+    assert_eq!(finding.text, text);
 }
 
 #[test]
@@ -291,7 +302,7 @@ fn a_lone_expired_certificate_beside_a_clock_that_is_off_is_named_as_a_clock_pro
 #[test]
 fn a_fleet_that_the_inventory_lacks_is_a_finding() {
     let findings = findings::find(&[], [&fleet("us/forgotten")]);
-    assert_eq!(findings[0].kind, Kind::UnlistedFleet);
+    assert_eq!(findings[0].kind, Kind::Uncovered);
     assert!(findings[0].text.contains("us/forgotten"));
 }
 
@@ -326,7 +337,7 @@ fn a_leak_names_who_got_through_where_and_what_to_close() {
          Close the path from us/web to 10.0.0.1:6379, or change `expect` in the manifest, and run the gate again.";
     assert_eq!(texts, [why, "1 of 3 agents reached it (us-web-2), at 10.0.0.1:6379"]);
     let finding = "no-cache is reached by 1 of the 3 hosts of web that answered. \
-         Every host that reaches it carries security_group sg-old, and no host that is stopped does.";
+         Every host that reaches it carries security_group sg-old (1 of 1; of those that do not 0 of 2).";
     assert_eq!(findings, [finding]);
 
     // All of them.
@@ -335,7 +346,9 @@ fn a_leak_names_who_got_through_where_and_what_to_close() {
     }
     let (_, texts, findings) = said_of_guarded(&agents);
     assert_eq!(texts[1], "3 of 3 agents reached it, at 10.0.0.1:6379");
-    assert!(findings.is_empty(), "{findings:?}");
+    let alike = "The hosts of us/web are not alike: security_group sg-old is carried by 1 of 3 (us-web-2). What admits some of them may \
+                 turn the others away.";
+    assert_eq!(findings, [alike]);
 }
 
 #[test]
@@ -364,7 +377,7 @@ fn hosts_of_one_fleet_on_both_sides_are_counted() {
     let (run, rosters) = run(plan(&["us/web"]), &agents, 0);
     let (_, cells) = judge(&run, &rosters);
     let findings = findings::find(&of_region(&cells, "us"), []);
-    let text = "ai-cache is reached by 1 of the 2 hosts of web that answered. No attribute of the hosts' network identity tells them apart.";
+    let text = "ai-cache is reached by 1 of the 2 hosts of web that answered. No attribute of the hosts' network identity tells them apart; look at us-web-1.";
     assert_eq!(findings[0].text, text);
 }
 

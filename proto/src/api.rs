@@ -449,14 +449,51 @@ pub struct Excluded {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
-    /// `asymmetry`, `one_host`, …
+    /// `everywhere`, `asymmetry`, `one_zone`, `one_address`, `one_member`, `impact`, `one_host`, `drift`, `uncovered`, `address_short`,
+    /// `silent_agent` or `note`.
     pub kind: String,
-    /// The dependency it is about.
+    /// The dependency it is about; empty where it is about a fleet.
     pub dependency: String,
+    /// Other dependencies of which the same is true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// In words.
     pub text: String,
-    /// For an asymmetry: what all hosts that pass carry and none that fails does.
+    /// What all hosts that reach it carry and none that fails does, the best explanation first.
     pub attributes: Vec<Attribute>,
+    /// The reverse: what all hosts that fail carry and none that reaches it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing_attributes: Vec<Attribute>,
+}
+
+/// `GET /v1/drift`: whether hosts that should be alike to network policy are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Drift {
+    /// Over all: `pass` without drift, `fail` with, `unknown` where something could not be compared.
+    pub state: State,
+    /// For each application, each region that it runs in.
+    pub regions: Vec<DriftRegion>,
+}
+
+/// The fleets of one application in one region, compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DriftRegion {
+    /// The application.
+    pub application: String,
+    /// The region.
+    pub region: String,
+    /// `pass`, `fail` or `unknown`, as of the whole.
+    pub state: State,
+    /// The fleets that were compared.
+    pub fleets: Vec<String>,
+    /// By how many agents' word.
+    pub agents: u32,
+    /// What differs.
+    pub findings: Vec<Finding>,
+    /// What could not be compared, and why.
+    pub unknown: Vec<String>,
 }
 
 /// One attribute of a network identity.
@@ -468,6 +505,18 @@ pub struct Attribute {
     pub key: String,
     /// Such as `sg-worker`.
     pub value: String,
+    /// Of the hosts that reach it, how many carry this.
+    #[serde(default)]
+    pub carried_by_ok: u32,
+    /// How many hosts reach it.
+    #[serde(default)]
+    pub ok: u32,
+    /// Of the hosts that fail, how many carry this.
+    #[serde(default)]
+    pub carried_by_short: u32,
+    /// How many hosts fail.
+    #[serde(default)]
+    pub short: u32,
 }
 
 /// Why, and what to do next.

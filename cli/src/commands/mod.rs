@@ -3,6 +3,7 @@
 mod agents;
 mod audit;
 mod completions;
+mod drift;
 mod emergency;
 mod explain;
 mod gate;
@@ -67,6 +68,7 @@ enum Command {
     Audit(audit::Args),
     Probe(Box<probe::Args>),
     Matrix(matrix::Args),
+    Drift(drift::Args),
     Agents(agents::Args),
     Inventory(inventory::Args),
     Token(token::Args),
@@ -109,6 +111,7 @@ async fn carry_out(
         Command::Verdict(args) => verdict::run(args, connect).await,
         Command::Probe(args) => probe::run(*args, connect).await,
         Command::Matrix(args) => matrix::run(args, &connect()?).await,
+        Command::Drift(args) => drift::run(args, &connect()?).await,
         Command::Agents(args) => agents::run(args, &connect()?).await,
         Command::Inventory(args) => inventory::run(args, connect).await,
         Command::Token(args) => token::run(args, &connect()?).await,

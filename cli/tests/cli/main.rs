@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of a test fail as a test does")]
 
+mod drift;
 mod emergency;
 mod gate;
 mod probe;

@@ -1,6 +1,7 @@
 //! The HTTP API. Routes are grouped by the scope that they ask for, and a caller without it learns nothing of what exists.
 
 mod auth;
+mod drift;
 mod flagger;
 mod gate;
 mod health;
@@ -36,7 +37,7 @@ const MAX_BODY: usize = 1024 * 1024;
     info(title = "preflight", description = "Connectivity preflight: proof that every fleet reaches what it depends on."),
     paths(
         gate::gate, gate::check, gate::verdict, standing::standing, release::deployed, release::list, overrides::create,
-        overrides::list, overrides::withdraw, records::deliver, probe::probe, view::matrix, view::agents, view::revoke, view::forget,
+        overrides::list, overrides::withdraw, records::deliver, probe::probe, drift::drift, view::matrix, view::agents, view::revoke, view::forget,
         view::audit, inventory::show, inventory::apply, tokens::create_join, tokens::create_api, tokens::list,
         tokens::revoke, health::metrics, health::healthy, health::ready
     ),
@@ -70,6 +71,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/verdicts/{id}/standing", get(standing::standing))
         .route("/v1/releases", get(release::list))
         .route("/v1/overrides", get(overrides::list))
+        .route("/v1/drift", get(drift::drift))
         .route("/v1/matrix", get(view::matrix))
         .route("/v1/agents", get(view::agents))
         .route("/v1/inventory", get(inventory::show))

@@ -162,11 +162,11 @@ pub(super) struct UsageFile {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<DurationSchema>")]
     pub(super) client_timeout: Option<At<String>>,
-    /// Requests per second that use it, over the fleet.
+    /// Requests per second that use it, on one host.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<f64>")]
     pub(super) requests_per_second: Option<At<String>>,
-    /// Requests that the fleet serves at the same time.
+    /// Requests that one host serves at the same time.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Option<u32>")]
     pub(super) workers: Option<At<String>>,

@@ -2,6 +2,7 @@
 //! what preflight must then say. A new case is a new file; `tests/scenarios/README.md` explains the format.
 
 mod run;
+mod tally;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use run::run;
+pub use tally::Tally;
 
 /// One file.
 #[derive(Debug, Deserialize)]
@@ -49,6 +51,12 @@ pub struct Fleet {
     /// The security groups that they carry.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// What else their network identity holds, as `zone=a`.
+    #[serde(default)]
+    pub identity: Vec<String>,
+    /// What single hosts carry beside that, by number.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, Vec<String>>,
     /// The agents' local policy file. `@FILES@` stands for a directory with certificates.
     pub policy: Option<String>,
     /// Whether they have IPv6 beside IPv4.
@@ -79,6 +87,8 @@ pub enum Service {
     Nothing,
     /// Redis.
     Redis,
+    /// A node of the one Redis Cluster of all hosts that run this: six at least.
+    RedisCluster,
     /// Redis that asks for a password.
     RedisLocked,
     /// Redis that is loading its data.
@@ -175,7 +185,7 @@ pub enum DnsFault {
 pub enum Rule {
     /// Lets these in: security groups, fleets or hosts.
     Admit {
-        /// Who.
+        /// Who; also by what they carry beside their groups: `zone=a`.
         from: Vec<String>,
         /// To which port.
         port: u16,
@@ -223,14 +233,37 @@ pub struct Step {
     /// Evidence that a cell must hold: `10.9.0.1:6379 ok`, or with the reason.
     #[serde(default)]
     pub evidence: BTreeMap<String, Vec<String>>,
-    /// Findings, exactly these: the kind, and for an asymmetry what tells apart, as `key=value`.
-    pub findings: Option<Vec<String>>,
+    /// Findings, exactly these. A step in which a cell is expected to fail, or not to be known, has to name them.
+    pub findings: Option<Vec<Wanted>>,
     /// What standard output or standard error must contain.
     #[serde(default)]
     pub says: Vec<String>,
     /// What neither may contain.
     #[serde(default)]
     pub never_says: Vec<String>,
+}
+
+/// A finding that is expected.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Wanted {
+    /// The kind, then exactly the attributes that tell apart who reaches it, as `key=value`.
+    Line(String),
+    /// The kind, and what the text must hold.
+    Told {
+        /// The kind.
+        kind: String,
+        /// Each of these.
+        says: Vec<String>,
+    },
+}
+
+impl Step {
+    /// Whether something is wrong in this step that has to be classified and explained.
+    pub fn is_fault(&self) -> bool {
+        let short = |cells: &BTreeMap<String, String>| cells.values().any(|state| state != "pass");
+        self.cells.as_ref().is_some_and(short) || self.findings.as_ref().is_some_and(|findings| !findings.is_empty())
+    }
 }
 
 /// Every scenario file, with its name.
@@ -255,6 +288,10 @@ impl Scenario {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+        let scenario: Self = toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        match scenario.steps.iter().position(|step| step.is_fault() && step.findings.is_none()) {
+            Some(at) => Err(format!("{}: step {} has a fault, and names no findings", path.display(), at + 1)),
+            None => Ok(scenario),
+        }
     }
 }

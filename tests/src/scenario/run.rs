@@ -6,19 +6,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Certificate, DnsFault, Rule, Scenario, Service, Step};
+use super::{Certificate, DnsFault, Rule, Scenario, Service, Step, Tally, Wanted};
 use crate::certificates::{self, Authority, Pair};
-use crate::lab::{Agent, AgentOptions, Controller, Expect, Firewall, Host, Lab, NAME_SERVER, Preflight, TlsFiles, Way};
+use crate::lab::{
+    Agent, AgentOptions, Controller, Expect, Firewall, Host, Lab, NAME_SERVER, Preflight, TlsFiles, Way, redis,
+};
 
 /// A gate of the scenario's manifest for each region of the application.
 const GATE: [&str; 8] = ["gate", "--manifest", "preflight.yaml", "--all-regions", "--release", "r1", "-o", "json"];
 
-/// Plays the scenario in a file.
+/// The port of a cluster's nodes.
+const CLUSTER_PORT: u16 = 6379;
+
+/// Plays the scenario in a file, and counts its faults.
 ///
 /// # Panics
 /// With what is otherwise than the file says.
-pub fn run(path: &Path) {
+pub fn run(path: &Path, tally: &Tally) {
     let scenario = Scenario::read(path).unwrap_or_else(|error| panic!("{error}"));
+    tally.expect(scenario.steps.iter().filter(|step| step.is_fault()).count());
     let lab = Lab::new();
     let controller = lab.controller();
     let stage = Stage::set(&lab, &controller, &scenario);
@@ -38,6 +44,9 @@ pub fn run(path: &Path) {
         }
         let wrong = stage.play(step);
         assert!(wrong.is_empty(), "step {} of {}:\n  {}", number + 1, path.display(), wrong.join("\n  "));
+        if step.is_fault() {
+            tally.right();
+        }
     }
 }
 
@@ -84,6 +93,11 @@ impl<'a> Stage<'a> {
             }
             servers.push((host, runs));
         }
+        let nodes = |runs: &BTreeMap<u16, Service>| matches!(runs.get(&CLUSTER_PORT), Some(Service::RedisCluster));
+        let nodes: Vec<Host> = servers.iter().filter(|(_, runs)| nodes(runs)).map(|(host, _)| host.clone()).collect();
+        if !nodes.is_empty() {
+            processes.push(Box::new(redis::cluster(&nodes, CLUSTER_PORT)));
+        }
         let mut hosts = Vec::new();
         for ((fleet, of), number) in scenario.fleets.iter().zip(1..) {
             for n in 1..=of.agents {
@@ -129,13 +143,14 @@ impl<'a> Stage<'a> {
                 continue;
             }
             let policy = of.policy.as_deref().map(|policy| self.files.fill_in(policy));
-            let options = AgentOptions {
-                identity: of.groups.iter().map(|group| format!("security_group={group}")).collect(),
-                policy: policy.as_deref(),
-                token: Some(self.controller.join_token(region, name, &["--uses", &of.agents.to_string()])),
-                ..AgentOptions::default()
-            };
+            let token = self.controller.join_token(region, name, &["--uses", &of.agents.to_string()]);
             for (_, host) in self.hosts.iter().filter(|(of, _)| of == fleet) {
+                let options = AgentOptions {
+                    identity: self.carried_by(fleet, host),
+                    policy: policy.as_deref(),
+                    token: Some(token.clone()),
+                    ..AgentOptions::default()
+                };
                 agents.push(self.controller.agent(host, region, name, &options));
             }
         }
@@ -145,14 +160,23 @@ impl<'a> Stage<'a> {
         agents
     }
 
-    /// The hosts that a rule means by a security group, a fleet or a name.
+    /// What a host's network identity holds, each as `key=value`.
+    fn carried_by(&self, fleet: &str, host: &Host) -> Vec<String> {
+        let Some(of) = self.scenario.fleets.get(fleet) else { return Vec::new() };
+        let number = host.name().rsplit('-').next().unwrap_or_default();
+        let groups = of.groups.iter().map(|group| format!("security_group={group}"));
+        groups.chain(of.identity.iter().cloned()).chain(of.hosts.get(number).into_iter().flatten().cloned()).collect()
+    }
+
+    /// The hosts that a rule means by a security group, a fleet, a name or what they carry.
     fn hosts_of(&self, who: &str) -> Vec<&Host> {
         let found: Vec<&Host> = self
             .hosts
             .iter()
             .filter(|(fleet, host)| {
-                let groups = self.scenario.fleets.get(fleet).map(|of| of.groups.as_slice()).unwrap_or_default();
-                fleet == who || host.name() == who || groups.iter().any(|group| group == who)
+                let carried = self.carried_by(fleet, host);
+                let group = format!("security_group={who}");
+                fleet == who || host.name() == who || carried.iter().any(|one| one == who || *one == group)
             })
             .map(|(_, host)| host)
             .chain(self.servers.iter().map(|(host, _)| host).filter(|host| host.name() == who))
@@ -297,9 +321,13 @@ fn judge(step: &Step, answer: &Preflight) -> Vec<String> {
         }
     }
     if let Some(wanted) = &step.findings {
-        let found: BTreeSet<String> = answer.findings().iter().map(|finding| finding_line(finding)).collect();
-        let wanted: BTreeSet<String> = wanted.iter().cloned().collect();
-        check("the findings", &found, &wanted, found == wanted);
+        let found = answer.findings();
+        let text = |finding: &serde_json::Value| finding["text"].as_str().unwrap_or("?").to_owned();
+        let lines: Vec<String> = found.iter().map(|f| format!("{}: {}", finding_line(f), text(f))).collect();
+        // Each says what is wanted at its place: what explains most stands first.
+        let same =
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| is_wanted(found, wanted));
+        check("the findings", &lines, wanted, same);
     }
     let text = answer.text();
     for want in &step.says {
@@ -337,6 +365,16 @@ fn evidence(answer: &Preflight, cell: &str) -> BTreeSet<String> {
         .collect()
 }
 
+fn is_wanted(finding: &serde_json::Value, wanted: &Wanted) -> bool {
+    match wanted {
+        Wanted::Line(line) => finding_line(finding) == *line,
+        Wanted::Told { kind, says } => {
+            let text = finding["text"].as_str().unwrap_or_default();
+            finding["kind"] == **kind && says.iter().all(|word| text.contains(word))
+        }
+    }
+}
+
 /// A finding as scenario files write it.
 fn finding_line(finding: &serde_json::Value) -> String {
     let mut line = finding["kind"].as_str().unwrap_or("?").to_owned();
@@ -349,7 +387,8 @@ fn finding_line(finding: &serde_json::Value) -> String {
 
 fn start(host: &Host, port: u16, service: &Service, authority: &Authority, files: &TlsFiles) -> Option<Running> {
     let process = match service {
-        Service::Nothing => return None,
+        // All nodes of a cluster are started together.
+        Service::Nothing | Service::RedisCluster => return None,
         Service::Redis => host.redis(port, &[]),
         Service::RedisLocked => host.redis(port, &["--requirepass", "secret"]),
         Service::RedisLoading => host.redis_loading(port),
