@@ -214,7 +214,7 @@ fn cell(judged: &JudgedCell<'_>) -> api::Cell {
         fleet: judged.cell.fleet.fleet.clone(),
         dependency: judged.cell.dependency.clone(),
         target: judged.cell.spec.target.to_string(),
-        digest: judged.cell.digest().0,
+        digest: judged.digest.0.clone(),
         required: judged.is_required(),
         state: judged.folded.state,
         reason: judged.folded.why.map(|why| why.as_str().to_owned()),

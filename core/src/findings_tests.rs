@@ -92,7 +92,13 @@ fn found(cells: &[Cell], agents: &[Agent], duty: impl Fn(&Cell) -> Duty) -> Vec<
                 Witness { agent: &a.name, key: &a.key, answer, testimony: Some(&a.testimony), mismatch: None }
             };
             let folded = if probed { fold(2, false, &roster, &asked) } else { crate::matrix::Folded::proven() };
-            JudgedCell { cell, duty, folded, witnesses: of_fleet.iter().map(witness).collect() }
+            JudgedCell {
+                cell,
+                digest: Box::leak(Box::new(cell.digest())),
+                duty,
+                folded,
+                witnesses: of_fleet.iter().map(witness).collect(),
+            }
         })
         .collect();
     find(&judged.iter().collect::<Vec<_>>(), [])

@@ -570,13 +570,16 @@ impl Run {
 
     /// Every cell as its answers stand, with what it rests on.
     pub fn judged(&self, rosters: &BTreeMap<FleetId, Vec<Candidate>>) -> Vec<JudgedCell<'_>> {
-        let judged = |(index, cell)| JudgedCell {
-            cell,
-            duty: self.spec.duty(index),
-            folded: self.fold(index, rosters),
-            witnesses: self.witnesses(index),
-        };
-        self.spec.plan.cells.iter().enumerate().map(judged).collect()
+        let cells = self.spec.plan.cells.iter().zip(&self.cells).enumerate();
+        cells
+            .map(|(index, (cell, run))| JudgedCell {
+                cell,
+                digest: &run.digest,
+                duty: self.spec.duty(index),
+                folded: self.fold(index, rosters),
+                witnesses: self.witnesses(index),
+            })
+            .collect()
     }
 
     /// What each agent that was asked contributed to a cell, by name.

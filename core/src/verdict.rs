@@ -19,6 +19,8 @@ use crate::text::escape;
 pub struct JudgedCell<'a> {
     /// The cell.
     pub cell: &'a Cell,
+    /// Its digest, worked out once.
+    pub digest: &'a CellDigest,
     /// What the run did about it.
     pub duty: &'a Duty,
     /// Its state.
@@ -79,7 +81,7 @@ pub fn of_region<'a, 'b>(cells: &'b [JudgedCell<'a>], region: &str) -> Vec<&'b J
 
 /// The cells that stand between a verdict and a pass: required ones that do not pass.
 pub fn blocking(cells: &[&JudgedCell<'_>]) -> BTreeSet<CellDigest> {
-    cells.iter().filter(|c| c.is_required() && c.folded.state != State::Pass).map(|c| c.cell.digest()).collect()
+    cells.iter().filter(|c| c.is_required() && c.folded.state != State::Pass).map(|c| c.digest.clone()).collect()
 }
 
 /// Gives the verdict. A region of which nothing is required passes only where every cell is proven; beside a rollback it is what is

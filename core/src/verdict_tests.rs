@@ -400,7 +400,13 @@ fn who_left_and_who_is_lost_are_told_apart() {
         let other = Candidate { agent: "web-9".into(), key: key("sg-other"), presence };
         let folded = crate::matrix::fold(1, false, &[other], &BTreeMap::new());
         assert_eq!(folded.why, Some(Why::Unknown(Unknown::Silent)));
-        let judged = JudgedCell { cell: &plan.cells[0], duty: &Duty::Required, folded, witnesses: Vec::new() };
+        let judged = JudgedCell {
+            cell: &plan.cells[0],
+            digest: &plan.cells[0].digest(),
+            duty: &Duty::Required,
+            folded,
+            witnesses: Vec::new(),
+        };
         (describe(&judged).unwrap(), fix(Why::Unknown(Unknown::Silent), &[&judged], &[&judged]))
     };
     let (left, lost, unsteady) = (told(Presence::Left), told(Presence::Lost), told(Presence::Unsteady));
