@@ -8,6 +8,8 @@ CREATE TABLE deployed (
     verdict TEXT,
     -- What that verdict held as pass: a JSON object from cell digest to the verdict whose run has shown it.
     cells TEXT NOT NULL,
+    -- Which kinds of hosts each fleet had then: a JSON object from fleet to keys.
+    identities TEXT NOT NULL,
     at INTEGER NOT NULL,
     principal TEXT NOT NULL
 ) STRICT;

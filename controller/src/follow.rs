@@ -19,6 +19,8 @@ pub(crate) const EVERY: Duration = Duration::from_secs(30);
 pub(crate) const MAX_AGE: Duration = Duration::from_mins(10);
 /// A URL has this long to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A new text counts if it is still the same after this long.
+const SETTLED: Duration = Duration::from_secs(1);
 /// The most of a source that is read, in bytes: an inventory may have 256 KiB.
 const MAX_BYTES: u64 = 512 * 1024;
 
@@ -126,6 +128,13 @@ impl Followed {
         let failed = |error: crate::store::StoreError| error.to_string();
         if app.store.inventory().await.map_err(failed)?.is_some_and(|(_, old, ..)| old == text) {
             return Ok(());
+        }
+        // A writer that is not done leaves what may look whole: the same text twice, or none.
+        tokio::time::sleep(SETTLED).await;
+        let place = self.place.clone();
+        let again = tokio::task::spawn_blocking(move || read(&place)).await.map_err(|error| error.to_string())??;
+        if again != text {
+            return Err("it is being written".to_owned());
         }
         let now = Timestamp::now();
         let detail = format!("{name} {}", sha256(text.as_bytes()));

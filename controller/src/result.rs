@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use preflight_core::baseline::Duty;
+use preflight_core::baseline::{Duty, Proven};
 use preflight_core::decision::{self, Override};
 use preflight_core::findings::{self, Finding};
 use preflight_core::identity::IdentityKey;
@@ -46,7 +46,8 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
         let unlisted = spec.unlisted.iter().filter(|fleet| fleet.region == given.region);
         let excluded = spec.plan.excluded.iter().filter(|excluded| excluded.fleet.region == given.region);
         let blocking = verdict::blocking(&cells);
-        let decided = decision::decide(&given.region, given.state, &blocking, spec.mode, &overrides, now);
+        let decided =
+            decision::decide(&given.region, given.state, &blocking, given.is_held(), spec.mode, &overrides, now);
         regions.push(api::Region {
             verdict: given.state,
             decision: api_decision(decided.proceed),
@@ -54,7 +55,7 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
             overrides: beside.overrides.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect(),
             cells: cells.iter().map(|judged| cell(judged)).collect(),
             excluded: excluded.map(api_excluded).collect(),
-            fleets: fleets(&cells, rosters),
+            fleets: fleets(&cells, rosters, spec.basis.proven.get(&given.region)),
             findings: findings::find(&cells, unlisted).into_iter().map(api_finding).collect(),
             reasons: given.reasons.into_iter().chain(decided.reasons).map(api_reason).collect(),
             region: given.region,
@@ -175,12 +176,16 @@ fn first_to_end(judged: &JudgedCell<'_>) -> Option<Timestamp> {
 }
 
 /// Which kinds of hosts each fleet has, as far as the run knew.
-fn fleets(cells: &[&JudgedCell<'_>], rosters: &Rosters) -> Vec<api::FleetSeen> {
+fn fleets(cells: &[&JudgedCell<'_>], rosters: &Rosters, proven: Option<&Proven>) -> Vec<api::FleetSeen> {
     let mut fleets: BTreeMap<&FleetId, BTreeSet<&IdentityKey>> = BTreeMap::new();
     for judged in cells {
         let keys = fleets.entry(&judged.cell.fleet).or_default();
         keys.extend(judged.folded.identities.keys());
         keys.extend(rosters.get(&judged.cell.fleet).into_iter().flatten().map(|candidate| &candidate.key));
+        // What was known when it was shown is still shown by that.
+        if let (Duty::Proven(_), Some(proven)) = (judged.duty, proven) {
+            keys.extend(proven.identities.get(&judged.cell.fleet.fleet).into_iter().flatten());
+        }
     }
     let seen = |(fleet, keys): (&FleetId, BTreeSet<&IdentityKey>)| api::FleetSeen {
         fleet: fleet.fleet.clone(),

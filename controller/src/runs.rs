@@ -182,11 +182,28 @@ impl Runs {
                 if result.is_stale(Timestamp::now()) {
                     return Err(RunError::Stale(id.to_owned()));
                 }
+                if let RunResult::Gate(gate) = &result
+                    && !self.overrides_hold(gate).await?
+                {
+                    return Err(RunError::Stale(id.to_owned()));
+                }
                 Ok(Some(Handle::Ended(result)))
             }
             // The store failed it before it could end.
             None => Ok(self.resume(Some(id), Timestamp::now()).await?.pop().map(Handle::Active)),
         }
+    }
+
+    /// Whether every override that a verdict's decision rests on still holds.
+    async fn overrides_hold(&self, gate: &Gate) -> Result<bool, StoreError> {
+        let given: BTreeSet<&str> =
+            gate.regions.iter().flat_map(|region| &region.overrides).map(|one| one.id.as_str()).collect();
+        if given.is_empty() {
+            return Ok(true);
+        }
+        let now = self.store.overrides(Some(&gate.application), Timestamp::now()).await?;
+        let holds = |id: &&str| now.iter().any(|held| held.id == **id && held.withdrawn.is_none());
+        Ok(given.iter().all(holds))
     }
 
     /// Starts a run: it is on disk before anybody is asked. If one of that id exists, joins it.

@@ -1,10 +1,11 @@
 //! What an earlier release has shown already, and what that leaves for a run to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Cell, CellDigest, Plan};
+use crate::identity::IdentityKey;
+use crate::plan::{Cell, CellDigest, FleetId, Plan};
 use crate::spec::Expect;
 
 /// The release that is recorded as deployed in a region, with the cells that its verdict held as `pass`.
@@ -16,6 +17,16 @@ pub struct Proven {
     pub verdict: Option<String>,
     /// What that verdict held as `pass`, each with the verdict whose run has shown it: the same one, or an earlier one.
     pub cells: BTreeMap<CellDigest, String>,
+    /// By fleet, which kinds of hosts were known when that was shown.
+    pub identities: BTreeMap<String, BTreeSet<IdentityKey>>,
+}
+
+impl Proven {
+    /// Whether every kind of host that a fleet has was known then: of another one nothing is shown.
+    fn knows(&self, fleet: &str, has: Option<&BTreeSet<IdentityKey>>) -> bool {
+        let known = self.identities.get(fleet);
+        has.is_none_or(|has| known.is_some_and(|known| has.is_subset(known)))
+    }
 }
 
 /// What a run does about a cell.
@@ -32,10 +43,18 @@ pub enum Duty {
 
 /// What a run does about each cell of its plan, in the plan's order.
 ///
-/// Required is what `proven` does not hold, by region. Where a path that must be blocked is required, the region's other cells are
+/// Required is what `proven` does not hold, by region, and every cell of a fleet that `has` hosts of a kind that was not known then. Where a path that must be blocked is required, the region's other cells are
 /// probed beside it: without them nothing would show that the target is up and that the agents' own network works.
-pub fn duties(plan: &Plan, proven: &BTreeMap<String, Proven>) -> Vec<Duty> {
-    let shown_by = |cell: &Cell| proven.get(&cell.fleet.region)?.cells.get(&cell.digest()).cloned();
+pub fn duties(
+    plan: &Plan,
+    proven: &BTreeMap<String, Proven>,
+    has: &BTreeMap<FleetId, BTreeSet<IdentityKey>>,
+) -> Vec<Duty> {
+    let shown_by = |cell: &Cell| {
+        let proven = proven.get(&cell.fleet.region)?;
+        let knows = proven.knows(&cell.fleet.fleet, has.get(&cell.fleet));
+        proven.cells.get(&cell.digest()).filter(|_| knows).cloned()
+    };
     let mut duties: Vec<Duty> =
         plan.cells.iter().map(|cell| shown_by(cell).map_or(Duty::Required, Duty::Proven)).collect();
     let guarded: Vec<&str> = plan
@@ -58,7 +77,6 @@ mod tests {
     use super::*;
     use crate::identity::NetworkIdentity;
     use crate::manifest::Usage;
-    use crate::plan::FleetId;
     use crate::spec::ProbeSpec;
 
     fn cell(region: &str, target: &str, expect: Expect) -> Cell {
@@ -83,6 +101,7 @@ mod tests {
             release: "r1".into(),
             verdict: Some("v2".into()),
             cells: [(old.digest(), "v1".to_owned())].into(),
+            identities: [("web".to_owned(), [IdentityKey("subnet=a".into())].into())].into(),
         };
         let proven: BTreeMap<_, _> = [("eu".to_owned(), proven)].into();
         let renamed = Cell { dependency: "another-name".into(), usage: Usage::default(), line: 7, ..old.clone() };
@@ -94,8 +113,16 @@ mod tests {
             excluded: Vec::new(),
         };
         let shown = || Duty::Proven("v1".into());
-        let duties_of = |cells| duties(&plan(cells), &proven);
+        let duties_of = |cells| duties(&plan(cells), &proven, &BTreeMap::new());
         assert_eq!(duties_of(vec![renamed, new, elsewhere]), [shown(), Duty::Required, Duty::Required]);
+
+        // Hosts of a kind that was not known are not shown by it, nor by what asked less.
+        let has =
+            |subnet: &str| BTreeMap::from([(old.fleet.clone(), BTreeSet::from([IdentityKey(subnet.to_owned())]))]);
+        assert_eq!(duties(&plan(vec![old.clone()]), &proven, &has("subnet=a")), [shown()]);
+        assert_eq!(duties(&plan(vec![old.clone()]), &proven, &has("subnet=b")), [Duty::Required]);
+        let stricter = Cell { min_agents: 2, ..old.clone() };
+        assert_eq!(duties_of(vec![stricter]), [Duty::Required]);
 
         // A guard that is new needs the others beside it, in its region.
         let guard = cell("eu", "tcp://10.0.0.3:1", Expect::Blocked);

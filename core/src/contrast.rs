@@ -18,7 +18,8 @@ pub(crate) struct Contrast {
     /// The cells that must be blocked and whose agents found an address stopped.
     stopped: BTreeMap<SocketAddr, BTreeSet<usize>>,
     /// The agents whose own network is shown to work.
-    out: BTreeSet<String>,
+    /// Each with whether it was over IPv6: the one family may work where the other does not.
+    out: BTreeSet<(String, bool)>,
 }
 
 /// What the other cells of a run say of an address that must be blocked.
@@ -41,10 +42,14 @@ impl Contrast {
         if report.control == Control::Connected {
             return news;
         }
-        let gets_out = report.egress
-            || report.observations.iter().any(|o| connected(o, report.control) && o.address.and_then(place).is_some());
-        if gets_out && self.out.insert(agent.to_owned()) {
-            news.extend(self.stopped.values().flatten());
+        // What a control target says is taken for IPv4, over which most are.
+        let control = report.egress.then_some(false);
+        let reached =
+            report.observations.iter().filter(|o| connected(o, report.control)).filter_map(|o| place(o.address?));
+        for v6 in control.into_iter().chain(reached.map(|at| at.is_ipv6())).collect::<BTreeSet<bool>>() {
+            if self.out.insert((agent.to_owned(), v6)) {
+                news.extend(self.stopped.values().flatten());
+            }
         }
         for at in report.observations.iter().filter(|o| connected(o, report.control)).filter_map(|o| place(o.address?))
         {
@@ -67,7 +72,7 @@ impl Contrast {
         for who in self.reached.values_mut() {
             who.retain(|(_, name)| name != agent);
         }
-        self.out.remove(agent);
+        self.out.retain(|(name, _)| name != agent);
     }
 
     /// What the run shows of the addresses at which these agents of a fleet were stopped: the worst over all of them.
@@ -76,7 +81,8 @@ impl Contrast {
         let mut cut_off = false;
         for (agent, report) in stopped {
             all.extend(report.observations.iter().map(|o| o.address.and_then(place)));
-            cut_off |= !self.out.contains(agent);
+            let stopped_over = report.observations.iter().filter_map(|o| place(o.address?)).map(|at| at.is_ipv6());
+            cut_off |= stopped_over.into_iter().any(|v6| !self.out.contains(&(agent.to_owned(), v6)));
         }
         let shown = all.into_iter().map(|at| at.map_or(Shown::Nothing, |at| self.of(fleet, at))).min();
         shown.unwrap_or(Shown::Nothing).min(if cut_off { Shown::NoWayOut } else { Shown::There })

@@ -39,11 +39,12 @@ pub struct Decided {
 }
 
 /// Decides for a region at `now`. A pass proceeds; a rollback does whatever is seen; else each of the required cells that do not pass
-/// (`blocking`) must have an override in force. A region of which nothing is known at all has no cell that one could override.
+/// (`blocking`) must have an override in force, and nothing may hold the region back beside its cells (`held`). A region of which nothing is known at all has no cell that one could override.
 pub fn decide(
     region: &str,
     state: State,
     blocking: &BTreeSet<CellDigest>,
+    held: bool,
     mode: Mode,
     overrides: &[Override],
     now: Timestamp,
@@ -74,7 +75,7 @@ pub fn decide(
         reasons.push(Reason { code: "overridden", text, fix: None });
     }
     Decided {
-        proceed: !blocking.is_empty() && over.len() == blocking.len(),
+        proceed: !held && !blocking.is_empty() && over.len() == blocking.len(),
         until: over.iter().map(|o| o.expires).min(),
         overrides: over.into_iter().map(|o| o.id.clone()).collect(),
         reasons,

@@ -59,11 +59,12 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// The digest over application, region, fleet and the whole of the probe. The dependency's name is no part of it: another name
+    /// The digest over application, region, fleet, the whole of the probe and what is asked of the fleet (`min_agents`, stated identity). The dependency's name is no part of it: another name
     /// for the same probe is the same cell.
     pub fn digest(&self) -> CellDigest {
         // Arrays keep their order in JSON, so equal cells have equal bytes.
-        let parts = (&self.application, &self.fleet.region, &self.fleet.fleet, &self.spec);
+        let parts =
+            (&self.application, &self.fleet.region, &self.fleet.fleet, &self.spec, self.min_agents, &self.stated);
         let bytes = serde_json::to_vec(&parts).unwrap_or_default();
         CellDigest(sha256(&bytes))
     }

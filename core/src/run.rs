@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::{Duty, Proven};
 use crate::contrast::{Contrast, Shown};
 use crate::identity::{IdentityKey, KeyRule, Mismatch, NetworkIdentity};
-use crate::matrix::{self, Answer, Asked, Candidate, Folded, State, Why};
+use crate::matrix::{self, Answer, Asked, Candidate, Folded, Presence, State, Why};
 use crate::observation::{Outcome, Report};
 use crate::plan::{CellDigest, FleetId, Plan};
 use crate::reason::{Unknown, Void};
@@ -20,6 +20,9 @@ use crate::verdict::JudgedCell;
 
 /// Beyond the deadlines of a probe's phases, an agent has this long to answer before it counts as silent.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
+/// An agent that is away is looked for this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a run is, from its first moment: what the store keeps to take it up again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,8 +85,11 @@ pub struct Basis {
     pub inventory_digest: String,
     /// Which attributes make an identity's key.
     pub identity_key: KeyRule,
-    /// By region, what the deployed release had shown.
+    /// By region, the deployed release that the cells of [`Duty::Proven`] were shown for, without those cells.
     pub proven: BTreeMap<String, Proven>,
+    /// By region, which record of a deployment was the last one; 0 where there was none.
+    #[serde(default)]
+    pub deployed: BTreeMap<String, i64>,
     /// Why the inventory may not be true any more: what is required does not pass by it.
     #[serde(default)]
     pub stale_inventory: Option<String>,
@@ -353,6 +359,10 @@ impl Run {
             question.start = self.splay.take(index, now);
             question.deadline = question.deadline.max(later(question.start, worst_case + ANSWER_GRACE));
         }
+        if !question.sent {
+            // Whoever was away has its whole time from when it is back.
+            question.deadline = question.deadline.max(later(question.start.max(now), worst_case + ANSWER_GRACE));
+        }
         question.sent = true;
         let start = question.start;
         (start < self.spec.deadline).then(|| Duration::try_from(start.duration_since(now)).unwrap_or(Duration::ZERO))
@@ -480,7 +490,11 @@ impl Run {
             return Step { ask: BTreeMap::new(), wake: None, ended: true };
         }
         let questions = self.cells.iter().flat_map(|c| c.questions.values());
-        let waiting = questions.filter(|q| q.state == QuestionState::Waiting).map(|q| q.deadline);
+        // Who is away has no time of its own: its presence ends it, which is looked at now and then.
+        let soon = later(now, LOOK_AGAIN);
+        let waiting = questions
+            .filter(|q| q.state == QuestionState::Waiting)
+            .map(|q| if q.sent || q.deadline > now { q.deadline } else { soon });
         self.wake = waiting.chain([self.spec.deadline]).min();
         Step { ask, wake: self.wake, ended: false }
     }
@@ -498,8 +512,10 @@ impl Run {
         let roster = self.roster(index, rosters);
         let Some(run) = self.cells.get_mut(index) else { return };
         for (agent, question) in &mut run.questions {
-            let present = roster.iter().any(|c| c.agent == *agent && c.presence.is_there());
-            if question.state == QuestionState::Waiting && (now >= question.deadline || !present) {
+            let presence = roster.iter().find(|c| c.agent == *agent).map(|c| c.presence).filter(|p| p.is_there());
+            // Who is away has not been asked yet, and its presence ends its time.
+            let late = now >= question.deadline && (question.sent || presence == Some(Presence::Connected));
+            if question.state == QuestionState::Waiting && (late || presence.is_none()) {
                 question.state = QuestionState::Silent;
             }
         }

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::manifest::Usage;
-use crate::matrix::Presence;
 use crate::observation::{Control, Observation, Phases, Proof, Routes};
 use crate::plan::Cell;
 use crate::reason::Short;

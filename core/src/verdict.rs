@@ -61,6 +61,13 @@ pub struct RegionVerdict {
     pub reasons: Vec<Reason>,
 }
 
+impl RegionVerdict {
+    /// Whether something beside its cells holds it back, which no override lifts.
+    pub fn is_held(&self) -> bool {
+        self.reasons.iter().any(|reason| reason.code == "inventory_stale")
+    }
+}
+
 /// Why, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
@@ -99,12 +106,12 @@ fn give_region(region: &str, cells: &[&JudgedCell<'_>], basis: &Basis) -> Region
         let shown = State::all(cells.iter().filter(|c| c.is_required()).map(|c| c.folded.state));
         match &basis.stale_inventory {
             // Which fleets there are is not known, so neither is that all of them were asked.
-            Some(why) if shown == State::Pass => {
+            Some(why) => {
                 let fix = "Repair the inventory's source, then run the gate again.".to_owned();
                 reasons.push(Reason { code: "inventory_stale", text: why.clone(), fix: Some(fix) });
-                State::Unknown
+                if shown == State::Pass { State::Unknown } else { shown }
             }
-            Some(_) | None => shown,
+            None => shown,
         }
     } else if let Some(proven) = basis.proven.get(region).filter(|_| unchanged) {
         let with = proven.verdict.as_ref().map_or_else(String::new, |id| format!(", which shipped with verdict {id}"));

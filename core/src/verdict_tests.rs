@@ -85,7 +85,7 @@ fn run(plan: Plan, agents: &[Sees<'_>], skew_ms: i64) -> (Run, Rosters) {
 
 /// The same where releases are deployed already.
 fn run_beside(plan: Plan, agents: &[Sees<'_>], skew_ms: i64, proven: BTreeMap<String, Proven>) -> (Run, Rosters) {
-    let duties = duties(&plan, &proven);
+    let duties = duties(&plan, &proven, &BTreeMap::new());
     let mut rosters = Rosters::new();
     for (of, agent, groups, outcome) in agents {
         let key = testimony(groups, *outcome, 0).identity.key();
@@ -197,7 +197,12 @@ fn a_plan_without_cells_is_never_a_pass() {
     empty.cells.clear();
     let verdict = give(&empty, &[], &Basis::default());
     assert_eq!(verdict.state, State::Unknown);
-    let proven = Proven { release: "r0".into(), verdict: Some("v0".into()), cells: BTreeMap::new() };
+    let proven = Proven {
+        release: "r0".into(),
+        verdict: Some("v0".into()),
+        cells: BTreeMap::new(),
+        identities: BTreeMap::new(),
+    };
     assert_eq!(
         give(&empty, &[], &Basis { proven: [("us".to_owned(), proven)].into(), ..Basis::default() }).state,
         State::Unknown
@@ -210,7 +215,7 @@ fn a_plan_without_cells_is_never_a_pass() {
 fn what_a_deployed_release_has_proven_is_not_asked_about_again() {
     let plan = plan(&["us/web", "us/worker"]);
     let cells: BTreeMap<CellDigest, String> = plan.cells.iter().map(|c| (c.digest(), "v0".to_owned())).collect();
-    let proven = Proven { release: "r0".into(), verdict: Some("v1".into()), cells };
+    let proven = Proven { release: "r0".into(), verdict: Some("v1".into()), cells, identities: BTreeMap::new() };
     let proven: BTreeMap<String, Proven> = [("us".to_owned(), proven)].into();
     let (run, rosters) = run_beside(plan.clone(), &[], 0, proven.clone());
     let (verdict, cells) = judge(&run, &rosters);
@@ -243,7 +248,7 @@ fn what_is_required_does_not_pass_by_an_inventory_that_is_too_old() {
     let silent = Outcome::Short(Short::ConnectTimeout);
     let all = |outcome| [("us/web", "web-1", &[][..], outcome), ("us/web", "web-2", &[][..], outcome)];
     assert_eq!(comes_to(&all(Outcome::Ok)), (State::Unknown, true));
-    assert_eq!(comes_to(&all(silent)), (State::Fail, false));
+    assert_eq!(comes_to(&all(silent)), (State::Fail, true));
 }
 
 #[test]
@@ -270,7 +275,7 @@ fn an_override_stands_beside_a_verdict_that_it_does_not_change() {
         cells.iter().map(|cell| given(cell, region, until)).collect::<Vec<_>>()
     });
     let proceeds = |overrides: &[Override], mode| {
-        decide("us", verdict.regions[0].state, &blocking(&all), mode, overrides, at(50)).proceed
+        decide("us", verdict.regions[0].state, &blocking(&all), false, mode, overrides, at(50)).proceed
     };
     assert!(!proceeds(&[], Mode::Gate));
     assert!(!proceeds(&one, Mode::Gate), "one of two cells");
@@ -279,6 +284,8 @@ fn an_override_stands_beside_a_verdict_that_it_does_not_change() {
     assert!(!proceeds(&both("us", 50), Mode::Gate), "it has ended");
     assert!(!proceeds(&[], Mode::Advisory));
     assert!(proceeds(&[], Mode::Rollback));
+    let held = decide("us", verdict.regions[0].state, &blocking(&all), true, Mode::Gate, &both("us", 100), at(50));
+    assert!(!held.proceed, "something beside the cells holds it back, which no override lifts");
     assert_eq!(verdict.state, State::Fail);
 }
 

@@ -260,7 +260,7 @@ pub struct DeployedRequest {
     pub region: String,
     /// What shipped.
     pub release: String,
-    /// The verdict it shipped with. Without one it proves what it proved when it shipped there before, or nothing.
+    /// The verdict it shipped with. Without one it proves nothing.
     #[serde(default)]
     pub verdict: Option<String>,
 }

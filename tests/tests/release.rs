@@ -95,7 +95,7 @@ fn what_is_deployed_is_not_asked_for_again_and_what_is_new_is() {
     let _ = check(&small.controller, "r2", &id(&more)).expect_code(0);
     let _ = deployed(&small.controller, "r2", &id(&all)).expect_code(0);
     let void = check(&small.controller, "r2", &id(&more)).expect_code(3);
-    assert!(void.stdout.contains("deployed now"), "{}", void.text());
+    assert!(void.stdout.contains("another deployment was recorded since"), "{}", void.text());
 
     let listed = small.controller.preflight(&["release", "list", "--application", "app", "-o", "json"]).expect_code(0);
     let now = &listed.json["deployed"][0];

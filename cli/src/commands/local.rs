@@ -209,7 +209,8 @@ fn flag(option: SpecOption, args: &LocalArgs) -> &'static str {
         SpecOption::Via => "--via",
         SpecOption::Topology => "--topology",
         // No flag of this command gives these.
-        SpecOption::Require
+        SpecOption::ConnectTimeout
+        | SpecOption::Require
         | SpecOption::Families
         | SpecOption::Addresses
         | SpecOption::MaxLatency

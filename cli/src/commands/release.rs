@@ -27,8 +27,8 @@ pub(crate) struct Args {
 enum Command {
     /// Record that a release has shipped: what its verdict held as pass is not required again
     #[command(after_help = "\
-What shipped by override, in advisory mode or without a verdict is not proven by that: the next gate requires it. A return to a
-release that was deployed there before proves what it proved then, also without --verdict.
+What shipped by override, in advisory mode or without a verdict is not proven by that: the next gate requires it. A verdict counts
+for what ships within 24 hours.
 
 Examples:
   preflight release deployed --region eu --release 2025-03-31.1 --verdict 4f1c9a7be02d63a8

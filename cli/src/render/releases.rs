@@ -35,11 +35,8 @@ fn of_application(deployed: &[Deployed], width: usize) -> String {
 pub(crate) fn recorded(releases: &Releases, width: usize) -> String {
     let line = |d: &Deployed| {
         let meaning = match (d.proven, &d.verdict) {
-            (0, _) => "nothing is proven by that: the next gate requires every cell".to_owned(),
+            (0, _) | (_, None) => "nothing is proven by that: the next gate requires every cell".to_owned(),
             (_, Some(id)) => format!("{} proven by verdict {}; the next gate requires what is new", cells(d), word(id)),
-            (_, None) => {
-                format!("{} proven when it shipped there before; the next gate requires what is new", cells(d))
-            }
         };
         paragraph(
             "",

@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jiff::Timestamp;
-use preflight_core::baseline::{self, Duty};
+use preflight_core::baseline::{self, Duty, Proven};
+use preflight_core::identity::{IdentityKey, KeyRule};
 use preflight_core::inventory::Inventory;
 use preflight_core::manifest::Manifest;
 use preflight_core::plan::{FleetId, Plan, sha256};
@@ -21,6 +22,7 @@ use super::flagger;
 use super::problem::Failure;
 use super::stream;
 use crate::app::App;
+use crate::dispatch::Dispatch as _;
 use crate::runs::{Handle, Kind, RunResult};
 use crate::secret;
 use crate::store::AgentRow;
@@ -88,21 +90,38 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
     }
     let manifest = Manifest::parse(&escape(&request.manifest_name), &request.manifest)?;
     let inventory = Stated::current(app).await?;
-    let plan = Plan::build(&manifest, &inventory.parsed, &request.regions, request.all_regions)?;
+    let plan = match Plan::build(&manifest, &inventory.parsed, &request.regions, request.all_regions) {
+        // An older manifest may not fit the inventory of now: that holds up no rollback, only nothing is shown.
+        Err(_) if mode == Mode::Rollback && !request.all_regions => Plan {
+            application: manifest.application.to_string(),
+            manifest_digest: manifest.digest.clone(),
+            regions: request.regions.clone(),
+            cells: Vec::new(),
+            excluded: Vec::new(),
+        },
+        plan => plan?,
+    };
     if mode == Mode::Rollback {
         check_deployed_before(app, &plan, &request.release).await?;
     }
-    let mut proven = BTreeMap::new();
-    if request.scope == Scope::New && mode != Mode::Rollback {
-        for region in &plan.regions {
-            let deployed = app.store.deployed(&plan.application, region, None).await?;
-            proven.extend(deployed.map(|deployed| (region.clone(), deployed.proven)));
+    let (mut proven, mut deployed): (BTreeMap<String, Proven>, BTreeMap<String, i64>) = Default::default();
+    for region in &plan.regions {
+        let last = app.store.deployed(&plan.application, region, None).await?;
+        deployed.insert(region.clone(), last.as_ref().map_or(0, |last| last.id));
+        if request.scope == Scope::New && mode != Mode::Rollback {
+            proven.extend(last.map(|last| (region.clone(), last.proven)));
         }
     }
     let duties = match mode {
-        Mode::Gate | Mode::Advisory => baseline::duties(&plan, &proven),
+        Mode::Gate | Mode::Advisory => {
+            baseline::duties(&plan, &proven, &kinds(app, &plan, &inventory.parsed.identity_key))
+        }
         Mode::Rollback => vec![Duty::Shown; plan.cells.len()],
     };
+    // Each duty names the verdict that has shown its cell; all the others that were proven are nobody's business here.
+    for region in proven.values_mut() {
+        region.cells.clear();
+    }
     let unlisted = unlisted(app, &inventory.parsed, &plan).await?;
     let started = Timestamp::now();
     let wait_ms = if mode == Mode::Rollback { request.wait_ms.min(ROLLBACK_WAIT_MS) } else { request.wait_ms };
@@ -124,6 +143,7 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
             inventory_digest: inventory.digest,
             identity_key: inventory.parsed.identity_key,
             proven,
+            deployed,
             stale_inventory: app.stale_inventory(),
         },
         only: None,
@@ -131,6 +151,13 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
     app.audit(&principal.name, "gate", "asked", &principal.source, &asked(&spec)).await;
     Ok(handle)
+}
+
+/// Which kinds of hosts each fleet of a plan has, as far as agents are known.
+fn kinds(app: &App, plan: &Plan, rule: &KeyRule) -> BTreeMap<FleetId, BTreeSet<IdentityKey>> {
+    let fleets: BTreeSet<FleetId> = plan.cells.iter().map(|cell| cell.fleet.clone()).collect();
+    let rosters = app.roster.roster(&fleets, rule, "", Timestamp::now());
+    rosters.into_iter().map(|(fleet, all)| (fleet, all.into_iter().map(|candidate| candidate.key).collect())).collect()
 }
 
 /// What was asked for, as the audit log tells it.

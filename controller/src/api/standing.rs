@@ -50,7 +50,8 @@ async fn decide_again(app: &App, gate: &mut Gate, mode: Mode, now: Timestamp) ->
         let blocks = |cell: &&api::Cell| cell.required && cell.state != api::State::Pass;
         let blocking: BTreeSet<CellDigest> =
             region.cells.iter().filter(blocks).map(|cell| CellDigest(cell.digest.clone())).collect();
-        let decided = decision::decide(&region.region, region.verdict, &blocking, mode, &overrides, now);
+        let held = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
+        let decided = decision::decide(&region.region, region.verdict, &blocking, held, mode, &overrides, now);
         region.decision = if decided.proceed { Decision::Proceed } else { Decision::Block };
         region.overrides = given.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect();
         let texts = decided.reasons.into_iter();
@@ -124,17 +125,22 @@ fn identities(app: &App, gate: &Gate, spec: &RunSpec, now: Timestamp) -> Vec<Rea
     new.into_iter().map(text).collect()
 }
 
-/// What it took as proven must still be what is deployed.
+/// What was deployed then must still be what is, unless this very verdict is what shipped; and nobody may have gone back since.
 async fn baseline(app: &App, spec: &RunSpec) -> Result<Vec<ReasonText>, Failure> {
     let mut objections = Vec::new();
-    for (region, proven) in &spec.basis.proven {
-        let deployed = app.store.deployed(&spec.plan.application, region, None).await?.map(|deployed| deployed.proven);
-        let same = deployed.as_ref().is_some_and(|now| now == proven || now.verdict.as_ref() == Some(&spec.id));
-        if !same {
-            let now = deployed.map_or_else(|| "nothing".to_owned(), |now| escape(&now.release));
-            let text =
-                format!("in {region} {now} is deployed now; it rests on {} being there", escape(&proven.release));
+    let application = &spec.plan.application;
+    for region in &spec.plan.regions {
+        let deployed = app.store.deployed(application, region, None).await?;
+        let this = deployed.as_ref().is_some_and(|last| last.proven.verdict.as_ref() == Some(&spec.id));
+        let then = spec.basis.deployed.get(region).copied().unwrap_or_default();
+        if deployed.as_ref().map_or(0, |last| last.id) != then && !this {
+            let now = deployed.map_or_else(|| "nothing".to_owned(), |last| escape(&last.proven.release));
+            let text = format!("in {region} another deployment was recorded since: {now} is deployed there now");
             objections.push(objection("baseline_changed", text));
+        }
+        if app.store.rolled_back_since(application, region, spec.started).await? {
+            let text = format!("in {region} a rollback was asked for since");
+            objections.push(objection("rolled_back", text));
         }
     }
     Ok(objections)

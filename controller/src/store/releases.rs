@@ -14,6 +14,8 @@ use super::{Store, StoreError, insert_audit, json, time, to_json};
 /// A release as it is recorded for a region.
 #[derive(Debug, Clone)]
 pub(crate) struct Deployed {
+    /// Its number, in the order of records; 0 before it is stored.
+    pub(crate) id: i64,
     pub(crate) application: String,
     pub(crate) region: String,
     pub(crate) proven: Proven,
@@ -28,13 +30,15 @@ impl Store {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         insert_audit(entry, deployed.at).execute(&mut *tx).await.map_err(failed)?;
         sqlx::query(
-            "INSERT INTO deployed (application, region, release, verdict, cells, at, principal) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO deployed (application, region, release, verdict, cells, identities, at, principal) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(&deployed.application)
         .bind(&deployed.region)
         .bind(&deployed.proven.release)
         .bind(&deployed.proven.verdict)
         .bind(to_json(&deployed.proven.cells)?)
+        .bind(to_json(&deployed.proven.identities)?)
         .bind(deployed.at.as_millisecond())
         .bind(&deployed.principal)
         .execute(&mut *tx)
@@ -51,7 +55,7 @@ impl Store {
         release: Option<&str>,
     ) -> Result<Option<Deployed>, StoreError> {
         let row = sqlx::query(
-            "SELECT application, region, release, verdict, cells, at, principal FROM deployed \
+            "SELECT application, region, release, verdict, cells, at, principal, identities, id FROM deployed \
              WHERE application = ?1 AND region = ?2 AND (?3 IS NULL OR release = ?3) ORDER BY id DESC LIMIT 1",
         )
         .bind(application)
@@ -66,7 +70,7 @@ impl Store {
     /// What is deployed of every application, or one, in each region.
     pub(crate) async fn all_deployed(&self, application: Option<&str>) -> Result<Vec<Deployed>, StoreError> {
         let rows = sqlx::query(
-            "SELECT application, region, release, verdict, cells, at, principal FROM deployed WHERE id IN \
+            "SELECT application, region, release, verdict, cells, at, principal, identities, id FROM deployed WHERE id IN \
              (SELECT max(id) FROM deployed WHERE ?1 IS NULL OR application = ?1 GROUP BY application, region) \
              ORDER BY application, region",
         )
@@ -92,6 +96,26 @@ impl Store {
         .bind(region)
         .bind(most)
         .fetch_all(&self.read)
+        .await
+        .map_err(|e| self.failed(e))
+    }
+
+    /// Whether a rollback of an application was asked for in a region after a time.
+    pub(crate) async fn rolled_back_since(
+        &self,
+        application: &str,
+        region: &str,
+        since: Timestamp,
+    ) -> Result<bool, StoreError> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM run WHERE kind = 'gate' AND started_at > ?3 AND spec ->> '$.mode' = 'rollback' \
+             AND spec ->> '$.plan.application' = ?1 \
+             AND ?2 IN (SELECT value FROM json_each(run.spec, '$.plan.regions')))",
+        )
+        .bind(application)
+        .bind(region)
+        .bind(since.as_millisecond())
+        .fetch_one(&self.read)
         .await
         .map_err(|e| self.failed(e))
     }
@@ -220,9 +244,10 @@ impl Store {
 fn from_row(row: &SqliteRow) -> Result<Deployed, StoreError> {
     let cells: BTreeMap<CellDigest, String> = json(row.get(4))?;
     Ok(Deployed {
+        id: row.get(8),
         application: row.get(0),
         region: row.get(1),
-        proven: Proven { release: row.get(2), verdict: row.get(3), cells },
+        proven: Proven { release: row.get(2), verdict: row.get(3), cells, identities: json(row.get(7))? },
         at: time(row.get(5))?,
         principal: row.get(6),
     })

@@ -34,6 +34,7 @@ pub(super) fn fit(source: Source, dependency: &Dependency, places: &Places) -> R
 #[derive(Debug)]
 pub(super) struct Places {
     dependency: Place,
+    connect_timeout: Option<Place>,
     require: Option<Place>,
     families: Option<Place>,
     addresses: Option<Place>,
@@ -52,6 +53,7 @@ impl Places {
         }
         Self {
             dependency,
+            connect_timeout: place(written.connect_timeout.as_ref()),
             require: place(written.require.as_ref()),
             families: place(written.families.as_ref()),
             addresses: place(written.addresses.as_ref()),
@@ -65,6 +67,7 @@ impl Places {
 
     fn of(&self, option: SpecOption) -> Place {
         let written = match option {
+            SpecOption::ConnectTimeout => self.connect_timeout,
             SpecOption::Require => self.require,
             SpecOption::Families => self.families,
             SpecOption::Addresses => self.addresses,

@@ -10,6 +10,8 @@ use crate::target::Scheme;
 /// An option of a [`ProbeSpec`], by its name in the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecOption {
+    /// When silence is called a drop.
+    ConnectTimeout,
     /// How far the probe must get.
     Require,
     /// Which families must work.
@@ -32,6 +34,7 @@ impl SpecOption {
     /// Its key in the manifest.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::ConnectTimeout => "connect_timeout",
             Self::Require => "require",
             Self::Families => "families",
             Self::Addresses => "addresses",
@@ -102,6 +105,8 @@ impl ProbeSpec {
     /// What makes no sense for a path that must not exist.
     fn check_blocked(&self) -> Result<(), Misfit> {
         let others = [
+            // Whoever is far away would look stopped.
+            (SpecOption::ConnectTimeout, self.connect_timeout < Self::DEFAULT_CONNECT_TIMEOUT),
             (SpecOption::Require, self.require != Proof::Connected),
             (SpecOption::MaxLatency, self.max_latency.is_some()),
             (SpecOption::Via, self.via.is_some()),
@@ -112,6 +117,11 @@ impl ProbeSpec {
         ];
         match others.into_iter().find_map(|(option, given)| given.then_some(option)) {
             None => Ok(()),
+            Some(option @ SpecOption::ConnectTimeout) => Err(Misfit {
+                option,
+                what: "below 1s calls what is far away stopped, beside 'expect: blocked'".to_owned(),
+                fix: "leave it out, or write 1s or more".to_owned(),
+            }),
             Some(option) => Err(Misfit {
                 option,
                 what: "means nothing beside 'expect: blocked'".to_owned(),

@@ -93,6 +93,7 @@ fn what_would_be_left_unheeded_is_named_with_its_remedy() {
             SpecOption::Require,
             "before the target is asked for its members",
         ),
+        (blocked(|spec| spec.connect_timeout = Millis(999)), SpecOption::ConnectTimeout, "far away"),
         (blocked(|spec| spec.require = Proof::Protocol), SpecOption::Require, "beside 'expect: blocked'"),
         (blocked(|spec| spec.max_latency = Some(Millis(5))), SpecOption::MaxLatency, "beside 'expect: blocked'"),
         (blocked(via), SpecOption::Via, "beside 'expect: blocked'"),

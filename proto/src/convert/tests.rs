@@ -152,6 +152,7 @@ fn fitting(mut spec: ProbeSpec) -> ProbeSpec {
     while let Err(misfit) = spec.check() {
         let plain = ProbeSpec::new(spec.target.clone());
         match misfit.option {
+            SpecOption::ConnectTimeout => spec.connect_timeout = plain.connect_timeout,
             SpecOption::Require if spec.expect == Expect::Blocked => spec.require = Proof::Connected,
             SpecOption::Require => spec.require = plain.require,
             SpecOption::Families => spec.families = plain.families,
