@@ -245,8 +245,8 @@ fn region_contradictions(region: &Region, gate: &Gate, at: Option<Timestamp>) ->
         let mut blocking = required.iter().filter(|cell| cell.state != State::Pass).peekable();
         let answered_for = |cell: &&&Cell| region.overrides.iter().any(|o| overrides(o, gate, region, cell, at));
         // Which fleets there are is not known by an inventory that is too old: nobody can answer for that.
-        let stale = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
-        if stale || blocking.peek().is_none() || !blocking.all(|cell| answered_for(&cell)) {
+        let outdated = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
+        if outdated || blocking.peek().is_none() || !blocking.all(|cell| answered_for(&cell)) {
             texts.push(format!("the decision is proceed, the verdict is {}", region.verdict.as_str()));
         }
     }
