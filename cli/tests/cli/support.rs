@@ -165,7 +165,9 @@ pub(crate) fn file(name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let path = dir.join(format!("{}-{number}-{name}", std::process::id()));
+    // In a process namespace the same ids come again with every run, and what an earlier one left must not be in the way.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let path = dir.join(format!("{now}-{}-{number}-{name}", std::process::id()));
     std::fs::write(&path, bytes).unwrap();
     path
 }
