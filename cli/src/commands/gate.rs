@@ -104,7 +104,8 @@ pub(crate) async fn run(
     let missing = if args.rollback { Missing::IsSaid } else { Missing::Counts };
     let result = verdict(args, connect, spool).await;
     if let Err(GivenUp { failure, cause }) = &result {
-        let excused = advisory && failure.exit != Exit::Usage && *cause != Cause::Refused;
+        // A token that is wrong, or a controller that is not trusted, must not be a way around what the controller forbids.
+        let excused = advisory && matches!(cause, Cause::Unavailable(_));
         let goes_on = if excused { GoesOn::Advisory } else { GoesOn::No };
         report.deliver(Told::Nothing { failure, goes_on }, failure.exit, missing);
     }
@@ -114,13 +115,11 @@ pub(crate) async fn run(
     let exit = match result {
         Ok(Exit::Proceed) => return Ok(Exit::Proceed),
         Ok(exit) => exit,
-        Err(GivenUp { failure, cause }) if failure.exit == Exit::Usage || cause == Cause::Refused => {
-            return Err(failure);
-        }
-        Err(GivenUp { failure, .. }) => {
+        Err(GivenUp { failure, cause: Cause::Unavailable(_) }) => {
             crate::say(&failure);
             failure.exit
         }
+        Err(GivenUp { failure, cause: Cause::Refused | Cause::Other }) => return Err(failure),
     };
     emergency::shout(&format!(
         "ADVISORY: without --advisory this is exit {} ({}); it exits 0.",

@@ -89,6 +89,8 @@ fn advisory_blocks_nothing_and_says_so() {
     assert!(none.stderr.contains("ADVISORY") && none.stderr.contains("the disk is full"), "{none:?}");
     let server = Server::start(|_, _| Reply::problem(422, "usage", "the inventory does not know region 'eu'"));
     assert_eq!(run(&server, &["--advisory"]).code, 64, "wrong usage is never advisory");
+    let server = Server::start(|_, _| Reply::problem(401, "unauthorized", "the token is unknown"));
+    assert_eq!(run(&server, &["--advisory"]).code, 1, "a wrong token is no way around what a controller forbids");
 }
 
 /// An answer that lies is not shown either, so that nobody reads its decision.
