@@ -2,21 +2,31 @@
 
 use std::collections::BTreeSet;
 
+use crate::guard::Word;
 use crate::matrix::State;
 use crate::plan::CellDigest;
 use crate::run::Mode;
 use crate::verdict::Reason;
 use jiff::Timestamp;
 
-/// Somebody answers for one cell of one region until a time, whatever is seen of it.
+/// What somebody answers for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A cell that was not shown.
+    Cell(CellDigest),
+    /// A release that is quarantined.
+    Release(String),
+}
+
+/// Somebody answers for one cell, or for a quarantined release, in one region until a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// Its id.
     pub id: String,
     /// The region.
     pub region: String,
-    /// The cell.
-    pub cell: CellDigest,
+    /// What for.
+    pub subject: Subject,
     /// Who gave it.
     pub by: String,
     /// When it was given.
@@ -25,12 +35,35 @@ pub struct Override {
     pub expires: Timestamp,
 }
 
+impl Override {
+    /// Of those that are in force at `now` for a subject in a region, the one that ends last.
+    pub fn in_force<'a>(overrides: &'a [Self], region: &str, subject: &Subject, now: Timestamp) -> Option<&'a Self> {
+        let holds = |o: &&Self| o.region == region && o.subject == *subject && o.at <= now && now < o.expires;
+        overrides.iter().filter(holds).max_by_key(|o| o.expires)
+    }
+}
+
+/// One region's part of a verdict, as a decision looks at it.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// The region.
+    pub region: &'a str,
+    /// Its verdict.
+    pub state: State,
+    /// The required cells that do not pass.
+    pub blocking: &'a BTreeSet<CellDigest>,
+    /// Whether something beside its cells keeps it from a pass.
+    pub held: bool,
+    /// What the gate is for.
+    pub mode: Mode,
+}
+
 /// What a pipeline should do in one region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
     /// Ship, or do not.
     pub proceed: bool,
-    /// The ids of the overrides in force for cells that block.
+    /// The ids of the overrides in force for what would hold it back.
     pub overrides: BTreeSet<String>,
     /// When the first of them ends; what they let through ends with it.
     pub until: Option<Timestamp>,
@@ -38,46 +71,51 @@ pub struct Decided {
     pub reasons: Vec<Reason>,
 }
 
-/// Decides for a region at `now`. A pass proceeds; a rollback does whatever is seen; else each of the required cells that do not pass
-/// (`blocking`) must have an override in force, and nothing may hold the region back beside its cells (`held`). A region of which nothing is known at all has no cell that one could override.
-pub fn decide(
-    region: &str,
-    state: State,
-    blocking: &BTreeSet<CellDigest>,
-    held: bool,
-    mode: Mode,
-    overrides: &[Override],
-    now: Timestamp,
-) -> Decided {
-    let nothing = Decided { proceed: false, overrides: BTreeSet::new(), until: None, reasons: Vec::new() };
-    if mode == Mode::Rollback {
-        let text = format!("this release was deployed in {region} before: a rollback is not held up by what is seen");
-        let reason = Reason { code: "rollback", text, fix: None };
-        return Decided { proceed: true, reasons: vec![reason], ..nothing };
-    }
-    if state == State::Pass {
-        return Decided { proceed: true, ..nothing };
-    }
-    let in_force = |cell: &CellDigest| {
-        let holds = |o: &&Override| o.region == region && o.cell == *cell && o.at <= now && now < o.expires;
-        overrides.iter().filter(holds).max_by_key(|o| o.expires)
-    };
-    let over: Vec<&Override> = blocking.iter().filter_map(in_force).collect();
-    let mut reasons = Vec::new();
-    if !over.is_empty() {
-        let who: BTreeSet<String> = over.iter().map(|o| crate::text::escape(&o.by)).collect();
-        let text = format!(
-            "{} of {} blocking cells in {region} overridden by {}; none of them is proven by that",
-            over.len(),
-            blocking.len(),
-            who.into_iter().collect::<Vec<_>>().join(", "),
-        );
+/// Decides for a region at `now`.
+///
+/// What the guard holds does not proceed. Else a pass does; a rollback does whatever is seen; else each of the required cells that do not
+/// pass must have an override in force, and nothing may hold the region back beside its cells. A region of which nothing is known at all
+/// has no cell that one could override.
+pub fn decide(given: &Given<'_>, word: Word, overrides: &[Override], now: Timestamp) -> Decided {
+    let Given { region, state, blocking, held, mode } = *given;
+    let mut reasons = word.holds;
+    let guarded = !reasons.is_empty();
+    let mut over: Vec<&Override> = Vec::new();
+    if let Some(one) = &word.overridden {
+        let text = format!("the quarantine in {region} overridden by {}", crate::text::escape(&one.by));
         reasons.push(Reason { code: "overridden", text, fix: None });
+        over.push(one);
     }
+    let shown = match (mode, state) {
+        (Mode::Rollback, _) => {
+            let text =
+                format!("this release was deployed in {region} before: a rollback is not held up by what is seen");
+            reasons.push(Reason { code: "rollback", text, fix: None });
+            true
+        }
+        (Mode::Gate | Mode::Advisory, State::Pass) => true,
+        (Mode::Gate | Mode::Advisory, State::Fail | State::Unknown) => {
+            let in_force = |cell: &CellDigest| Override::in_force(overrides, region, &Subject::Cell(cell.clone()), now);
+            let answered: Vec<&Override> = blocking.iter().filter_map(in_force).collect();
+            if !answered.is_empty() {
+                let who: BTreeSet<String> = answered.iter().map(|o| crate::text::escape(&o.by)).collect();
+                let text = format!(
+                    "{} of {} blocking cells in {region} overridden by {}; none of them is proven by that",
+                    answered.len(),
+                    blocking.len(),
+                    who.into_iter().collect::<Vec<_>>().join(", "),
+                );
+                reasons.push(Reason { code: "overridden", text, fix: None });
+            }
+            let all = !held && !blocking.is_empty() && answered.len() == blocking.len();
+            over.extend(answered);
+            all
+        }
+    };
     Decided {
-        proceed: !held && !blocking.is_empty() && over.len() == blocking.len(),
+        proceed: shown && !guarded,
         until: over.iter().map(|o| o.expires).min(),
-        overrides: over.into_iter().map(|o| o.id.clone()).collect(),
+        overrides: over.iter().map(|o| o.id.clone()).collect(),
         reasons,
     }
 }

@@ -13,6 +13,7 @@ pub mod diagnostic;
 pub mod drift;
 pub mod findings;
 mod fix;
+pub mod guard;
 pub mod identity;
 pub mod impact;
 pub mod inventory;

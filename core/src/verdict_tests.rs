@@ -4,8 +4,9 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::baseline::{Proven, duties};
-use crate::decision::{Override, decide};
+use crate::decision::{Given, Override, Subject, decide};
 use crate::findings::{self, Kind};
+use crate::guard::Word;
 use crate::identity::NetworkIdentity;
 use crate::manifest::Usage;
 use crate::matrix::{Candidate, Presence};
@@ -266,7 +267,7 @@ fn an_override_stands_beside_a_verdict_that_it_does_not_change() {
     let given = |cell: &JudgedCell<'_>, region: &str, until| Override {
         id: "o1".into(),
         region: region.into(),
-        cell: cell.cell.digest(),
+        subject: Subject::Cell(cell.cell.digest()),
         by: "ann".into(),
         at: at(0),
         expires: at(until),
@@ -274,9 +275,11 @@ fn an_override_stands_beside_a_verdict_that_it_does_not_change() {
     let (one, both) = (vec![given(&cells[0], "us", 100)], |region: &str, until| {
         cells.iter().map(|cell| given(cell, region, until)).collect::<Vec<_>>()
     });
-    let proceeds = |overrides: &[Override], mode| {
-        decide("us", verdict.regions[0].state, &blocking(&all), false, mode, overrides, at(50)).proceed
-    };
+    let blocking = blocking(&all);
+    let (state, mode) = (verdict.regions[0].state, Mode::Gate);
+    let us = Given { region: "us", state, blocking: &blocking, held: false, mode };
+    let proceeds =
+        |overrides: &[Override], mode| decide(&Given { mode, ..us }, Word::default(), overrides, at(50)).proceed;
     assert!(!proceeds(&[], Mode::Gate));
     assert!(!proceeds(&one, Mode::Gate), "one of two cells");
     assert!(proceeds(&both("us", 100), Mode::Gate));
@@ -284,7 +287,7 @@ fn an_override_stands_beside_a_verdict_that_it_does_not_change() {
     assert!(!proceeds(&both("us", 50), Mode::Gate), "it has ended");
     assert!(!proceeds(&[], Mode::Advisory));
     assert!(proceeds(&[], Mode::Rollback));
-    let held = decide("us", verdict.regions[0].state, &blocking(&all), true, Mode::Gate, &both("us", 100), at(50));
+    let held = decide(&Given { held: true, ..us }, Word::default(), &both("us", 100), at(50));
     assert!(!held.proceed, "something beside the cells holds it back, which no override lifts");
     assert_eq!(verdict.state, State::Fail);
 }
