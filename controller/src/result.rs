@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use preflight_core::baseline::{Duty, Proven};
-use preflight_core::decision::{self, Override};
+use preflight_core::decision::{self, Given, Override, Subject};
 use preflight_core::findings::{self, Finding};
+use preflight_core::guard::{self, Asked, Guard};
 use preflight_core::identity::IdentityKey;
 use preflight_core::matrix::{Answer, Candidate, State};
 use preflight_core::observation::{Observation, Outcome, Phases, Report};
@@ -28,6 +29,8 @@ type Rosters = BTreeMap<FleetId, Vec<Candidate>>;
 pub(crate) struct Beside {
     /// The application's overrides that have not ended.
     pub(crate) overrides: Vec<api::Override>,
+    /// What holds its releases back.
+    pub(crate) guard: Guard,
     /// The agents' versions, by name.
     pub(crate) versions: BTreeMap<String, String>,
 }
@@ -45,9 +48,18 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
         let cells = verdict::of_region(&judged, &given.region);
         let unlisted = spec.unlisted.iter().filter(|fleet| fleet.region == given.region);
         let excluded = spec.plan.excluded.iter().filter(|excluded| excluded.fleet.region == given.region);
-        let blocking = verdict::blocking(&cells);
-        let decided =
-            decision::decide(&given.region, given.state, &blocking, given.is_held(), spec.mode, &overrides, now);
+        let asked = Asked {
+            application: &spec.plan.application,
+            region: &given.region,
+            release: &spec.release,
+            cells: &cells.iter().map(|judged| judged.digest.clone()).collect(),
+            mode: spec.mode,
+        };
+        let word = beside.guard.word(&asked, &overrides, now);
+        let (blocking, held) = (verdict::blocking(&cells), given.is_held());
+        let state = given.state;
+        let looked = Given { region: &given.region, state, blocking: &blocking, held, mode: spec.mode };
+        let decided = decision::decide(&looked, word, &overrides, now);
         regions.push(api::Region {
             verdict: given.state,
             decision: api_decision(decided.proceed),
@@ -57,7 +69,7 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
             excluded: excluded.map(api_excluded).collect(),
             fleets: fleets(&cells, rosters, spec.basis.proven.get(&given.region)),
             findings: findings::find(&cells, unlisted).into_iter().map(api_finding).collect(),
-            reasons: given.reasons.into_iter().chain(decided.reasons).map(api_reason).collect(),
+            reasons: decided.reasons.into_iter().chain(given.reasons).map(api_reason).collect(),
             region: given.region,
         });
     }
@@ -98,6 +110,39 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
         certificate_until: first_to_end(judged),
     });
     (gate, latest.collect())
+}
+
+/// Makes a verdict's decisions again, by what stands beside it at `now`. The verdict stays.
+pub(crate) fn decide_again(gate: &mut api::Gate, beside: &Beside, now: Timestamp) {
+    let mode = match (gate.advisory, gate.rollback) {
+        (true, _) => Mode::Advisory,
+        (_, true) => Mode::Rollback,
+        (false, false) => Mode::Gate,
+    };
+    let overrides: Vec<Override> = beside.overrides.iter().filter_map(core_override).collect();
+    for region in &mut gate.regions {
+        let digest = |cell: &api::Cell| CellDigest(cell.digest.clone());
+        let cells = region.cells.iter().map(digest).collect();
+        let asked = Asked {
+            application: &gate.application,
+            region: &region.region,
+            release: &gate.release,
+            cells: &cells,
+            mode,
+        };
+        let word = beside.guard.word(&asked, &overrides, now);
+        let blocks = |cell: &&api::Cell| cell.required && cell.state != State::Pass;
+        let blocking = region.cells.iter().filter(blocks).map(digest).collect();
+        let held = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
+        let looked = Given { region: &region.region, state: region.verdict, blocking: &blocking, held, mode };
+        let decided = decision::decide(&looked, word, &overrides, now);
+        region.decision = api_decision(decided.proceed);
+        region.overrides = beside.overrides.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect();
+        let of_decision = |code: &str| matches!(code, "overridden" | "rollback") || guard::is_hold(code);
+        region.reasons.retain(|reason| !of_decision(&reason.code));
+        region.reasons.splice(0..0, decided.reasons.into_iter().map(api_reason));
+    }
+    gate.decision = api_decision(gate.regions.iter().all(|region| region.decision == api::Decision::Proceed));
 }
 
 /// The verdict as the audit log tells it. Whose it is, the store knows.
@@ -206,7 +251,10 @@ pub(crate) fn core_override(given: &api::Override) -> Option<Override> {
     Some(Override {
         id: given.id.clone(),
         region: given.region.clone(),
-        cell: CellDigest(given.digest.clone()),
+        subject: match &given.release {
+            Some(release) => Subject::Release(release.clone()),
+            None => Subject::Cell(CellDigest(given.digest.clone())),
+        },
         by: given.by.clone(),
         at: given.at.parse().ok()?,
         expires: given.expires_at.parse().ok()?,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use preflight_core::identity::IdentityKey;
 use preflight_core::plan::{CellDigest, FleetId};
-use preflight_core::run::{AgentId, Label, Refused, Run, RunSpec, Testimony};
+use preflight_core::run::{AgentId, Label, Mode, Refused, Run, RunSpec, Testimony};
 use preflight_proto::agent as wire;
 use preflight_proto::api::{Event, Gate, ProbeResults, Progress};
 use preflight_proto::convert::MAX_MESSAGE_BYTES;
@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::Dispatch;
 use crate::result::{self, Beside};
-use crate::store::{NewTestimony, OpenRun, Store, StoreError};
+use crate::store::{Closed, NewTestimony, OpenRun, Store, StoreError};
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,15 +177,16 @@ impl Runs {
         let stored = self.store.run(id).await?.unwrap_or(stored);
         match stored.result {
             Some(text) => {
-                let result = RunResult::parse(&stored.kind, &text)?;
+                let mut result = RunResult::parse(&stored.kind, &text)?;
                 // An old pass must not be served as if it were fresh.
                 if result.is_stale(Timestamp::now()) {
                     return Err(RunError::Stale(id.to_owned()));
                 }
-                if let RunResult::Gate(gate) = &result
-                    && !self.overrides_hold(gate).await?
-                {
-                    return Err(RunError::Stale(id.to_owned()));
+                if let RunResult::Gate(gate) = &mut result {
+                    // An override may have been withdrawn since, or the region locked.
+                    let now = Timestamp::now();
+                    let (beside, _) = beside(&self.store, &gate.application, now).await?;
+                    result::decide_again(gate, &beside, now);
                 }
                 Ok(Some(Handle::Ended(result)))
             }
@@ -194,16 +195,9 @@ impl Runs {
         }
     }
 
-    /// Whether every override that a verdict's decision rests on still holds.
-    async fn overrides_hold(&self, gate: &Gate) -> Result<bool, StoreError> {
-        let given: BTreeSet<&str> =
-            gate.regions.iter().flat_map(|region| &region.overrides).map(|one| one.id.as_str()).collect();
-        if given.is_empty() {
-            return Ok(true);
-        }
-        let now = self.store.overrides(Some(&gate.application), Timestamp::now()).await?;
-        let holds = |id: &&str| now.iter().any(|held| held.id == **id && held.withdrawn.is_none());
-        Ok(given.iter().all(holds))
+    /// What a decision on an application's releases goes by now, and the version of its guard.
+    pub(crate) async fn beside(&self, application: &str, now: Timestamp) -> Result<(Beside, i64), StoreError> {
+        beside(&self.store, application, now).await
     }
 
     /// Starts a run: it is on disk before anybody is asked. If one of that id exists, joins it.
@@ -215,7 +209,8 @@ impl Runs {
         principal: &str,
     ) -> Result<Handle, RunError> {
         let id = spec.id.clone();
-        if !self.store.create_run(kind.as_str(), request, &spec, principal).await? {
+        let candidate = kind == Kind::Gate && spec.mode != Mode::Rollback;
+        if !self.store.create_run(kind.as_str(), request, &spec, principal, candidate).await? {
             return self.find(&id, request).await?.ok_or(RunError::Stopping);
         }
         Ok(Handle::Active(self.carry_out(kind, Run::new(spec))))
@@ -489,26 +484,29 @@ impl Task {
         self,
         rosters: &BTreeMap<FleetId, Vec<preflight_core::matrix::Candidate>>,
     ) -> Result<RunResult, RunError> {
-        let now = Timestamp::now();
         let spec = self.run.spec();
-        let (outcome, latest) = match self.kind {
-            Kind::Gate => {
-                let overrides = self.store.overrides(Some(&spec.plan.application), now).await?;
-                let beside = Beside { overrides, versions: self.store.versions().await? };
-                let (gate, latest) = result::gate(&self.run, rosters, &beside, now);
-                (RunResult::Gate(Box::new(gate)), latest)
+        let (closed, outcome) = loop {
+            let now = Timestamp::now();
+            let (outcome, latest, entry, guard) = match self.kind {
+                Kind::Gate => {
+                    let (beside, version) = beside(&self.store, &spec.plan.application, now).await?;
+                    let (gate, latest) = result::gate(&self.run, rosters, &beside, now);
+                    let entry = (result::audit_entry(&gate, now), now);
+                    (RunResult::Gate(Box::new(gate)), latest, Some(entry), Some(version))
+                }
+                Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Vec::new(), None, None),
+            };
+            let ended = now.min(spec.deadline);
+            match self.store.close_run(spec, &outcome.to_json()?, &latest, ended, entry, guard).await? {
+                // A lock that came in between holds this very verdict.
+                Closed::GuardChanged => {}
+                closed @ (Closed::Now | Closed::Before) => break (closed, outcome),
             }
-            Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Vec::new()),
         };
-        let entry = match &outcome {
-            RunResult::Gate(gate) => Some((result::audit_entry(gate, now), now)),
-            RunResult::Probe(_) => None,
-        };
-        let written = self.store.close_run(spec, &outcome.to_json()?, &latest, now.min(spec.deadline), entry).await?;
         for agent in self.sent.keys() {
             self.dispatch.cancel(agent, &spec.id);
         }
-        if written {
+        if closed == Closed::Now {
             return Ok(outcome);
         }
         // Somebody else ended it first: theirs is the verdict.
@@ -516,6 +514,13 @@ impl Task {
         let (kind, text) = stored.ok_or(RunError::Stopping)?;
         Ok(RunResult::parse(&kind, &text)?)
     }
+}
+
+/// What stands beside a verdict of an application at `now`, and the version of its guard.
+async fn beside(store: &Store, application: &str, now: Timestamp) -> Result<(Beside, i64), StoreError> {
+    let (guard, version) = store.guard(application).await?;
+    let overrides = store.overrides(Some(application), now).await?;
+    Ok((Beside { overrides, guard, versions: store.versions().await? }, version))
 }
 
 /// How many probes, at least one, fit into a message that an agent takes.

@@ -8,6 +8,13 @@ use preflight_core::observation::{Observation, Proof};
 pub use preflight_core::run::Mode;
 use serde::{Deserialize, Serialize};
 
+pub use releases::{
+    Candidate, CandidateRequest, Changed, LiftRequest, Lock, LockRequest, Named, Quarantine, QuarantineRequest,
+    RegionReleases, Releases, RollbackRequest, UnlockRequest,
+};
+
+mod releases;
+
 /// `POST /v1/gate`: run the manifest's plan and give a verdict.
 ///
 /// Sending the same `id` again joins the run that it started, or answers its verdict: a caller that lost its connection
@@ -285,22 +292,24 @@ pub struct Deployed {
     pub by: String,
 }
 
-/// `GET /v1/releases`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Releases {
-    /// By application and region.
-    pub deployed: Vec<Deployed>,
-}
-
 /// `POST /v1/overrides`: answer for cells that block.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OverrideRequest {
-    /// The verdict that blocks.
-    pub verdict: String,
-    /// The cells, as `REGION/FLEET/DEPENDENCY`; empty with `all_blocking`.
+    /// The verdict that blocks; absent with `release`.
+    #[serde(default)]
+    pub verdict: Option<String>,
+    /// The quarantined release that may ship all the same; absent with `verdict`.
+    #[serde(default)]
+    pub release: Option<String>,
+    /// The application of `release`; may be absent where the inventory has only one.
+    #[serde(default)]
+    pub application: Option<String>,
+    /// Where `release` may ship.
+    #[serde(default)]
+    pub regions: Vec<String>,
+    /// The cells, as `REGION/FLEET/DEPENDENCY`; empty with `all_blocking` and `release`.
     #[serde(default)]
     pub cells: Vec<String>,
     /// Every cell that blocks.
@@ -373,7 +382,7 @@ pub struct Override {
     pub application: String,
     /// The region.
     pub region: String,
-    /// The fleet.
+    /// The fleet; this and the next three are empty where it is for a quarantined release.
     pub fleet: String,
     /// The dependency, as it was called then.
     pub dependency: String,
@@ -381,6 +390,9 @@ pub struct Override {
     pub digest: String,
     /// The verdict at whose sight it was given.
     pub verdict: String,
+    /// The quarantined release that it holds for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
     /// Who gave it.
     pub by: String,
     /// Why.
@@ -626,6 +638,9 @@ pub struct ProblemBody {
     /// What to do next.
     #[serde(default)]
     pub fix: Option<String>,
+    /// The regions side by side, where an unlock was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub releases: Option<Box<Releases>>,
 }
 
 /// An agent as the controller knows it.

@@ -62,6 +62,14 @@ impl Scope {
 pub(crate) struct Principal {
     pub(crate) name: String,
     pub(crate) source: String,
+    scopes: String,
+}
+
+impl Principal {
+    /// Whether the caller may do what takes this scope, too.
+    pub(crate) fn may(&self, scope: Scope) -> bool {
+        scope.admits(&self.scopes)
+    }
 }
 
 /// Lets a request through if its token has the scope; writes into the audit log if not.
@@ -87,7 +95,7 @@ pub(crate) async fn require(
         app.audit(&name, &action, "403", &source, &format!("the token has {scopes}")).await;
         return Err(Failure::forbidden(scope.as_str()));
     }
-    request.extensions_mut().insert(Principal { name: name.clone(), source: source.clone() });
+    request.extensions_mut().insert(Principal { name: name.clone(), source: source.clone(), scopes });
     let response = next.run(request).await;
     if let Some(Refusal(why)) = response.extensions().get() {
         app.audit(&name, &action, "refused", &source, why).await;

@@ -4,6 +4,7 @@ mod auth;
 mod drift;
 mod flagger;
 mod gate;
+mod guard;
 mod health;
 mod inventory;
 mod overrides;
@@ -11,6 +12,7 @@ mod probe;
 mod problem;
 mod records;
 mod release;
+mod releases;
 mod standing;
 mod stream;
 mod tokens;
@@ -36,7 +38,8 @@ const MAX_BODY: usize = 1024 * 1024;
 #[openapi(
     info(title = "preflight", description = "Connectivity preflight: proof that every fleet reaches what it depends on."),
     paths(
-        gate::gate, gate::check, gate::verdict, standing::standing, release::deployed, release::list, overrides::create,
+        gate::gate, gate::check, gate::verdict, standing::standing, release::deployed, releases::list, guard::candidate,
+        guard::quarantine, guard::lift, guard::rollback, guard::lock, guard::unlock, overrides::create,
         overrides::list, overrides::withdraw, records::deliver, probe::probe, drift::drift, view::matrix, view::agents, view::revoke, view::forget,
         view::audit, inventory::show, inventory::apply, tokens::create_join, tokens::create_api, tokens::list,
         tokens::revoke, health::metrics, health::healthy, health::ready
@@ -69,7 +72,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let read = Router::new()
         .route("/v1/verdicts/{id}", get(gate::verdict))
         .route("/v1/verdicts/{id}/standing", get(standing::standing))
-        .route("/v1/releases", get(release::list))
+        .route("/v1/releases", get(releases::list))
         .route("/v1/overrides", get(overrides::list))
         .route("/v1/drift", get(drift::drift))
         .route("/v1/matrix", get(view::matrix))
@@ -80,9 +83,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/gate", post(gate::gate))
         .route("/v1/gate/check", post(gate::check))
         .route("/v1/records", post(records::deliver));
-    let release = Router::new().route("/v1/releases/deployed", post(release::deployed));
+    let release = Router::new()
+        .route("/v1/releases/deployed", post(release::deployed))
+        .route("/v1/releases/candidate", post(guard::candidate))
+        .route("/v1/releases/quarantine", post(guard::quarantine))
+        .route("/v1/releases/rollback", post(guard::rollback))
+        .route("/v1/lock", post(guard::lock))
+        .route("/v1/unlock", post(guard::unlock));
     let overrides = Router::new()
         .route("/v1/overrides", post(overrides::create))
+        .route("/v1/quarantines/{id}/lift", post(guard::lift))
         .route("/v1/overrides/{id}", delete(overrides::withdraw));
     let probe = Router::new().route("/v1/probe", post(probe::probe));
     let admin = Router::new()

@@ -11,8 +11,10 @@ use preflight_proto::api::{self, Gate, Override, OverrideRequest, Overrides, Pro
 use super::auth::Principal;
 use super::done;
 use super::gate::stored_verdict;
+use super::guard::Where;
 use super::problem::Failure;
 use super::release::Of;
+use super::releases;
 use crate::app::{App, audit_entry};
 use crate::secret;
 
@@ -35,8 +37,14 @@ pub(super) async fn create(
         let fix = format!("Use at most {longest} s; `preflight-controller serve --longest-override` allows more.");
         return Err(Failure::usage(format!("`ttl_s` must be 1 to {longest}"), fix));
     }
-    let gate = stored_verdict(&app, &request.verdict).await?;
-    let chosen = choose(&gate, &request)?;
+    let subjects = match (&request.verdict, &request.release) {
+        (Some(verdict), None) => cells(&stored_verdict(&app, verdict).await?, &request)?,
+        (None, Some(release)) => quarantined(&app, release, &request).await?,
+        _ => {
+            let fix = "Name the verdict that blocks and its cells, or the quarantined release and its regions.";
+            return Err(Failure::usage("an override is for cells of a verdict, or for a release", fix.to_owned()));
+        }
+    };
     // As it is kept: to the millisecond.
     let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond())
         .map_err(|error| Failure::internal(error.to_string()))?;
@@ -44,36 +52,91 @@ pub(super) async fn create(
         .checked_add(std::time::Duration::from_secs(request.ttl_s))
         .map_err(|error| Failure::internal(error.to_string()))?;
     let mut overrides = Vec::new();
-    for (region, cell) in chosen {
+    for subject in subjects {
         let id = secret::hex(&secret::bytes::<8>().map_err(|error| Failure::internal(error.to_string()))?);
         overrides.push(Override {
             id,
-            application: gate.application.clone(),
-            region: region.region.clone(),
-            fleet: cell.fleet.clone(),
-            dependency: cell.dependency.clone(),
-            digest: cell.digest.clone(),
-            verdict: gate.id.clone(),
             by: principal.name.clone(),
             reason: request.reason.clone(),
             ticket: request.ticket.clone(),
             at: now.to_string(),
             expires_at: expires.to_string(),
-            withdrawn: None,
+            ..subject
         });
     }
     let entry = |given: &Override| {
-        let cell = format!("{}/{}/{} of {}", given.region, given.fleet, given.dependency, given.application);
-        let detail = format!(
-            "{cell} until {}, verdict {}, ticket {}: {}",
-            given.expires_at, given.verdict, given.ticket, given.reason
-        );
+        let what = match &given.release {
+            Some(release) => format!("{release} of {} in {}", given.application, given.region),
+            None => format!(
+                "{}/{}/{} of {}, verdict {}",
+                given.region, given.fleet, given.dependency, given.application, given.verdict
+            ),
+        };
+        let detail = format!("{what} until {}, ticket {}: {}", given.expires_at, given.ticket, given.reason);
         audit_entry(&principal.name, "override", "ok", &principal.source, &detail, now)
     };
     // Without its record in the audit log there is no override.
     let recorded: Vec<_> = overrides.iter().map(|given| (given.clone(), entry(given))).collect();
     app.store.put_overrides(&recorded, now).await?;
     Ok(Json(Overrides { overrides }))
+}
+
+/// An override for nothing yet.
+fn blank(application: &str, region: &str) -> Override {
+    Override {
+        id: String::new(),
+        application: application.to_owned(),
+        region: region.to_owned(),
+        fleet: String::new(),
+        dependency: String::new(),
+        digest: String::new(),
+        verdict: String::new(),
+        release: None,
+        by: String::new(),
+        reason: String::new(),
+        ticket: String::new(),
+        at: String::new(),
+        expires_at: String::new(),
+        withdrawn: None,
+    }
+}
+
+/// The cells of a verdict, as overrides have them.
+fn cells(gate: &Gate, request: &OverrideRequest) -> Result<Vec<Override>, Failure> {
+    let of_cell = |(region, cell): (&api::Region, &api::Cell)| Override {
+        fleet: cell.fleet.clone(),
+        dependency: cell.dependency.clone(),
+        digest: cell.digest.clone(),
+        verdict: gate.id.clone(),
+        ..blank(&gate.application, &region.region)
+    };
+    Ok(choose(gate, request)?.into_iter().map(of_cell).collect())
+}
+
+/// A quarantined release, as overrides have it: one for each region, in each of which it must be quarantined.
+async fn quarantined(app: &App, release: &str, request: &OverrideRequest) -> Result<Vec<Override>, Failure> {
+    let place = Where::find(app, request.application.as_deref(), &request.regions, false).await?;
+    if place.regions.is_empty() || !request.cells.is_empty() || request.all_blocking {
+        let fix = "Name the regions where it may ship: --region.".to_owned();
+        return Err(Failure::usage("an override for a release is for regions, and not for cells", fix));
+    }
+    let releases = releases::of(app, Some(&place.application)).await?;
+    let held = |region: &String| {
+        let candidate = |row: &&api::RegionReleases| row.region == *region;
+        let here = releases.regions.iter().find(candidate).and_then(|row| row.candidate.as_ref());
+        let carries = here.is_some_and(|c| c.release == release && !c.quarantined.is_empty());
+        let named = |q: &api::Quarantine| {
+            q.release.as_deref() == Some(release) && (q.regions.is_empty() || q.regions.contains(region))
+        };
+        carries || releases.quarantines.iter().any(named)
+    };
+    if let Some(region) = place.regions.iter().find(|region| !held(region)) {
+        let message = format!("{} is not quarantined in {region}", escape(release));
+        return Err(Failure::usage(message, "`preflight release list` shows what is.".to_owned()));
+    }
+    let of_region =
+        |region: &String| Override { release: Some(release.to_owned()), ..blank(&place.application, region) };
+    Ok(place.regions.iter().map(of_region).collect())
 }
 
 /// The cells that are named, all of which must block; or all that do.
@@ -107,7 +170,7 @@ fn choose<'a>(gate: &'a Gate, request: &OverrideRequest) -> Result<Vec<(&'a api:
     request.cells.iter().map(find).collect()
 }
 
-fn text(field: &str, text: &str) -> Result<(), Failure> {
+pub(super) fn text(field: &str, text: &str) -> Result<(), Failure> {
     if text.trim().is_empty() || text.len() > MAX_TEXT || !text.chars().all(preflight_core::text::is_plain) {
         let message = format!("`{field}` must be 1 to {MAX_TEXT} bytes of visible text");
         return Err(Failure::usage(message, "Say it in a sentence: it is shown beside the verdict.".to_owned()));

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use preflight_core::diagnostic::Diagnostic;
 use preflight_core::plan::PlanError;
-use preflight_proto::api::{Problem, ProblemBody};
+use preflight_proto::api::{Problem, ProblemBody, Releases};
 
 use crate::quota::Busy;
 use crate::runs::RunError;
@@ -34,7 +34,11 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn new(status: StatusCode, code: &str, message: impl Into<String>, fix: Option<String>) -> Self {
-        Self { status, body: ProblemBody { code: code.to_owned(), message: message.into(), fix }, retry_after_s: None }
+        Self {
+            status,
+            body: ProblemBody { code: code.to_owned(), message: message.into(), fix, releases: None },
+            retry_after_s: None,
+        }
     }
 
     /// What the caller wrote is wrong.
@@ -59,6 +63,12 @@ impl Failure {
     /// What was asked for must not be done as things stand: exit 4.
     pub(crate) fn refused(message: impl Into<String>, fix: impl Into<Option<String>>) -> Self {
         Self::new(StatusCode::CONFLICT, REFUSED, message, fix.into())
+    }
+
+    /// The same with the regions side by side.
+    pub(crate) fn beside(mut self, releases: Releases) -> Self {
+        self.body.releases = Some(Box::new(releases));
+        self
     }
 
     pub(crate) fn not_found(what: &str) -> Self {

@@ -3,22 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use jiff::{SignedDuration, Timestamp};
 use preflight_core::baseline::Proven;
+use preflight_core::guard::{Guard, GuardError};
 use preflight_core::identity::IdentityKey;
-use preflight_core::name::Name;
 use preflight_core::plan::CellDigest;
 use preflight_core::text::escape;
-use preflight_proto::api::{self, DeployedRequest, Gate, Problem, Releases};
+use preflight_proto::api::{self, DeployedRequest, Gate, Problem};
 use serde::Deserialize;
 
 use super::auth::Principal;
-use super::gate::{Stated, release, stored_verdict};
+use super::gate::{release, stored_verdict};
+use super::guard::Where;
 use super::problem::Failure;
 use crate::app::{App, audit_entry};
-use crate::store::Deployed;
+use crate::store::{BesideGuard, Deployed};
 
 /// A verdict is what a release shipped with if it was given no longer ago than this.
 const SHIPS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
@@ -33,7 +34,7 @@ pub(super) async fn deployed(
     Json(request): Json<DeployedRequest>,
 ) -> Result<Json<api::Deployed>, Failure> {
     release(&request.release)?;
-    check_known(&app, &request).await?;
+    Where::find(&app, Some(&request.application), std::slice::from_ref(&request.region), false).await?;
     // What ships without a verdict proves nothing, also where it did when it shipped before: the path may be gone since.
     let (cells, identities, decided) = match &request.verdict {
         Some(id) => shown_by(&stored_verdict(&app, id).await?, &request)?,
@@ -57,24 +58,12 @@ pub(super) async fn deployed(
     );
     // Without its record in the audit log nothing is proven.
     let entry = audit_entry(&principal.name, "release deployed", "ok", &principal.source, &detail, deployed.at);
-    app.store.put_deployed(&deployed, &entry).await?;
-    Ok(Json(shown(deployed)))
-}
-
-/// A name with a slip in it would be kept, and nothing would ever rest on it.
-async fn check_known(app: &App, request: &DeployedRequest) -> Result<(), Failure> {
-    let inventory = Stated::current(app).await?.parsed;
-    let Some(application) = inventory.application(&request.application) else {
-        let known: Vec<&str> = inventory.applications().iter().map(|a| a.name.as_str()).collect();
-        let message = format!("the inventory has no application {}", escape(&request.application));
-        return Err(Failure::usage(message, format!("Use one of {}.", known.join(", "))));
+    let record = |guard: &mut Guard| {
+        guard.deployed(&deployed.region, &deployed.proven.release);
+        Ok::<_, GuardError>(((), BesideGuard { entries: vec![entry], deployed: vec![deployed.clone()] }))
     };
-    if application.fleets_in(&request.region).is_none() {
-        let known: Vec<&str> = application.regions().map(Name::as_str).collect();
-        let message = format!("{} does not run in region {}", escape(&request.application), escape(&request.region));
-        return Err(Failure::usage(message, format!("Use one of {}.", known.join(", "))));
-    }
-    Ok(())
+    app.store.change_guard(&deployed.application, deployed.at, record).await??;
+    Ok(Json(shown(deployed)))
 }
 
 /// What a verdict has shown of a region.
@@ -121,7 +110,7 @@ fn shown_by(gate: &Gate, request: &DeployedRequest) -> Result<Shown, Failure> {
     Ok((cells, identities, decided))
 }
 
-fn shown(deployed: Deployed) -> api::Deployed {
+pub(super) fn shown(deployed: Deployed) -> api::Deployed {
     api::Deployed {
         application: deployed.application,
         region: deployed.region,
@@ -138,12 +127,4 @@ fn shown(deployed: Deployed) -> api::Deployed {
 pub(super) struct Of {
     /// Only of this application.
     pub(super) application: Option<String>,
-}
-
-/// What is deployed where.
-#[utoipa::path(get, path = "/v1/releases", params(Of), security(("token" = [])), responses(
-    (status = 200, body = Releases), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub(super) async fn list(State(app): State<Arc<App>>, Query(of): Query<Of>) -> Result<Json<Releases>, Failure> {
-    let deployed = app.store.all_deployed(of.application.as_deref()).await?;
-    Ok(Json(Releases { deployed: deployed.into_iter().map(shown).collect() }))
 }

@@ -7,19 +7,18 @@ use axum::Json;
 use axum::extract::{Path, State};
 use jiff::Timestamp;
 use preflight_core::baseline::Duty;
-use preflight_core::decision::{self, Override};
 use preflight_core::identity::IdentityKey;
 use preflight_core::manifest::Manifest;
-use preflight_core::plan::{CellDigest, FleetId, Plan};
+use preflight_core::plan::{FleetId, Plan};
 use preflight_core::run::{Mode, RunSpec};
 use preflight_core::text::escape;
-use preflight_proto::api::{self, Decision, Gate, Problem, ReasonText, Standing};
+use preflight_proto::api::{Gate, Problem, ReasonText, Standing};
 
 use super::gate::{Stated, stored_verdict};
 use super::problem::Failure;
 use crate::app::App;
 use crate::dispatch::Dispatch as _;
-use crate::result::core_override;
+use crate::result::decide_again;
 
 /// A verdict as things stand now: its decisions by the overrides of this moment, and why it does not hold any more.
 #[utoipa::path(get, path = "/v1/verdicts/{id}/standing", params(("id" = String, Path)), security(("token" = [])), responses(
@@ -28,7 +27,8 @@ pub(super) async fn standing(State(app): State<Arc<App>>, Path(id): Path<String>
     let mut gate = stored_verdict(&app, &id).await?;
     let Some(spec) = app.store.run_spec(&id).await? else { return Err(Failure::not_found("verdict of that id")) };
     let now = Timestamp::now();
-    decide_again(&app, &mut gate, spec.mode, now).await?;
+    let beside = app.runs.beside(&gate.application, now).await?.0;
+    decide_again(&mut gate, &beside, now);
     let mut objections = Vec::new();
     // A rollback rests on nothing that was seen, so nothing of that holds it up.
     if spec.mode != Mode::Rollback {
@@ -40,27 +40,6 @@ pub(super) async fn standing(State(app): State<Arc<App>>, Path(id): Path<String>
         objections.extend(baseline(&app, &spec).await?);
     }
     Ok(Json(Standing { gate, objections }))
-}
-
-/// The decisions by the overrides that hold now.
-async fn decide_again(app: &App, gate: &mut Gate, mode: Mode, now: Timestamp) -> Result<(), Failure> {
-    let given = app.store.overrides(Some(&gate.application), now).await?;
-    let overrides: Vec<Override> = given.iter().filter_map(core_override).collect();
-    for region in &mut gate.regions {
-        let blocks = |cell: &&api::Cell| cell.required && cell.state != api::State::Pass;
-        let blocking: BTreeSet<CellDigest> =
-            region.cells.iter().filter(blocks).map(|cell| CellDigest(cell.digest.clone())).collect();
-        let held = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
-        let decided = decision::decide(&region.region, region.verdict, &blocking, held, mode, &overrides, now);
-        region.decision = if decided.proceed { Decision::Proceed } else { Decision::Block };
-        region.overrides = given.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect();
-        let texts = decided.reasons.into_iter();
-        region.reasons.retain(|reason| !matches!(reason.code.as_str(), "overridden" | "rollback"));
-        region.reasons.extend(texts.map(|r| ReasonText { code: r.code.to_owned(), text: r.text, fix: r.fix }));
-    }
-    let all = gate.regions.iter().all(|region| region.decision == Decision::Proceed);
-    gate.decision = if all { Decision::Proceed } else { Decision::Block };
-    Ok(())
 }
 
 fn objection(code: &str, text: String) -> ReasonText {

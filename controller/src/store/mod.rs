@@ -1,6 +1,7 @@
 //! What outlives the process: an embedded SQLite in the data directory. What a call here has returned from is on disk.
 
 mod agents;
+mod guard;
 mod releases;
 mod runs;
 mod tokens;
@@ -15,8 +16,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
+pub(crate) use guard::Beside as BesideGuard;
 pub(crate) use releases::Deployed;
-pub(crate) use runs::{LatestCell, Measured, NewTestimony, OpenRun};
+pub(crate) use runs::{Closed, LatestCell, Measured, NewTestimony, OpenRun};
 pub(crate) use tokens::JoinRefused;
 
 /// A writer waits this long for another one before it gives up with [`StoreError::Busy`].

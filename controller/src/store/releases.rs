@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use preflight_core::baseline::Proven;
 use preflight_core::plan::CellDigest;
 use preflight_proto::api::{AuditEntry, Override};
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::{Store, StoreError, insert_audit, json, time, to_json};
 
@@ -23,30 +23,31 @@ pub(crate) struct Deployed {
     pub(crate) principal: String,
 }
 
-impl Store {
-    /// Records that a release shipped; with its entry in the audit log, or not at all.
-    pub(crate) async fn put_deployed(&self, deployed: &Deployed, entry: &AuditEntry) -> Result<(), StoreError> {
-        let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        insert_audit(entry, deployed.at).execute(&mut *tx).await.map_err(failed)?;
-        sqlx::query(
-            "INSERT INTO deployed (application, region, release, verdict, cells, identities, at, principal) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&deployed.application)
-        .bind(&deployed.region)
-        .bind(&deployed.proven.release)
-        .bind(&deployed.proven.verdict)
-        .bind(to_json(&deployed.proven.cells)?)
-        .bind(to_json(&deployed.proven.identities)?)
-        .bind(deployed.at.as_millisecond())
-        .bind(&deployed.principal)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed)?;
-        tx.commit().await.map_err(failed)
-    }
+/// Records within a transaction that a release shipped.
+pub(super) async fn insert_deployed(
+    tx: &mut SqliteConnection,
+    store: &Store,
+    deployed: &Deployed,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO deployed (application, region, release, verdict, cells, identities, at, principal) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(&deployed.application)
+    .bind(&deployed.region)
+    .bind(&deployed.proven.release)
+    .bind(&deployed.proven.verdict)
+    .bind(to_json(&deployed.proven.cells)?)
+    .bind(to_json(&deployed.proven.identities)?)
+    .bind(deployed.at.as_millisecond())
+    .bind(&deployed.principal)
+    .execute(&mut *tx)
+    .await
+    .map(|_| ())
+    .map_err(|e| store.failed(e))
+}
 
+impl Store {
     /// What is deployed of an application in a region; with `release`, how that one was recorded last.
     pub(crate) async fn deployed(
         &self,
@@ -133,8 +134,8 @@ impl Store {
             let ms = |text: &str| text.parse::<Timestamp>().map(Timestamp::as_millisecond);
             let unreadable = |error: jiff::Error| StoreError::Unreadable(error.to_string());
             sqlx::query(
-                "INSERT INTO override (id, application, region, fleet, dependency, digest, verdict, principal, reason, ticket, \
-                 at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO override (id, application, region, fleet, dependency, digest, verdict, release, principal, reason, ticket, \
+                 at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(&new.id)
             .bind(&new.application)
@@ -143,6 +144,7 @@ impl Store {
             .bind(&new.dependency)
             .bind(&new.digest)
             .bind(&new.verdict)
+            .bind(&new.release)
             .bind(&new.by)
             .bind(&new.reason)
             .bind(&new.ticket)
@@ -163,7 +165,7 @@ impl Store {
     ) -> Result<Vec<Override>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, application, region, fleet, dependency, digest, verdict, principal, reason, ticket, at, expires_at, \
-             withdrawn FROM override WHERE (?1 IS NULL OR application = ?1) AND expires_at > ?2 ORDER BY at DESC, id",
+             withdrawn, release FROM override WHERE (?1 IS NULL OR application = ?1) AND expires_at > ?2 ORDER BY at DESC, id",
         )
         .bind(application)
         .bind(since.as_millisecond())
@@ -185,6 +187,7 @@ impl Store {
                 at: time(row.get(10))?.to_string(),
                 expires_at: time(row.get(11))?.to_string(),
                 withdrawn: row.get(12),
+                release: row.get(13),
             })
         };
         rows.iter().map(read).collect()

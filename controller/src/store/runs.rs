@@ -1,8 +1,10 @@
 //! Runs: what was asked, what was answered, what came of it.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use jiff::Timestamp;
+use preflight_core::guard::{Candidate, Guard};
 use preflight_core::identity::IdentityKey;
 use preflight_core::matrix::State;
 use preflight_core::observation::Phases;
@@ -11,6 +13,7 @@ use preflight_core::run::{AgentId, RunSpec, Testimony};
 use preflight_proto::api::{AuditEntry, MatrixCell};
 use sqlx::Row as _;
 
+use super::guard::{change_within, version_within};
 use super::{Store, StoreError, insert_audit, json, time, to_json};
 
 /// A run as the store knows it.
@@ -30,6 +33,17 @@ pub(crate) struct OpenRun {
     pub(crate) spec: RunSpec,
     pub(crate) questions: Vec<(CellDigest, String, IdentityKey)>,
     pub(crate) testimonies: Vec<(CellDigest, AgentId, Timestamp, Testimony)>,
+}
+
+/// What came of ending a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// It is ended, with this result.
+    Now,
+    /// It had ended before, with another one.
+    Before,
+    /// It is open: the guard has changed meanwhile.
+    GuardChanged,
 }
 
 /// A testimony to be stored.
@@ -66,14 +80,18 @@ pub(crate) struct Measured {
 }
 
 impl Store {
-    /// Stores a run before anybody is asked; false if a run of that id exists.
+    /// Stores a run before anybody is asked; false if a run of that id exists. With `candidate`, what it asks for is from then on what
+    /// would ship in its regions.
     pub(crate) async fn create_run(
         &self,
         kind: &str,
         request: &str,
         spec: &RunSpec,
         principal: &str,
+        candidate: bool,
     ) -> Result<bool, StoreError> {
+        let failed = |e| self.failed(e);
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let done = sqlx::query(
             "INSERT INTO run (id, kind, request, spec, principal, started_at) VALUES (?, ?, ?, ?, ?, ?) \
              ON CONFLICT (id) DO NOTHING",
@@ -84,10 +102,29 @@ impl Store {
         .bind(to_json(spec)?)
         .bind(principal)
         .bind(spec.started.as_millisecond())
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await
-        .map_err(|e| self.failed(e))?;
-        Ok(done.rows_affected() == 1)
+        .map_err(failed)?;
+        if done.rows_affected() != 1 {
+            return Ok(false);
+        }
+        if candidate {
+            let candidate = Candidate {
+                release: spec.release.clone(),
+                run: Some(spec.id.clone()),
+                by: principal.to_owned(),
+                at: spec.started,
+            };
+            let announce = |guard: &mut Guard| {
+                for region in &spec.plan.regions {
+                    guard.announce(region, candidate.clone());
+                }
+                Ok::<(), Infallible>(())
+            };
+            let Ok(()) = change_within(&mut tx, self, &spec.plan.application, announce).await?;
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(true)
     }
 
     /// A run by its id.
@@ -174,7 +211,8 @@ impl Store {
             .map_err(|e| self.failed(e))
     }
 
-    /// Ends a run with its result, once: true if this call did it. `entry` goes into the audit log with it, by who asked for the run.
+    /// Ends a run with its result, once. `entry` goes into the audit log with it, by who asked for the run. With `guard` only while that is
+    /// the version of the application's guard: what the result rests on is still so when it is stored.
     pub(crate) async fn close_run(
         &self,
         spec: &RunSpec,
@@ -182,9 +220,15 @@ impl Store {
         latest: &[LatestCell],
         now: Timestamp,
         entry: Option<(AuditEntry, Timestamp)>,
-    ) -> Result<bool, StoreError> {
+        guard: Option<i64>,
+    ) -> Result<Closed, StoreError> {
         let failed = |e| self.failed(e);
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        if let Some(version) = guard
+            && version_within(&mut tx, self, &spec.plan.application).await? != version
+        {
+            return Ok(Closed::GuardChanged);
+        }
         let principal: Option<String> = sqlx::query_scalar(
             "UPDATE run SET ended_at = ?, result = ? WHERE id = ? AND ended_at IS NULL RETURNING principal",
         )
@@ -194,7 +238,7 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await
         .map_err(failed)?;
-        let Some(principal) = principal else { return Ok(false) };
+        let Some(principal) = principal else { return Ok(Closed::Before) };
         if let Some((entry, at)) = entry {
             insert_audit(&AuditEntry { principal, ..entry }, at).execute(&mut *tx).await.map_err(failed)?;
         }
@@ -245,7 +289,7 @@ impl Store {
                 .map_err(failed)?;
         }
         tx.commit().await.map_err(failed)?;
-        Ok(true)
+        Ok(Closed::Now)
     }
 
     /// Runs that have not ended (one, or all), with all that is known of them.

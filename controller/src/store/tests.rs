@@ -175,8 +175,8 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
         let store = Store::open(&dir.0, false).await.unwrap();
         let token = join_token(&store, 1, None).await;
         let from = store.enrol(&token.id, &token.secret, HERE, at(0)).await.unwrap();
-        assert!(store.create_run("gate", "request", &spec("run-1"), "ci").await.unwrap());
-        assert!(!store.create_run("gate", "other", &spec("run-1"), "ci").await.unwrap());
+        assert!(store.create_run("gate", "request", &spec("run-1"), "ci", false).await.unwrap());
+        assert!(!store.create_run("gate", "other", &spec("run-1"), "ci", false).await.unwrap());
         let cell = CellDigest("sha256:c".into());
         store.put_questions("run-1", &[(cell.clone(), from.agent.clone(), IdentityKey::default())]).await.unwrap();
         for (resolved, late) in [(1, false), (2, false), (3, true)] {
@@ -190,8 +190,8 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
     assert_eq!((open.spec.clone(), open.questions.len()), (spec("run-1"), 1));
     let [(_, _, _, first)] = open.testimonies.as_slice() else { panic!("one answer") };
     assert_eq!(first.report.resolved, 1, "the first answer stays");
-    assert!(store.close_run(&spec("run-1"), "{}", &[], at(2), None).await.unwrap());
-    assert!(!store.close_run(&spec("run-1"), "{\"other\":1}", &[], at(3), None).await.unwrap());
+    assert!(store.close_run(&spec("run-1"), "{}", &[], at(2), None, None).await.unwrap() == Closed::Now);
+    assert_eq!(store.close_run(&spec("run-1"), "{\"other\":1}", &[], at(3), None, None).await.unwrap(), Closed::Before);
     assert_eq!(store.run("run-1").await.unwrap().unwrap().result.as_deref(), Some("{}"));
     assert!(store.open_runs(None).await.unwrap().is_empty());
 }
@@ -272,10 +272,10 @@ async fn the_audit_log_is_narrowed_and_read_in_pages() {
 async fn a_verdict_is_in_the_audit_log_once_with_who_asked_for_it() {
     let dir = Dir::new();
     let store = Store::open(&dir.0, false).await.unwrap();
-    assert!(store.create_run("gate", "r", &spec("run-1"), "pipeline").await.unwrap());
+    assert!(store.create_run("gate", "r", &spec("run-1"), "pipeline", false).await.unwrap());
     for _ in 0..2 {
         let told = Some((entry("verdict"), at(2)));
-        store.close_run(&spec("run-1"), "{}", &[], at(2), told).await.unwrap();
+        store.close_run(&spec("run-1"), "{}", &[], at(2), told, None).await.unwrap();
     }
     let kept = store.audit_log(&AuditFilter::default(), 10).await.unwrap();
     assert_eq!((kept.len(), kept[0].principal.as_str()), (1, "pipeline"));
