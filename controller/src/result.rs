@@ -52,6 +52,7 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
             verdict: given.state,
             decision: api_decision(decided.proceed),
             valid_until: decided.until.map_or(valid_until, |until| until.min(valid_until)).to_string(),
+            overrides_since: Vec::new(),
             overrides: beside.overrides.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect(),
             cells: cells.iter().map(|judged| cell(judged)).collect(),
             excluded: excluded.map(api_excluded).collect(),

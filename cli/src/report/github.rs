@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use preflight_core::text::escape_to;
 use preflight_proto::api::{Cell, Decision, Gate, Region, State};
 
-use super::{GoesOn, Told, blocks, decision, file, markdown, overridden, unwritten};
+use super::{GoesOn, Told, decision, file, markdown, overridden, unwritten};
 use crate::failure::Failure;
 use crate::render;
 
@@ -126,7 +126,7 @@ type Cells<'a> = Vec<(&'a Region, &'a Cell)>;
 fn notes(gate: &Gate, advisory: bool) -> Vec<String> {
     let mut by_place: BTreeMap<Place<'_>, Cells<'_>> = BTreeMap::new();
     for region in &gate.regions {
-        for cell in region.cells.iter().filter(|cell| blocks(cell)) {
+        for cell in region.cells.iter().filter(|cell| cell.blocks()) {
             let reason = cell.reason.as_deref().unwrap_or(cell.state.as_str());
             by_place.entry((cell.line, &cell.dependency, reason)).or_default().push((region, cell));
         }

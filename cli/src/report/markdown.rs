@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use preflight_core::text::escape_to;
 use preflight_proto::api::{Cell, Evidence, Finding, Gate, Region, State};
 
-use super::{Told, blocks, decision, overridden, seconds};
+use super::{Told, decision, overridden, seconds};
 use crate::render::{evidence, moment};
 
 /// What GitHub takes as a step's summary, in bytes.
@@ -91,7 +91,7 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
         of_region(region, page);
     }
     let cells = gate.regions.iter().flat_map(|region| region.cells.iter().map(move |cell| (region, cell)));
-    let shown: Vec<(&Region, &Cell)> = cells.filter(|(_, cell)| blocks(cell)).collect();
+    let shown: Vec<(&Region, &Cell)> = cells.filter(|(_, cell)| cell.blocks()).collect();
     if !shown.is_empty() {
         page.line("\n### Evidence");
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use preflight_core::text::escape;
-use preflight_proto::api::{Cell, Decision, Gate, Region, State};
+use preflight_proto::api::{Cell, Decision, Gate, Region};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -219,11 +219,6 @@ fn text(format: Format, told: Told<'_>) -> Result<String, Failure> {
         Format::Junit => junit::render(told),
         Format::Github => github::commands(told),
     })
-}
-
-/// Whether a cell holds its region back, as far as the verdict goes.
-fn blocks(cell: &Cell) -> bool {
-    cell.required && cell.state != State::Pass
 }
 
 /// Who answers for a cell of a region.

@@ -82,7 +82,7 @@ fn choose<'a>(gate: &'a Gate, request: &OverrideRequest) -> Result<Vec<(&'a api:
         .regions
         .iter()
         .flat_map(|region| region.cells.iter().map(move |cell| (region, cell)))
-        .filter(|(_, cell)| cell.required && cell.state != api::State::Pass)
+        .filter(|(_, cell)| cell.blocks())
         .collect();
     let name =
         |(region, cell): &(&api::Region, &api::Cell)| format!("{}/{}/{}", region.region, cell.fleet, cell.dependency);

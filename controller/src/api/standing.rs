@@ -13,7 +13,7 @@ use preflight_core::manifest::Manifest;
 use preflight_core::plan::{CellDigest, FleetId, Plan};
 use preflight_core::run::{Mode, RunSpec};
 use preflight_core::text::escape;
-use preflight_proto::api::{self, Decision, Gate, Problem, ReasonText, Standing};
+use preflight_proto::api::{Decision, Gate, Problem, ReasonText, Standing};
 
 use super::gate::{Stated, stored_verdict};
 use super::problem::Failure;
@@ -47,9 +47,8 @@ async fn decide_again(app: &App, gate: &mut Gate, mode: Mode, now: Timestamp) ->
     let given = app.store.overrides(Some(&gate.application), now).await?;
     let overrides: Vec<Override> = given.iter().filter_map(core_override).collect();
     for region in &mut gate.regions {
-        let blocks = |cell: &&api::Cell| cell.required && cell.state != api::State::Pass;
-        let blocking: BTreeSet<CellDigest> =
-            region.cells.iter().filter(blocks).map(|cell| CellDigest(cell.digest.clone())).collect();
+        let blocking = region.cells.iter().filter(|cell| cell.blocks());
+        let blocking: BTreeSet<CellDigest> = blocking.map(|cell| CellDigest(cell.digest.clone())).collect();
         let held = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
         let decided = decision::decide(&region.region, region.verdict, &blocking, held, mode, &overrides, now);
         region.decision = if decided.proceed { Decision::Proceed } else { Decision::Block };
