@@ -23,6 +23,8 @@ pub(crate) enum Exit {
     Refused,
     /// 64: usage: bad flags, bad manifest or inventory, unknown application or region.
     Usage,
+    /// 130: interrupted by Ctrl-C: nothing is known.
+    Interrupted,
 }
 
 impl Exit {
@@ -35,6 +37,7 @@ impl Exit {
             Self::Unknown => 3,
             Self::Refused => 4,
             Self::Usage => 64,
+            Self::Interrupted => 130,
         }
     }
 
@@ -47,14 +50,23 @@ impl Exit {
             Self::Unknown => "block: unknown",
             Self::Refused => "block: refused",
             Self::Usage => "usage",
+            Self::Interrupted => "interrupted",
         }
     }
 
-    /// Several as one: the first that applies of 64, 1, 4, 2, 3, 0. Nothing at all is unknown.
+    /// Several as one: the first that applies of 130, 64, 1, 4, 2, 3, 0. Nothing at all is unknown.
     pub(crate) fn over(exits: impl IntoIterator<Item = Self>) -> Self {
         let present: Vec<Self> = exits.into_iter().collect();
-        [Self::Usage, Self::NoVerdict, Self::Refused, Self::Fails, Self::Unknown, Self::Proceed]
-            .into_iter()
+        [
+            Self::Interrupted,
+            Self::Usage,
+            Self::NoVerdict,
+            Self::Refused,
+            Self::Fails,
+            Self::Unknown,
+            Self::Proceed,
+        ]
+        .into_iter()
             .find(|exit| present.contains(exit))
             .unwrap_or(Self::Unknown)
     }
