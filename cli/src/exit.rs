@@ -23,6 +23,8 @@ pub(crate) enum Exit {
     Refused,
     /// 64: usage: bad flags, bad manifest or inventory, unknown application or region.
     Usage,
+    /// 130: interrupted by Ctrl-C: nothing is known.
+    Interrupted,
 }
 
 impl Exit {
@@ -35,6 +37,7 @@ impl Exit {
             Self::Unknown => 3,
             Self::Refused => 4,
             Self::Usage => 64,
+            Self::Interrupted => 130,
         }
     }
 
@@ -47,13 +50,14 @@ impl Exit {
             Self::Unknown => "block: unknown",
             Self::Refused => "block: refused",
             Self::Usage => "usage",
+            Self::Interrupted => "interrupted",
         }
     }
 
-    /// Several as one: the first that applies of 64, 1, 4, 2, 3, 0. Nothing at all is unknown.
+    /// Several as one: the first that applies of 130, 64, 1, 4, 2, 3, 0. Nothing at all is unknown.
     pub(crate) fn over(exits: impl IntoIterator<Item = Self>) -> Self {
         let present: Vec<Self> = exits.into_iter().collect();
-        [Self::Usage, Self::NoVerdict, Self::Refused, Self::Fails, Self::Unknown, Self::Proceed]
+        [Self::Interrupted, Self::Usage, Self::NoVerdict, Self::Refused, Self::Fails, Self::Unknown, Self::Proceed]
             .into_iter()
             .find(|exit| present.contains(exit))
             .unwrap_or(Self::Unknown)
@@ -242,11 +246,15 @@ fn region_contradictions(region: &Region, gate: &Gate, at: Option<Timestamp>) ->
     }
     // Nothing but a pass may proceed, a rollback, or what somebody answers for.
     if region.decision == Decision::Proceed && region.verdict != State::Pass && !gate.rollback {
-        let mut blocking = required.iter().filter(|cell| cell.state != State::Pass).peekable();
-        let answered_for = |cell: &&&Cell| region.overrides.iter().any(|o| overrides(o, gate, region, cell, at));
+        let mut blocking = region.cells.iter().filter(|cell| cell.blocks()).peekable();
+        let holds = |given: &Override| at.is_some_and(|at| given.in_force(at));
+        let answered_for = |cell: &Cell| {
+            let of_it = |given: &&Override| given.is_for(&gate.application, &region.region, &cell.digest);
+            region.overrides.iter().filter(of_it).any(holds)
+        };
         // Which fleets there are is not known by an inventory that is too old: nobody can answer for that.
         let outdated = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
-        if outdated || blocking.peek().is_none() || !blocking.all(|cell| answered_for(&cell)) {
+        if outdated || blocking.peek().is_none() || !blocking.all(answered_for) {
             texts.push(format!("the decision is proceed, the verdict is {}", region.verdict.as_str()));
         }
     }
@@ -256,16 +264,6 @@ fn region_contradictions(region: &Region, gate: &Gate, at: Option<Timestamp>) ->
 /// Whether the verdict is less than its cells for a reason that it names: nobody is misled by that.
 fn is_held_back(region: &Region) -> bool {
     region.verdict == State::Unknown && region.reasons.iter().any(|reason| reason.code == "inventory_stale")
-}
-
-/// Whether an override is in force for a cell at a time.
-fn overrides(given: &Override, gate: &Gate, region: &Region, cell: &Cell, at: Option<Timestamp>) -> bool {
-    let in_force = matches!((given.expires_at.parse::<Timestamp>(), at), (Ok(until), Some(at)) if at < until);
-    in_force
-        && given.withdrawn.is_none()
-        && given.application == gate.application
-        && given.region == region.region
-        && given.digest == cell.digest
 }
 
 /// Judges an ad hoc run: each of `targets` (in canonical form) must have an answer, and every answer must pass.

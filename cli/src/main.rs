@@ -7,6 +7,7 @@ mod duration;
 mod exit;
 mod failure;
 mod input;
+mod interrupt;
 mod output;
 mod patience;
 mod progress;

@@ -78,6 +78,27 @@ impl App {
     }
 }
 
+/// What the audit log calls what was done; what is refused is called by `METHOD /path`.
+pub(crate) const ACTIONS: [&str; 17] = [
+    "gate",
+    "verdict",
+    "override",
+    "override withdraw",
+    "release deployed",
+    "rollback",
+    "break_glass",
+    "probe",
+    "inventory apply",
+    "agents revoke",
+    "agents forget",
+    "enrol",
+    "connect",
+    "token join",
+    "token create",
+    "token revoke",
+    "METHOD /path",
+];
+
 /// An entry of the audit log, escaped and bounded.
 pub(crate) fn audit_entry(
     principal: &str,

@@ -64,6 +64,7 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
             verdict: given.state,
             decision: api_decision(decided.proceed),
             valid_until: decided.until.map_or(valid_until, |until| until.min(valid_until)).to_string(),
+            overrides_since: Vec::new(),
             overrides: beside.overrides.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect(),
             cells: cells.iter().map(|judged| cell(judged)).collect(),
             excluded: excluded.map(api_excluded).collect(),
@@ -131,8 +132,7 @@ pub(crate) fn decide_again(gate: &mut api::Gate, beside: &Beside, now: Timestamp
             mode,
         };
         let word = beside.guard.word(&asked, &overrides, now);
-        let blocks = |cell: &&api::Cell| cell.required && cell.state != State::Pass;
-        let blocking = region.cells.iter().filter(blocks).map(digest).collect();
+        let blocking = region.cells.iter().filter(|cell| cell.blocks()).map(digest).collect();
         let held = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
         let looked = Given { region: &region.region, state: region.verdict, blocking: &blocking, held, mode };
         let decided = decision::decide(&looked, word, &overrides, now);

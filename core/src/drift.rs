@@ -12,7 +12,7 @@ use crate::plan::FleetId;
 use crate::text::escape;
 
 /// What fleets of one application are compared by: what others' rules admit. Labels tell fleets apart on purpose.
-const OF_FLEETS: [&str; 4] = ["security_group", "vpc", "namespace", "service_account"];
+pub const OF_FLEETS: [&str; 4] = ["security_group", "vpc", "namespace", "service_account"];
 /// What the hosts of one fleet differ in on purpose: a fleet is spread over zones.
 const SPREAD: [&str; 2] = ["subnet", "zone"];
 /// As many hosts, or differences, are named.

@@ -85,8 +85,11 @@ pub struct Basis {
     pub inventory_digest: String,
     /// Which attributes make an identity's key.
     pub identity_key: KeyRule,
-    /// By region, the deployed release that the cells of [`Duty::Proven`] were shown for, without those cells.
+    /// By region, the deployed release that the cells of [`Duty::Proven`] were shown for; of its cells, those that are gone.
     pub proven: BTreeMap<String, Proven>,
+    /// By region, the verdict that a release which is gone back to shipped with, where that was given for another manifest.
+    #[serde(default)]
+    pub other_manifest: BTreeMap<String, String>,
     /// By region, which record of a deployment was the last one; 0 where there was none.
     #[serde(default)]
     pub deployed: BTreeMap<String, i64>,

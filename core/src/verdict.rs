@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::baseline::Duty;
+use crate::baseline::{Duty, Proven};
 use crate::fix::fix;
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, Presence, State, Why};
@@ -72,8 +72,7 @@ impl RegionVerdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     /// `all_pass`, `no_change`, `cell_failed`, `cell_unknown`, `cell_shown` (the verdict does not rest on it), `empty_plan`,
-    /// `inventory_stale`; of a decision
-    /// `overridden` or `rollback`.
+    /// `inventory_stale`, `other_manifest`; of a decision `overridden` or `rollback`.
     pub code: &'static str,
     /// In words.
     pub text: String,
@@ -114,9 +113,7 @@ fn give_region(region: &str, cells: &[&JudgedCell<'_>], basis: &Basis) -> Region
             None => shown,
         }
     } else if let Some(proven) = basis.proven.get(region).filter(|_| unchanged) {
-        let with = proven.verdict.as_ref().map_or_else(String::new, |id| format!(", which shipped with verdict {id}"));
-        let text = format!("nothing changed in {region} since release {}{with}", escape(&proven.release));
-        reasons.push(Reason { code: "no_change", text, fix: None });
+        reasons.push(Reason { code: "no_change", text: no_change(region, cells, proven), fix: None });
         State::Pass
     } else if cells.iter().any(|c| *c.duty == Duty::Shown) {
         State::all(cells.iter().map(|c| c.folded.state))
@@ -139,7 +136,41 @@ fn give_region(region: &str, cells: &[&JudgedCell<'_>], basis: &Basis) -> Region
         let text = format!("{cells} shown to {shown} from {fleets}{proven}");
         reasons.push(Reason { code: "all_pass", text, fix: None });
     }
+    if let Some(verdict) = basis.other_manifest.get(region) {
+        let text = format!(
+            "the manifest that was given is not the one that this release shipped with in {region} (verdict {verdict}): \
+             what is shown is of the one that was given"
+        );
+        let fix = Some("Give the manifest of the release that you go back to.".to_owned());
+        reasons.push(Reason { code: "other_manifest", text, fix });
+    }
     RegionVerdict { region: region.to_owned(), state, reasons }
+}
+
+/// That nothing is new: what was shown by which verdict, that nothing was probed, and what is gone.
+fn no_change(region: &str, cells: &[&JudgedCell<'_>], proven: &Proven) -> String {
+    const NAMED: usize = 3;
+    let verdicts: BTreeSet<&str> = cells
+        .iter()
+        .filter_map(|c| match c.duty {
+            Duty::Proven(verdict) => Some(verdict.as_str()),
+            Duty::Required | Duty::Shown => None,
+        })
+        .collect();
+    let mut by = verdicts.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    if verdicts.len() > NAMED {
+        let _ = write!(by, " and {} more", verdicts.len() - NAMED);
+    }
+    let noun = if verdicts.len() == 1 { "verdict" } else { "verdicts" };
+    let mut text = format!(
+        "nothing is new in {region} since release {}: {} shown before, by {noun} {by}; nothing was probed now",
+        escape(&proven.release),
+        counted(cells.len(), "cell")
+    );
+    if !proven.cells.is_empty() {
+        let _ = write!(text, "; {} of that release removed", counted(proven.cells.len(), "cell"));
+    }
+    text
 }
 
 /// `1 cell`, `2 cells`.

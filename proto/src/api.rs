@@ -181,6 +181,9 @@ pub struct Region {
     pub valid_until: String,
     /// The overrides in force that the decision rests on.
     pub overrides: Vec<Override>,
+    /// Of a stored verdict, the overrides of cells that block it which were given after it: the decision does not rest on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides_since: Vec<Override>,
     /// Dependencies down, fleets across.
     pub cells: Vec<Cell>,
     /// What the manifest leaves out on purpose.
@@ -233,6 +236,13 @@ pub struct Cell {
     pub agents: AgentCounts,
     /// What they saw.
     pub evidence: Vec<Evidence>,
+}
+
+impl Cell {
+    /// Whether it holds its region back, as far as the verdict goes.
+    pub fn blocks(&self) -> bool {
+        self.required && self.state != State::Pass
+    }
 }
 
 /// Which kinds of hosts a fleet had when a verdict was given.
@@ -323,7 +333,7 @@ pub struct OverrideRequest {
     pub ttl_s: u64,
 }
 
-/// `GET /v1/overrides`, and the answer to `POST`.
+/// `GET /v1/overrides`, and the answer to `POST`; to `DELETE`, those that still hold the same cell.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Overrides {
@@ -406,6 +416,18 @@ pub struct Override {
     /// When and by whom it was withdrawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<String>,
+}
+
+impl Override {
+    /// Whether it has neither been withdrawn nor ended at that time. An end that is no time has passed.
+    pub fn in_force(&self, at: jiff::Timestamp) -> bool {
+        self.withdrawn.is_none() && self.expires_at.parse::<jiff::Timestamp>().is_ok_and(|until| at < until)
+    }
+
+    /// Whether it is for that cell of that region of that application.
+    pub fn is_for(&self, application: &str, region: &str, digest: &str) -> bool {
+        self.application == application && self.region == region && self.digest == digest
+    }
 }
 
 /// How many agents a cell rests on.

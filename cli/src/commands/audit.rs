@@ -16,7 +16,8 @@ const PAGE: u32 = 1_000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Actions: gate (asked for), verdict (given), override, release deployed, rollback and break_glass (done without the controller, and
-told later), token, inventory apply, agents, enrol, connect; and METHOD /path for what was refused.
+told later), token, inventory apply, agents, enrol, connect, probe; and METHOD /path for what was refused. What was told later stands
+where it happened, by its host's clock; -o json has the log in its own order.
 
 Examples:
   preflight audit --since 24h --action override
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     /// Only what this principal did
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
-    /// Only this action, or those that begin with this word
+    /// Only this action, or those that begin with this word; one that there is not is wrong usage
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
     /// At most so many entries

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use anstyle::AnsiColor;
 use jiff::Timestamp;
-use preflight_core::text::{escape, escape_to};
+use preflight_core::text::escape_to;
 use preflight_proto::api::{Decision, Record, State};
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output;
-use crate::report::{GoesOn, Missing, ReportArgs, Told};
+use crate::report::{self, GoesOn, Missing, ReportArgs, Told};
 use crate::spool::Spool;
 
 /// What was to be done, and why nobody could be asked.
@@ -46,7 +46,7 @@ struct Document<'a> {
     error: Error<'a>,
     record: &'a Record,
     /// The file that keeps the record; none where it could not be kept.
-    spooled: Option<String>,
+    spooled: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -87,26 +87,13 @@ pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool,
         regions: [],
         error: Error { exit: Exit::NoVerdict.code(), message: emergency.error },
         record: &record,
-        spooled,
+        spooled: spooled.as_deref(),
     });
     let failure = Failure::no_verdict(format!("no controller could be asked: {}", emergency.error));
-    let (line, document) = (in_words(emergency, what), document.unwrap_or_default());
-    let goes_on = GoesOn::Emergency { what, line: &line, document: &document };
-    report.deliver(Told::Nothing { failure: &failure, goes_on }, Exit::Proceed, Missing::IsSaid)
-}
-
-fn in_words(emergency: &Emergency<'_>, what: &str) -> String {
-    let regions = match emergency.regions {
-        [] => "every region".to_owned(),
-        names => names.iter().map(|name| escape(name)).collect::<Vec<_>>().join(", "),
-    };
-    let yellow = AnsiColor::Yellow.on_default().bold();
-    format!(
-        "{yellow}PROCEED by {}{yellow:#}  without a verdict  {} {}  {regions}\n",
-        what.to_lowercase(),
-        escape(emergency.application),
-        escape(emergency.release),
-    )
+    let document = document.unwrap_or_default();
+    let told = report::Emergency { record: &record, spooled: spooled.as_deref(), document: &document };
+    let told = Told::Nothing { failure: &failure, goes_on: GoesOn::Emergency(told) };
+    report.deliver(told, Exit::Proceed, Missing::IsSaid)
 }
 
 fn record(emergency: &Emergency<'_>) -> Record {

@@ -9,11 +9,12 @@ use crate::failure::Failure;
 use crate::output::{self, OutputArgs};
 use crate::render;
 
-/// Say what a reason means and how to find its cause
+/// Say what a reason of a cell or of a verdict means, and what to do about it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   preflight explain connect_timeout
+  preflight explain no_change
   preflight explain")]
 pub(crate) struct Args {
     /// The reason; all of them if absent
@@ -21,6 +22,61 @@ pub(crate) struct Args {
     #[command(flatten)]
     output: OutputArgs,
 }
+
+/// What a verdict says of a region: the code, what it means, and what to do next.
+const OF_VERDICTS: [(&str, &str, &str); 10] = [
+    (
+        "no_change",
+        "every cell was shown before, by the verdict that is named, and is the same now: nothing was probed, and what was removed \
+         is counted",
+        "Ship. To see every cell probed now, gate with --scope all.",
+    ),
+    (
+        "inventory_stale",
+        "the inventory's source has not been read for longer than --inventory-max-age, so which fleets there are is not known",
+        "Repair the source (`preflight inventory show` says what is wrong with it), then run the gate again.",
+    ),
+    (
+        "empty_plan",
+        "no dependency of the manifest is for a fleet of the region, so nothing is known of it",
+        "Name a fleet of that region for at least one dependency of the manifest.",
+    ),
+    (
+        "overridden",
+        "somebody answers for cells that block; the verdict stays as it is, and nothing is proven by that",
+        "`preflight verdict show ID` says who, why and until when.",
+    ),
+    (
+        "rollback",
+        "the release was recorded as deployed there before, and going back is not held up by what is seen",
+        "Look at what is seen all the same.",
+    ),
+    (
+        "other_manifest",
+        "the manifest given with --rollback is not the one that the release shipped with: what is shown is of the one given",
+        "Give the manifest of the release that you go back to.",
+    ),
+    (
+        "inventory_changed",
+        "the inventory gives the release other cells than those that the verdict is about",
+        "Run `preflight gate` for this release and these regions.",
+    ),
+    (
+        "new_identity",
+        "a fleet has hosts of a kind that it did not have when the verdict was given",
+        "Run `preflight gate` for this release and these regions.",
+    ),
+    (
+        "baseline_changed",
+        "another deployment was recorded since, so what the verdict took as proven is not what is deployed",
+        "Run `preflight gate` for this release and these regions.",
+    ),
+    (
+        "rolled_back",
+        "a rollback was asked for in the region since the verdict was given",
+        "Run `preflight gate` for this release and these regions.",
+    ),
+];
 
 /// A reason, explained.
 #[derive(Debug, Serialize)]
@@ -57,11 +113,15 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
 fn names() -> Vec<&'static str> {
     let short = Short::ALL.iter().map(|r| r.as_str());
     let void = Void::ALL.iter().map(|r| r.as_str());
-    short.chain(void).chain(Unknown::ALL.iter().map(|r| r.as_str())).collect()
+    let unknown = Unknown::ALL.iter().map(|r| r.as_str());
+    short.chain(void).chain(unknown).chain(OF_VERDICTS.iter().map(|(name, ..)| *name)).collect()
 }
 
 fn explain(reason: &'static str) -> Option<Explained> {
-    lookup(reason).map(|(kind, meaning, next)| Explained { reason, kind, meaning, next })
+    let of_verdict = OF_VERDICTS.iter().find(|(name, ..)| *name == reason);
+    let of_verdict = of_verdict.map(|(_, meaning, next)| ("verdict", *meaning, *next));
+    let (kind, meaning, next) = lookup(reason).or(of_verdict)?;
+    Some(Explained { reason, kind, meaning, next })
 }
 
 fn unknown(wanted: &str, known: &[&'static str]) -> Failure {

@@ -25,7 +25,7 @@ const HURRY: Duration = Duration::from_secs(5);
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage
+Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage · 130 Ctrl-C
 
 Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1
@@ -36,7 +36,8 @@ Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1 -o github
 
 With -o github it also adds to the files that GITHUB_STEP_SUMMARY and GITHUB_OUTPUT name: the verdict as Markdown, and the outputs
-verdict, decision and id. A report that cannot be written makes exit 1 of what would be 0, but for a rollback.")]
+verdict, decision and id. A report that cannot be written makes exit 1 of what would be 0, but not with --rollback, --break-glass
+or --advisory, which nothing holds up; a block keeps its code.")]
 pub(crate) struct Args {
     /// The manifest that declares the application's dependencies
     #[arg(long, value_name = "FILE")]
@@ -69,10 +70,10 @@ pub(crate) struct Args {
     #[arg(long)]
     strict: bool,
     /// Go back to a release that was deployed in these regions before: what is seen is shown and holds up nothing. Where no
-    /// controller can be asked, go on after a few seconds, and tell it later
+    /// controller can be asked, go on after at most five seconds, and tell it later
     #[arg(long, group = "emergency", conflicts_with_all = ["advisory", "fail_fast", "strict", "scope"])]
     rollback: bool,
-    /// In an emergency: go on without a verdict where no controller can be asked, and tell it later. Where one can, its verdict counts
+    /// In an emergency: go on without a verdict where no controller can be asked for five seconds, and tell it later. Where one can, its verdict counts
     #[arg(long, group = "emergency", conflicts_with = "advisory", requires_all = ["reason", "ticket"])]
     break_glass: bool,
     /// Why, with --break-glass or --rollback; kept in the audit log
@@ -100,8 +101,8 @@ pub(crate) async fn run(
     connect: impl Fn() -> Result<Client, Failure>,
     spool: &Spool,
 ) -> Result<Exit, Failure> {
-    let (advisory, report) = (args.advisory, args.report.clone());
-    let missing = if args.rollback { Missing::IsSaid } else { Missing::Counts };
+    args.report.check()?;
+    let (advisory, report, missing) = (args.advisory, args.report.clone(), missing(&args));
     let result = verdict(args, connect, spool).await;
     if let Err(GivenUp { failure, cause }) = &result {
         // A token that is wrong, or a controller that is not trusted, must not be a way around what the controller forbids.
@@ -127,6 +128,11 @@ pub(crate) async fn run(
         exit.meaning()
     ));
     Ok(Exit::Proceed)
+}
+
+/// A report that cannot be written holds up neither a rollback nor an emergency.
+fn missing(args: &Args) -> Missing {
+    if args.rollback || args.break_glass { Missing::IsSaid } else { Missing::Counts }
 }
 
 async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spool: &Spool) -> Result<Exit, GivenUp> {
@@ -209,7 +215,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
     if args.break_glass {
         let instead = match judgement.exit {
             Exit::Proceed => String::new(),
-            Exit::NoVerdict | Exit::Fails | Exit::Unknown | Exit::Refused | Exit::Usage => format!(
+            Exit::NoVerdict | Exit::Fails | Exit::Unknown | Exit::Refused | Exit::Usage | Exit::Interrupted => format!(
                 " To go on all the same, somebody with the scope `override` answers for it: \
                  preflight override --verdict {} --all-blocking --reason … --ticket … --expires 1h",
                 escape(&gate.id)
@@ -219,7 +225,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
             "--break-glass was not used: the controller answered, and its verdict counts.{instead}"
         ));
     }
-    let missing = if args.rollback { Missing::IsSaid } else { Missing::Counts };
+    let missing = missing(&args);
     Ok(args.report.deliver(Told::Verdict { gate: &gate, advisory: args.advisory }, judgement.exit, missing))
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct LocalArgs {
     inventory: Option<PathBuf>,
     /// Probe again and again until stopped, then show loss and latency percentiles
     #[arg(long, requires = "local")]
-    watch: bool,
+    pub(super) watch: bool,
     /// The time from one round to the next
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval, requires = "watch")]
     interval: Duration,

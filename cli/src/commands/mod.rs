@@ -32,6 +32,7 @@ use crate::client::Client;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::spool::Spool;
 
 /// Shows, before a change ships, that every kind of host that will run it can reach what it depends on
@@ -43,7 +44,7 @@ use crate::spool::Spool;
 Which controller: --context FILE; or PREFLIGHT_URL, PREFLIGHT_TOKEN and PREFLIGHT_CA (a PEM file's path) as a set;
 or PREFLIGHT_CONTEXT; or ~/.config/preflight/client.toml.
 
-Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage
+Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage · 130 Ctrl-C
 
 Example:
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1"
@@ -79,6 +80,10 @@ enum Command {
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
+    // A watch ends with its summary instead.
+    if !matches!(&cli.command, Command::Probe(args) if args.is_watch()) {
+        interrupt::ends_it();
+    }
     let spool = Spool::find(cli.spool_dir);
     let clients = RefCell::new(Vec::new());
     let connect = || {

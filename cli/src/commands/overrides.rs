@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use hyper::Method;
-use preflight_core::text::escape;
 use preflight_proto::api::{OverrideRequest, Overrides};
-use serde::de::IgnoredAny;
 
 use crate::client::{Client, segment};
 use crate::exit::Exit;
@@ -61,8 +59,13 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List the overrides that have not ended
-    #[command(after_help = "Example:\n  preflight override list --application shop")]
+    /// List the overrides that have not ended, also those that were withdrawn
+    #[command(after_help = "\
+One that was withdrawn does not count any more: it stays in the list, marked so, until it would have ended. `preflight audit
+--action override` has those that have ended.
+
+Example:
+  preflight override list --application shop")]
     List {
         /// Only this application's
         #[arg(long)]
@@ -70,7 +73,7 @@ enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Withdraw an override: from now on its cell blocks again
+    /// Withdraw an override: from now on its cell blocks again, unless another override holds it
     #[command(after_help = "Example:\n  preflight override withdraw 9b1f00c2d4e87a35")]
     Withdraw {
         /// The override's id, as the list shows it
@@ -116,8 +119,9 @@ pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
             }
         }
         Some(Command::Withdraw { id }) => {
-            client.call::<IgnoredAny>(Method::DELETE, &format!("/v1/overrides/{}", segment(&id)), None::<&()>).await?;
-            output::text(&format!("{} is withdrawn: its cell blocks again.\n", escape(&id)))?;
+            let path = format!("/v1/overrides/{}", segment(&id));
+            let left: Overrides = client.call(Method::DELETE, &path, None::<&()>).await?.body;
+            output::text(&render::overrides::withdrawn(&id, &left, output::width()))?;
         }
     }
     Ok(Exit::Proceed)

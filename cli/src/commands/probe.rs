@@ -19,7 +19,7 @@ use crate::{duration, render};
 /// Probe targets now, from the agents of the fleets or from this host
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 all pass · 1 no answer could be had · 2 one fails · 3 unknown · 64 usage
+Exit codes: 0 all pass · 1 no answer could be had · 2 one fails · 3 unknown · 64 usage · 130 Ctrl-C
 
 Examples:
   preflight probe redis://ai-cache.internal:6379
@@ -59,6 +59,13 @@ pub(crate) struct Args {
     here: local::LocalArgs,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+impl Args {
+    /// Whether it goes on until it is told to end.
+    pub(super) fn is_watch(&self) -> bool {
+        self.here.watch
+    }
 }
 
 /// Runs it.

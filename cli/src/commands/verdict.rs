@@ -30,7 +30,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Show a verdict with its evidence
+    /// Show a verdict with its evidence, as it was given, and the overrides that were given since
     #[command(after_help = "\
 Examples:
   preflight verdict show 4f1c9a7be02d63a8 -o json
@@ -93,12 +93,16 @@ struct Checked<'a> {
     rollback: bool,
     /// What it rests on beside what was seen: the overrides in force now.
     overrides: Vec<&'a Override>,
+    /// What does not hold it up, and is to be known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<&'a str>,
 }
 
 /// Runs it.
 pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure>) -> Result<Exit, Failure> {
     match args.command {
         Command::Show { id, report } => {
+            report.check()?;
             let gate = fetch(&connect()?, &id).await?.body;
             let told = Told::Verdict { gate: &gate, advisory: gate.advisory };
             Ok(report.deliver(told, Exit::Proceed, Missing::Counts))
@@ -138,7 +142,8 @@ async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
         judgement.objections.extend(objections.into_iter().map(|why| why.text));
     }
     let exit = judgement.exit;
-    let counted = gate.regions.iter().filter(|region| args.regions.contains(&region.region));
+    let counted = || gate.regions.iter().filter(|region| args.regions.contains(&region.region));
+    let notices = counted().flat_map(|region| &region.reasons).filter(|reason| reason.code == "other_manifest");
     let checked = Checked {
         id: &args.id,
         application: &args.application,
@@ -149,7 +154,8 @@ async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
         exit: exit.code(),
         objections: judgement.objections,
         rollback: gate.rollback,
-        overrides: counted.flat_map(|region| &region.overrides).collect(),
+        overrides: counted().flat_map(|region| &region.overrides).collect(),
+        notices: notices.map(|reason| reason.text.as_str()).collect(),
     };
     if args.output.is_json() {
         output::json(&checked)?;
@@ -176,6 +182,9 @@ fn in_words(checked: &Checked<'_>, exit: Exit) -> String {
     );
     for given in &checked.overrides {
         text.push_str(&render::overrides::in_force(given, output::width()));
+    }
+    for notice in &checked.notices {
+        let _ = writeln!(text, "  note: {}", escape(notice));
     }
     for objection in &checked.objections {
         let _ = writeln!(text, "  {}", escape(objection));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use preflight_core::observation::{Attempt, Certificate, Observation, Outcome, Phases, Proof};
 use preflight_core::reason::Short;
-use preflight_proto::api::{Cell, Evidence, Gate, Region, State};
+use preflight_proto::api::{Cell, Evidence, Gate, Region};
 
 use super::{DIM, count, glyph, heading, host, paragraph, sentence, style_of, styled, word, worst_first};
 
@@ -18,7 +18,7 @@ pub(crate) fn render(gate: &Gate, width: usize) -> String {
         .regions
         .iter()
         .flat_map(|region| region.cells.iter().map(move |cell| (region, cell)))
-        .filter(|(_, cell)| cell.required && cell.state != State::Pass)
+        .filter(|(_, cell)| cell.blocks())
         // Of whom nobody answered, the reasons have said all.
         .filter(|(region, cell)| !cell.evidence.is_empty() || unsaid(region, cell).is_some())
         .collect();

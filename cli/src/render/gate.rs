@@ -17,6 +17,7 @@ pub(crate) fn render(gate: &Gate, advisory: bool, width: usize) -> String {
         out.push_str(&matrix(region, width));
     }
     out.push_str(&overridden(gate, width));
+    out.push_str(&overridden_since(gate, width));
     out.push_str(&findings(gate, width));
     out.push_str(&next(gate, width));
     out.push_str(&evidence::render(gate, width));
@@ -24,9 +25,15 @@ pub(crate) fn render(gate: &Gate, advisory: bool, width: usize) -> String {
 }
 
 /// Whether nothing of a region had to be shown: an ordinary deploy, of which its reason says all.
-fn unchanged(region: &Region) -> bool {
+pub(crate) fn unchanged(region: &Region) -> bool {
     region.reasons.iter().any(|reason| reason.code == "no_change")
         && region.cells.iter().all(|cell| cell.proven_by.is_some())
+}
+
+/// What a verdict's word must not hide: that nothing was probed for it.
+pub(crate) fn without_probes(gate: &Gate) -> &'static str {
+    let all = !gate.regions.is_empty() && gate.regions.iter().all(unchanged);
+    if all { " (nothing is new, nothing was probed)" } else { "" }
 }
 
 fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
@@ -40,7 +47,7 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
     let regions = gate.regions.iter().map(|r| word(&r.region)).collect::<Vec<_>>().join(", ");
     let noun = if gate.regions.len() == 1 { "region" } else { "regions" };
     let mut parts = vec![
-        format!("verdict {}", gate.verdict.as_str()),
+        format!("verdict {}{}", gate.verdict.as_str(), without_probes(gate)),
         format!("{} {}", word(&gate.application), word(&gate.release)),
         format!("{noun} {regions}"),
         format!("run {}", word(&gate.id)),
@@ -92,6 +99,18 @@ fn overridden(gate: &Gate, width: usize) -> String {
     let overrides = gate.regions.iter().flat_map(|region| &region.overrides);
     let out: String = overrides.map(|given| overrides::in_force(given, width)).collect();
     if out.is_empty() { out } else { heading("Overridden") + &out }
+}
+
+/// Who has answered since for cells that block.
+fn overridden_since(gate: &Gate, width: usize) -> String {
+    let overrides = gate.regions.iter().flat_map(|region| &region.overrides_since);
+    let out: String = overrides.map(|given| overrides::in_force(given, width)).collect();
+    if out.is_empty() {
+        return out;
+    }
+    let text =
+        "This verdict is shown as it was given: `preflight verdict check` and the next gate go by what holds then.";
+    heading("Overridden since") + &out + &paragraph("  ", text, width)
 }
 
 /// What `--advisory` makes of a decision, to be said loudly.

@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod drift;
+pub(crate) mod emergency;
 pub(crate) mod evidence;
 pub(crate) mod explain;
 pub(crate) mod gate;

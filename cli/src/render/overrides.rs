@@ -63,19 +63,34 @@ pub(crate) fn given(overrides: &Overrides, width: usize) -> String {
     out
 }
 
+/// What withdrawing one came to: `left` are those that still hold its cell.
+pub(crate) fn withdrawn(id: &str, left: &Overrides, width: usize) -> String {
+    if left.overrides.is_empty() {
+        return format!("{} is withdrawn: its cell blocks again.\n", word(id));
+    }
+    let is = if left.overrides.len() == 1 { "is" } else { "are" };
+    let others = count(left.overrides.len(), "other override");
+    let mut out = format!("{} is withdrawn. Its cell still does not block: {others} for it {is} in force.\n", word(id));
+    for one in &left.overrides {
+        let lead = format!("  {}  {}: ", word(&one.id), cell(one));
+        out.push_str(&paragraph(&lead, &who(one), width));
+    }
+    out
+}
+
 /// `eu/web/ai-cache`.
 fn cell(given: &Override) -> String {
     format!("{}/{}/{}", word(&given.region), word(&given.fleet), word(&given.dependency))
 }
 
-/// One override in force, as it stands beside a verdict.
+/// One override, as it stands beside a verdict.
 pub(crate) fn in_force(given: &Override, width: usize) -> String {
-    let text = format!(
-        "by {} until {}, ticket {}: {}",
-        word(&given.by),
-        moment(&given.expires_at),
-        word(&given.ticket),
-        sentence(&given.reason)
-    );
-    paragraph(&format!("  {}: ", cell(given)), &text, width)
+    paragraph(&format!("  {}: ", cell(given)), &who(given), width)
+}
+
+/// Who answers, until when, and why.
+pub(crate) fn who(given: &Override) -> String {
+    let until = until(given).1;
+    let until = if given.withdrawn.is_some() { until } else { format!("until {until}") };
+    format!("by {} {until}, ticket {}: {}", word(&given.by), word(&given.ticket), sentence(&given.reason))
 }

@@ -26,6 +26,15 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     moved
 }
 
+/// Where a path leads, also while there is no file yet: two that lead to one place are equal.
+pub(super) fn place(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned());
+        path.file_name().map_or_else(|| path.to_owned(), |name| parent.join(name))
+    })
+}
+
 /// Adds the bytes to a file's end, in one write where the system takes them in one.
 pub(super) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     OpenOptions::new().append(true).create(true).open(path)?.write_all(bytes)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use preflight_core::text::escape_to;
 use preflight_proto::api::{Cell, Decision, Gate, Region, State};
 
-use super::{GoesOn, Told, blocks, decision, file, markdown, overridden, unwritten};
+use super::{GoesOn, Told, beside, decision, file, markdown, overridden, unwritten};
 use crate::failure::Failure;
 use crate::render;
 
@@ -49,20 +49,24 @@ pub(super) fn hand_over(told: Told<'_>, files: &Files) -> Vec<Failure> {
 
 /// `name=value`, a line each. No value holds the end of a line.
 fn outputs(told: Told<'_>) -> String {
-    let (verdict, decision, id, advisory) = match told {
+    match told {
         Told::Verdict { gate, advisory } => {
-            (gate.verdict.as_str(), decision(gate.decision), escape_to(&gate.id, 100), advisory)
+            let (verdict, decision, id) = (gate.verdict.as_str(), decision(gate.decision), escape_to(&gate.id, 100));
+            let advisory = if advisory { "advisory=true\n" } else { "" };
+            let rollback = if gate.rollback { "rollback=true\n" } else { "" };
+            format!("verdict={verdict}\ndecision={decision}\nid={id}\n{advisory}{rollback}")
         }
-        Told::Nothing { goes_on: GoesOn::No, .. } => ("unknown", "block", String::new(), false),
-        Told::Nothing { goes_on: GoesOn::Advisory, .. } => ("unknown", "block", String::new(), true),
-        // Nothing may hold up a step that looks at this.
-        Told::Nothing { goes_on: GoesOn::Emergency { .. }, .. } => ("unknown", "proceed", String::new(), false),
-    };
-    let mut out = format!("verdict={verdict}\ndecision={decision}\nid={id}\n");
-    if advisory {
-        out.push_str("advisory=true\n");
+        Told::Nothing { goes_on: GoesOn::No, .. } => "verdict=unknown\ndecision=block\nid=\n".to_owned(),
+        Told::Nothing { goes_on: GoesOn::Advisory, .. } => {
+            "verdict=unknown\ndecision=block\nid=\nadvisory=true\n".to_owned()
+        }
+        // Nothing may hold up a step that looks at this. There is no verdict, so it has no id.
+        Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. } => {
+            let kind = if emergency.is_rollback() { "rollback" } else { "break_glass" };
+            let record = escape_to(&emergency.record.id, 100);
+            format!("verdict=unknown\ndecision=proceed\n{kind}=true\nrecord={record}\n")
+        }
     }
-    out
 }
 
 /// The step's log: the table, which the runner does not take for commands whatever stands in it, then the commands.
@@ -79,6 +83,11 @@ pub(super) fn log(told: Told<'_>, width: usize) -> Result<String, Failure> {
 pub(super) fn commands(told: Told<'_>) -> String {
     let (gate, advisory) = match told {
         Told::Verdict { gate, advisory } => (gate, advisory),
+        Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. } => {
+            let title = format!("preflight: {}", emergency.what().to_uppercase());
+            let text = format!("{} {}.", emergency.says(), emergency.sentences().join(". "));
+            return command("warning", &[("title", &title)], &text);
+        }
         Told::Nothing { failure, goes_on } => {
             let says = goes_on.says();
             let mut text = format!("{} ({})", failure.message, failure.exit.meaning());
@@ -106,6 +115,10 @@ pub(super) fn commands(told: Told<'_>) -> String {
     if advisory {
         notes.push(advisory_notice(gate.decision));
     }
+    let all: Vec<String> = gate.regions.iter().flat_map(beside).collect();
+    if !all.is_empty() {
+        notes.push(command("notice", &[("title", "preflight")], &all.join("; ")));
+    }
     notes.concat()
 }
 
@@ -126,7 +139,7 @@ type Cells<'a> = Vec<(&'a Region, &'a Cell)>;
 fn notes(gate: &Gate, advisory: bool) -> Vec<String> {
     let mut by_place: BTreeMap<Place<'_>, Cells<'_>> = BTreeMap::new();
     for region in &gate.regions {
-        for cell in region.cells.iter().filter(|cell| blocks(cell)) {
+        for cell in region.cells.iter().filter(|cell| cell.blocks()) {
             let reason = cell.reason.as_deref().unwrap_or(cell.state.as_str());
             by_place.entry((cell.line, &cell.dependency, reason)).or_default().push((region, cell));
         }
@@ -145,7 +158,11 @@ fn notes(gate: &Gate, advisory: bool) -> Vec<String> {
         }
         for (region, cell) in &cells {
             if let Some(given) = overridden(region, cell) {
-                let _ = write!(text, "; overridden in {} by {} until {}", region.region, given.by, given.expires_at);
+                let _ = write!(
+                    text,
+                    "; {}/{}/{dependency} is overridden by {} until {}",
+                    region.region, cell.fleet, given.by, given.expires_at
+                );
             }
         }
         let title = format!("preflight: {dependency} {reason}");

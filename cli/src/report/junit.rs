@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 use preflight_core::text::escape_to;
-use preflight_proto::api::{Cell, Decision, Excluded, Gate, Region, State};
+use preflight_proto::api::{Cell, Decision, Excluded, Gate, Record, Region, State};
 
-use super::{Told, decision, markdown, overridden, seconds};
+use super::{Emergency, GoesOn, Told, beside, decision, markdown, overridden, seconds};
 
 /// Each name and sentence is cut here, in characters.
 const TEXT: usize = 2_000;
@@ -30,6 +30,9 @@ pub(super) fn render(told: Told<'_>) -> String {
             }
             (advisory.then(|| ADVISORY.to_owned()), suites, seconds(gate))
         }
+        Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. } => {
+            (Some(emergency.says()), vec![goes_on_without(emergency)], None)
+        }
         Told::Nothing { failure, goes_on } => {
             let mut text = failure.message.clone();
             if let Some(fix) = &failure.fix {
@@ -51,6 +54,19 @@ pub(super) fn render(told: Told<'_>) -> String {
     out
 }
 
+/// Neither passed nor failed: nobody was asked.
+fn goes_on_without(emergency: Emergency<'_>) -> Suite {
+    let Record { id, kind, application, release, by, reason, ticket, at, .. } = emergency.record;
+    let kind = if kind == "rollback" { "rollback" } else { "break_glass" };
+    let texts = [("application", application), ("release", release), ("by", by), ("reason", reason)];
+    let mut properties: Vec<(&'static str, String)> = texts.map(|(name, text)| (name, text.clone())).to_vec();
+    properties.extend([("ticket", ticket.clone()), ("record", id.clone()), (kind, "true".to_owned())]);
+    properties.extend([("verdict", "unknown".to_owned()), ("decision", "proceed".to_owned())]);
+    let text = format!("{} {}", emergency.says(), emergency.sentences().join(". "));
+    let case = Case::new("preflight", "verdict", Became::Skipped(text));
+    Suite { name: "preflight".to_owned(), at: Some(at.clone()), properties, cases: vec![case], ..Suite::default() }
+}
+
 #[derive(Debug, Default)]
 struct Suite {
     name: String,
@@ -58,6 +74,8 @@ struct Suite {
     at: Option<String>,
     properties: Vec<(&'static str, String)>,
     cases: Vec<Case>,
+    /// Lines.
+    says: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -103,7 +121,7 @@ fn suite(gate: &Gate, region: &Region, advisory: bool) -> Suite {
     let mut cases: Vec<Case> = region.cells.iter().map(|cell| of_cell(gate, region, cell)).collect();
     cases.extend(region.excluded.iter().map(|excluded| left_out(region, excluded)));
     cases.extend(decided_otherwise(region, &cases));
-    Suite { name: region.region.clone(), at: Some(gate.ended_at.clone()), properties, cases }
+    Suite { name: region.region.clone(), at: Some(gate.ended_at.clone()), properties, cases, says: beside(region) }
 }
 
 fn left_out(region: &Region, excluded: &Excluded) -> Case {
@@ -188,8 +206,9 @@ impl Suite {
         for case in &self.cases {
             case.write(out);
         }
-        if let Some(says) = says {
-            let _ = writeln!(out, "    <system-out>{}</system-out>", safe(says));
+        let lines: Vec<String> = says.into_iter().chain(self.says.iter().map(String::as_str)).map(safe).collect();
+        if !lines.is_empty() {
+            let _ = writeln!(out, "    <system-out>{}</system-out>", lines.join("\n"));
         }
         out.push_str("  </testsuite>\n");
     }

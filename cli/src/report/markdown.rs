@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use preflight_core::text::escape_to;
 use preflight_proto::api::{Cell, Evidence, Finding, Gate, Region, State};
 
-use super::{Told, blocks, decision, overridden, seconds};
+use super::{GoesOn, Told, answers, decision, overridden, seconds};
+use crate::render::gate::{unchanged, without_probes};
 use crate::render::{evidence, moment};
 
 /// What GitHub takes as a step's summary, in bytes.
@@ -27,6 +28,14 @@ pub(super) fn render(told: Told<'_>, limit: usize) -> String {
     let mut page = Page { text: String::new(), limit: limit.saturating_sub(CUT.len()), cut: false };
     match told {
         Told::Verdict { gate, advisory } => verdict(gate, advisory, &mut page),
+        Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. } => {
+            let (application, release) = (safe(&emergency.record.application), safe(&emergency.record.release));
+            page.line(&format!("## ⚠️ preflight: PROCEED by {} {application} {release}", emergency.what()));
+            page.line(&format!("\n> [!WARNING]\n> **{}**\n", safe(&emergency.says())));
+            for text in emergency.sentences() {
+                page.line(&format!("- {}", safe(&text)));
+            }
+        }
         Told::Nothing { failure, goes_on } => {
             page.line("## ⛔ preflight: no verdict");
             page.line("");
@@ -82,7 +91,10 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
     if gate.rollback {
         page.line("> [!NOTE]\n> **ROLLBACK**: what is seen is shown and holds up nothing.\n");
     }
-    let mut parts = vec![format!("Verdict **{}**", gate.verdict.as_str()), format!("run {}", safe(&gate.id))];
+    let mut parts = vec![
+        format!("Verdict **{}**{}", gate.verdict.as_str(), without_probes(gate)),
+        format!("run {}", safe(&gate.id)),
+    ];
     parts.extend(seconds(gate).map(|seconds| format!("{seconds:.1} s")));
     let until = gate.regions.iter().map(|region| region.valid_until.as_str()).min();
     parts.extend(until.map(|until| format!("valid until {}", safe(&moment(until)))));
@@ -91,7 +103,7 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
         of_region(region, page);
     }
     let cells = gate.regions.iter().flat_map(|region| region.cells.iter().map(move |cell| (region, cell)));
-    let shown: Vec<(&Region, &Cell)> = cells.filter(|(_, cell)| blocks(cell)).collect();
+    let shown: Vec<(&Region, &Cell)> = cells.filter(|(_, cell)| cell.blocks()).collect();
     if !shown.is_empty() {
         page.line("\n### Evidence");
     }
@@ -103,13 +115,12 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
 /// A region: its matrix, what comparing shows, why and what to do.
 fn of_region(region: &Region, page: &mut Page) {
     let state = region.verdict;
-    page.line(&format!(
-        "\n### {} {}: {}, {}",
-        sign(state),
-        safe(&region.region),
-        state.as_str(),
-        decision(region.decision)
-    ));
+    let (name, word, decision) = (safe(&region.region), state.as_str(), decision(region.decision));
+    if unchanged(region) {
+        page.line(&format!("\n### {} {name}: nothing new, {decision}", sign(state)));
+    } else {
+        page.line(&format!("\n### {} {name}: {word}, {decision}", sign(state)));
+    }
     matrix(region, page);
     for given in &region.overrides {
         page.line(&format!(
@@ -122,6 +133,10 @@ fn of_region(region: &Region, page: &mut Page) {
             safe(&given.ticket)
         ));
     }
+    for given in &region.overrides_since {
+        let cell = format!("{}/{}/{}", given.region, given.fleet, given.dependency);
+        page.line(&format!("- **overridden since**: {}, {}", safe(&cell), safe(&answers(given))));
+    }
     for excluded in &region.excluded {
         let (fleet, dependency) = (safe(&excluded.fleet), safe(&excluded.dependency));
         page.line(&format!("- {fleet} does not use {dependency}: {}", safe(&excluded.because)));
@@ -133,7 +148,7 @@ fn of_region(region: &Region, page: &mut Page) {
         page.line(&format!("- **{}**: {}", safe(kind), safe(text)));
     }
     if !region.reasons.is_empty() {
-        page.line(if decision(region.decision) == "proceed" { "\n**Why**\n" } else { "\n**What to do next**\n" });
+        page.line(if decision == "proceed" { "\n**Why**\n" } else { "\n**What to do next**\n" });
     }
     for reason in &region.reasons {
         page.line(&format!("- {}", safe(&reason.text)));
@@ -180,7 +195,8 @@ fn matrix(region: &Region, page: &mut Page) {
 fn in_matrix(region: &Region, cell: &Cell) -> String {
     let sign = sign(cell.state);
     let mut text = match (&cell.reason, &cell.proven_by) {
-        (_, Some(verdict)) => format!("{sign} shown by {}", safe(verdict)),
+        // Not probed this time: nothing may look as if it were.
+        (_, Some(verdict)) => format!("= shown by {}", safe(verdict)),
         (Some(reason), None) => format!("{sign} {}", safe(reason)),
         (None, None) => format!("{sign} {}/{}", cell.agents.ok, cell.agents.asked),
     };
@@ -241,39 +257,63 @@ fn sign(state: State) -> &'static str {
     }
 }
 
-/// Foreign text as it may stand anywhere inside a line, also of a table.
+/// Foreign text as it may stand anywhere inside a line, also of a table, and where a block begins.
 ///
-/// Every character of ASCII punctuation is escaped with a backslash (`CommonMark` 0.31, 2.4), which also ends what GitHub would
-/// link by itself (`www.`, `https://`). `@` and `#`, which mention people and issues after Markdown is done, become code. Space is
-/// collapsed, so that none of it indents.
+/// Escaped with a backslash (`CommonMark` 0.31, 2.4) is what could mean something where it stands, and no more, so that names and
+/// addresses read as they are: what opens emphasis, code, a link, HTML, an entity, mathematics or a table's column; what GitHub links by itself
+/// (`https://`, `www.`); and at the beginning what opens a block. `@` and `#` that mention people and issues, or make a mail
+/// address, which is looked for after Markdown is done, become code. Space is collapsed, so that none of it indents.
 pub(super) fn safe(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() * 2);
+    let mut out = String::with_capacity(text.len() + 16);
     for (index, word) in escape_to(text, SENTENCE).split_whitespace().enumerate() {
         if index > 0 {
             out.push(' ');
         }
-        for c in word.chars() {
-            match c {
-                '@' | '#' => {
-                    // Two code spans side by side would be one with its fences inside.
-                    if out.ends_with('`') && !out.ends_with("\\`") {
-                        out.pop();
-                        out.push(c);
-                    } else {
-                        out.push('`');
-                        out.push(c);
-                    }
+        let mut before = ' ';
+        let number = word.strip_suffix(['.', ')']).is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        for (at, c) in word.char_indices() {
+            let after = &word[at + c.len_utf8()..];
+            if mentions(before, c, after) {
+                // Two code spans side by side would be one with its fences inside.
+                if out.ends_with('`') && !out.ends_with("\\`") {
+                    out.pop();
+                } else {
                     out.push('`');
                 }
-                c if c.is_ascii_punctuation() => {
+                out.push(c);
+                out.push('`');
+            } else {
+                let opens = index == 0 && (at == 0 && c.is_ascii_punctuation() || number && after.is_empty());
+                if opens || means_something(before, c, after) {
                     out.push('\\');
-                    out.push(c);
                 }
-                c => out.push(c),
+                out.push(c);
             }
+            before = c;
         }
     }
     out
+}
+
+/// Whether a renderer would make a mention, an issue or a mail address of it.
+fn mentions(before: char, c: char, after: &str) -> bool {
+    match c {
+        '@' => !before.is_alphanumeric() || after.contains('.'),
+        '#' => after.starts_with(|c: char| c.is_alphanumeric()),
+        _ => false,
+    }
+}
+
+/// Whether a character is more than itself inside of a line.
+fn means_something(before: char, c: char, after: &str) -> bool {
+    match c {
+        '\\' | '`' | '*' | '[' | ']' | '<' | '>' | '&' | '|' | '~' | '^' | '$' | '{' | '}' => true,
+        // Inside of a word it opens nothing.
+        '_' => !(before.is_alphanumeric() && after.starts_with(char::is_alphanumeric)),
+        ':' => after.starts_with("//"),
+        '.' => before.eq_ignore_ascii_case(&'w'),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -281,13 +321,17 @@ mod tests {
     use proptest::prelude::*;
     use pulldown_cmark::{Event, Options, Parser, Tag};
 
-    use super::super::GoesOn;
     use super::*;
+
+    /// All that a renderer may know, but for what only makes quotes and dashes pretty.
+    fn extensions() -> Options {
+        Options::all().difference(Options::ENABLE_SMART_PUNCTUATION)
+    }
 
     /// What a renderer makes of it: its text, and everything that is no text.
     fn parsed(markdown: &str) -> (String, Vec<String>) {
         let (mut text, mut other) = (String::new(), Vec::new());
-        for event in Parser::new_ext(markdown, Options::all()) {
+        for event in Parser::new_ext(markdown, extensions()) {
             if let Event::Text(shown) | Event::Code(shown) = &event {
                 text.push_str(shown);
             } else {
@@ -301,7 +345,16 @@ mod tests {
         escape_to(text, SENTENCE).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    const HOSTILE: [&str; 18] = [
+    const HOSTILE: [&str; 27] = [
+        "1. x",
+        "12) x",
+        "7.",
+        "- x",
+        "+ x",
+        "> x",
+        ": x",
+        "=====",
+        "_a_ __b__ _ a_b_c (_d_) ~~~",
         "a | b || c",
         "`code` ``more`` `@me`",
         "<script>alert(1)</script><img src=x onerror=y>",
@@ -328,13 +381,42 @@ mod tests {
             let (shown, other) = parsed(&format!("x {}", safe(text)));
             assert_eq!(shown, format!("x {}", collapsed(text)), "{text:?}: {}", safe(text));
             assert_eq!(other.len(), 2, "a paragraph begins and ends: {text:?}: {other:?}");
+            opens_no_block(text);
         }
+    }
+
+    /// Where a list's item begins, and where a line does.
+    fn opens_no_block(text: &str) {
+        if collapsed(text).is_empty() {
+            return;
+        }
+        for (lead, around) in [("- ", 4), ("", 2)] {
+            let (shown, other) = parsed(&format!("{lead}{}\n", safe(text)));
+            assert_eq!(shown.trim_end(), collapsed(text), "{text:?}: {}", safe(text));
+            assert_eq!(other.len(), around, "{text:?}: {}: {other:?}", safe(text));
+        }
+    }
+
+    /// What stands in every report reads as it is, also where nobody renders it.
+    #[test]
+    fn ordinary_names_are_left_as_they_are() {
+        for text in [
+            "connect_timeout: several attempts met silence at 10.0.3.7:6379 (2 of 2 agents); retry",
+            "eu/web-1, us-east-1a: it's 100% \"down\" + gone = 3.5 s?",
+            "2025-03-31.1",
+            "by ann@build-7 until 2025-03-31T11:20:00Z",
+            "--scope all",
+        ] {
+            let text = text.trim_start_matches("--");
+            assert_eq!(safe(text), text);
+        }
+        assert_eq!(safe("redis://ai-cache.internal:6379"), "redis\\://ai-cache.internal:6379");
     }
 
     #[test]
     fn no_renderer_that_links_by_itself_finds_an_address() {
-        for scheme in ["https:", "http:", "www.", "ftp:", "#1"] {
-            let text = format!("see {scheme}//evil.example");
+        for scheme in ["https://", "http://", "www.", "WWW.", "ftp://", "#1", "a@b."] {
+            let text = format!("see {scheme}evil.example");
             assert!(!safe(&text).contains(scheme), "{}", safe(&text));
         }
     }
@@ -346,13 +428,24 @@ mod tests {
             let want = format!("x {}", collapsed(&text));
             prop_assert_eq!(shown.trim_end(), want.trim_end());
             prop_assert_eq!(other.len(), 2, "{:?}", other);
+            opens_no_block(&text);
+        }
+
+        /// The same of what is made of nothing but markup.
+        #[test]
+        fn any_markup_shows_as_itself(text in "[-+*_=~`>:#.()\\[\\]{}<!|&;$^ 1aw@/]{0,40}") {
+            let (shown, other) = parsed(&format!("x {}", safe(&text)));
+            let want = format!("x {}", collapsed(&text));
+            prop_assert_eq!(shown.trim_end(), want.trim_end());
+            prop_assert_eq!(other.len(), 2, "{:?}", other);
+            opens_no_block(&text);
         }
 
         /// However hostile a name is, a table keeps its columns.
         #[test]
         fn any_text_stays_in_its_cell(text in "\\PC{0,60}|[ -~`|@#\\\\]{0,60}") {
             let table = format!("| a | b |\n| --- | --- |\n| {} | last |\n", safe(&text));
-            let events: Vec<Event<'_>> = Parser::new_ext(&table, Options::all()).collect();
+            let events: Vec<Event<'_>> = Parser::new_ext(&table, extensions()).collect();
             let cells = events.iter().filter(|event| matches!(event, Event::Start(Tag::TableCell))).count();
             let mut shown = String::new();
             for event in &events {

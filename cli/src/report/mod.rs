@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use preflight_core::text::escape;
-use preflight_proto::api::{Cell, Decision, Gate, Region, State};
+use preflight_proto::api::{Cell, Decision, Gate, Override, Record, Region};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -40,7 +40,7 @@ pub(crate) struct ReportArgs {
     /// How to show the verdict
     #[arg(short = 'o', long = "output", value_enum, default_value = "table", value_name = "FORMAT")]
     format: Format,
-    /// Also write it to a file, whole or not at all; may be given several times
+    /// Also write it to a file, whole or not at all; may be given several times, each with a file of its own
     #[arg(long = "report", value_name = "FORMAT=PATH", value_parser = Report::parse)]
     reports: Vec<Report>,
 }
@@ -92,14 +92,51 @@ pub(crate) enum GoesOn<'a> {
     /// It never meant to go by the verdict.
     Advisory,
     /// It goes back, or breaks the glass: nobody could be asked.
-    Emergency {
-        /// `ROLLBACK` or `BREAK GLASS`.
-        what: &'static str,
-        /// A line for people.
-        line: &'a str,
-        /// What stands in the place of the gate's JSON.
-        document: &'a serde_json::Value,
-    },
+    Emergency(Emergency<'a>),
+}
+
+/// What goes on without a verdict.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Emergency<'a> {
+    /// What was done, by whom and why.
+    pub(crate) record: &'a Record,
+    /// The file that keeps the record; none where it could not be kept.
+    pub(crate) spooled: Option<&'a str>,
+    /// What stands in the place of the gate's JSON.
+    pub(crate) document: &'a serde_json::Value,
+}
+
+impl Emergency<'_> {
+    fn is_rollback(self) -> bool {
+        self.record.kind == "rollback"
+    }
+
+    /// `rollback` or `break glass`.
+    fn what(self) -> &'static str {
+        if self.is_rollback() { "rollback" } else { "break glass" }
+    }
+
+    /// What is to be said loudly.
+    fn says(self) -> String {
+        format!("{}: this goes on WITHOUT a verdict; nothing was probed.", self.what().to_uppercase())
+    }
+
+    /// By whom, why, and what follows: sentences that are not escaped yet.
+    fn sentences(self) -> [String; 3] {
+        let Record { id, regions, by, reason, ticket, error, .. } = self.record;
+        let regions = if regions.is_empty() { "every region".to_owned() } else { regions.join(", ") };
+        let reason = if reason.is_empty() { "no reason was given" } else { reason };
+        let ticket = if ticket.is_empty() { String::new() } else { format!(" (ticket {ticket})") };
+        let kept = match self.spooled {
+            Some(path) => format!("is kept in {path} until a controller can be told"),
+            None => "could not be kept: tell who runs the controller".to_owned(),
+        };
+        [
+            format!("In {regions}, by {by}: {reason}{ticket}"),
+            format!("No controller could be asked: {error}"),
+            format!("Record {id} {kept}"),
+        ]
+    }
 }
 
 impl GoesOn<'_> {
@@ -108,7 +145,7 @@ impl GoesOn<'_> {
         match self {
             Self::No => None,
             Self::Advisory => Some(render::gate::advisory_says(Decision::Block).to_owned()),
-            Self::Emergency { what, .. } => Some(format!("{what}: this goes on WITHOUT a verdict.")),
+            Self::Emergency(emergency) => Some(emergency.says()),
         }
     }
 }
@@ -133,11 +170,30 @@ struct NoVerdictError<'a> {
 pub(crate) enum Missing {
     /// What would proceed exits 1: somebody relies on the report. What blocks exits as it would.
     Counts,
-    /// It is only said: nothing may hold up a rollback.
+    /// It is only said: nothing may hold up a rollback or an emergency.
     IsSaid,
 }
 
 impl ReportArgs {
+    /// Each report needs a file of its own: the last one to be written would be all that is left.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let mut seen: Vec<PathBuf> = Vec::new();
+        for report in &self.reports {
+            let place = file::place(&report.path);
+            if seen.contains(&place) {
+                let path = escape(&report.path.display().to_string());
+                return Err(
+                    Failure::usage(format!("two reports go to {path}")).fix("Give each --report a file of its own.")
+                );
+            }
+            // Nothing is lost in a pipe, or in /dev/null.
+            if !std::fs::metadata(&place).is_ok_and(|there| !there.is_file()) {
+                seen.push(place);
+            }
+        }
+        Ok(())
+    }
+
     /// Tells a verdict: first on stdout, then in every file, whatever becomes of the others.
     ///
     /// The exit code is `exit`, which the verdict gives, unless a report is missing and that [`Missing::Counts`].
@@ -181,7 +237,9 @@ fn unwritten(what: &str, path: &Path, error: &std::io::Error) -> Failure {
 fn show(format: Format, told: Told<'_>) -> Result<(), Failure> {
     match (format, told) {
         // For people, what went wrong stands on stderr; and a program that reads a verdict must not take this for one.
-        (Format::Table, Told::Nothing { goes_on: GoesOn::Emergency { line, .. }, .. }) => output::text(line),
+        (Format::Table, Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. }) => output::text(
+            &render::emergency::render(emergency.record, emergency.what(), &emergency.sentences(), output::width()),
+        ),
         (Format::Table, Told::Nothing { .. }) | (Format::Json, Told::Nothing { goes_on: GoesOn::No, .. }) => Ok(()),
         (Format::Table, Told::Verdict { gate, advisory }) => {
             output::text(&render::gate::render(gate, advisory, output::width()))
@@ -198,6 +256,11 @@ fn text(format: Format, told: Told<'_>) -> Result<String, Failure> {
             Told::Verdict { gate, advisory } => {
                 anstream::adapter::strip_str(&render::gate::render(gate, advisory, output::width())).to_string()
             }
+            Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. } => {
+                let (record, what) = (emergency.record, emergency.what());
+                let text = render::emergency::render(record, what, &emergency.sentences(), output::width());
+                format!("{}{}\n", anstream::adapter::strip_str(&text), emergency.says())
+            }
             Told::Nothing { failure, goes_on } => {
                 let says = goes_on.says().map_or_else(String::new, |says| format!(" ({says})"));
                 format!("NO VERDICT{says}\n{failure}\n")
@@ -208,7 +271,7 @@ fn text(format: Format, told: Told<'_>) -> Result<String, Failure> {
                 output::document(&Gate { advisory, ..gate.clone() })?
             }
             Told::Verdict { gate, .. } => output::document(gate)?,
-            Told::Nothing { goes_on: GoesOn::Emergency { document, .. }, .. } => output::document(document)?,
+            Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. } => output::document(emergency.document)?,
             Told::Nothing { failure: Failure { exit, message, fix }, goes_on } => {
                 let advisory = matches!(goes_on, GoesOn::Advisory);
                 let error = NoVerdictError { exit: exit.code(), message, fix: fix.as_deref() };
@@ -221,14 +284,30 @@ fn text(format: Format, told: Told<'_>) -> Result<String, Failure> {
     })
 }
 
-/// Whether a cell holds its region back, as far as the verdict goes.
-fn blocks(cell: &Cell) -> bool {
-    cell.required && cell.state != State::Pass
+/// Who answers for a cell of a region.
+fn overridden<'a>(region: &'a Region, cell: &Cell) -> Option<&'a Override> {
+    region.overrides.iter().find(|given| given.digest == cell.digest)
 }
 
-/// Who answers for a cell of a region.
-fn overridden<'a>(region: &'a Region, cell: &Cell) -> Option<&'a preflight_proto::api::Override> {
-    region.overrides.iter().find(|given| given.digest == cell.digest)
+/// What a region says that is easily taken for something else: that nothing was probed, or not what was meant; and who has answered for
+/// cells since.
+fn beside(region: &Region) -> Vec<String> {
+    let codes = ["no_change", "other_manifest"];
+    let said = region.reasons.iter().filter(|reason| codes.contains(&reason.code.as_str()));
+    let mut texts: Vec<String> = said.map(|reason| reason.text.clone()).collect();
+    texts.extend(region.overrides_since.iter().map(|given| {
+        format!("given since for {}/{}/{}: override {}", given.region, given.fleet, given.dependency, answers(given))
+    }));
+    texts
+}
+
+/// Who answers for a cell: not escaped yet.
+fn answers(given: &Override) -> String {
+    let until = match &given.withdrawn {
+        Some(withdrawn) => format!("withdrawn {withdrawn}"),
+        None => format!("until {}", given.expires_at),
+    };
+    format!("by {} {until}: {} ({})", given.by, given.reason, given.ticket)
 }
 
 /// How long the run took, in seconds, by the controller's clock.

@@ -1,11 +1,12 @@
 //! Whether hosts that should be alike to network policy are, also while nothing is being deployed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
 use jiff::Timestamp;
-use preflight_core::drift::{Fleet, Ignored, LastSeen, of_region};
+use preflight_core::drift::{Fleet, Ignored, LastSeen, OF_FLEETS, of_region};
 use preflight_core::inventory::{Application, Inventory};
 use preflight_core::matrix;
 use preflight_core::plan::FleetId;
@@ -39,14 +40,20 @@ pub(super) async fn drift(
     let inventory = Stated::current(&app).await?.parsed;
     let ignored = Ignored(query.ignore.iter().flat_map(|all| all.split(',')).map(str::to_owned).collect());
     let mut regions = Vec::new();
+    let mut told: BTreeSet<String> = OF_FLEETS.iter().map(|key| (*key).to_owned()).collect();
+    told.extend(inventory.identity_key.0.iter().flatten().cloned());
     for application in applications(&inventory, query.application.as_deref())? {
         for region in application.regions().filter(|name| query.region.as_ref().is_none_or(|only| **name == **only)) {
-            regions.push(compare(&app, &inventory, application, region.as_str(), &ignored).await?);
+            regions.push(compare(&app, &inventory, application, region.as_str(), &ignored, &mut told).await?);
         }
     }
     if let Some(region) = query.region.filter(|_| regions.is_empty()) {
         let fix = "`preflight inventory show` lists the regions of each application.";
         return Err(Failure::usage(format!("no such application runs in region {}", escape(&region)), fix.to_owned()));
+    }
+    if let Some(unknown) = ignored.0.iter().find(|one| !told.contains(one.split('=').next().unwrap_or_default())) {
+        let fix = format!("Name one of {}.", told.iter().map(|name| escape(name)).collect::<Vec<_>>().join(", "));
+        return Err(Failure::usage(format!("no host has the attribute that '{}' ignores", escape(unknown)), fix));
     }
     Ok(Json(Drift { state: matrix::State::all(regions.iter().map(|region| region.state)), regions }))
 }
@@ -66,6 +73,7 @@ async fn compare(
     application: &Application,
     region: &str,
     ignored: &Ignored,
+    told: &mut BTreeSet<String>,
 ) -> Result<DriftRegion, Failure> {
     let now = Timestamp::now();
     let names = application.fleets_in(region).unwrap_or_default();
@@ -75,6 +83,10 @@ async fn compare(
         Fleet { stated, hosts: app.roster.identities(&id, now), id }
     };
     let fleets: Vec<Fleet> = names.iter().map(fleet).collect();
+    for fleet in &fleets {
+        let identities = fleet.hosts.iter().map(|(_, identity)| identity).chain([&fleet.stated]);
+        told.extend(identities.flat_map(|identity| identity.0.keys().cloned()));
+    }
     let latest = app.store.latest(Some(application.name.as_str()), Some(region)).await?;
     let last = latest.into_iter().map(|measured| LastSeen {
         fleet: measured.cell.fleet,

@@ -12,10 +12,10 @@ use preflight_core::baseline::{self, Duty, Proven};
 use preflight_core::identity::{IdentityKey, KeyRule};
 use preflight_core::inventory::Inventory;
 use preflight_core::manifest::Manifest;
-use preflight_core::plan::{FleetId, Plan, sha256};
+use preflight_core::plan::{Cell, CellDigest, FleetId, Plan, sha256};
 use preflight_core::run::{Basis, Mode, RunSpec};
 use preflight_core::text::escape;
-use preflight_proto::api::{Decision, Gate, GateRequest, Problem, Scope};
+use preflight_proto::api::{Decision, Gate, GateRequest, Override, Problem, Scope};
 
 use super::auth::Principal;
 use super::flagger;
@@ -101,9 +101,10 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         },
         plan => plan?,
     };
-    if mode == Mode::Rollback {
-        check_deployed_before(app, &plan, &request.release).await?;
-    }
+    let other_manifest = match mode {
+        Mode::Rollback => check_deployed_before(app, &plan, &request.release).await?,
+        Mode::Gate | Mode::Advisory => BTreeMap::new(),
+    };
     let (mut proven, mut deployed): (BTreeMap<String, Proven>, BTreeMap<String, i64>) = Default::default();
     for region in &plan.regions {
         let last = app.store.deployed(&plan.application, region, None).await?;
@@ -118,9 +119,10 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         }
         Mode::Rollback => vec![Duty::Shown; plan.cells.len()],
     };
-    // Each duty names the verdict that has shown its cell; all the others that were proven are nobody's business here.
+    // Each duty names the verdict that has shown its cell; what else was proven is what is gone.
+    let digests: BTreeSet<CellDigest> = plan.cells.iter().map(Cell::digest).collect();
     for region in proven.values_mut() {
-        region.cells.clear();
+        region.cells.retain(|digest, _| !digests.contains(digest));
     }
     let unlisted = unlisted(app, &inventory.parsed, &plan).await?;
     let started = Timestamp::now();
@@ -143,6 +145,7 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
             inventory_digest: inventory.digest,
             identity_key: inventory.parsed.identity_key,
             proven,
+            other_manifest,
             deployed,
             stale_inventory: app.stale_inventory(),
         },
@@ -171,10 +174,12 @@ fn asked(spec: &RunSpec) -> String {
     format!("{} {} in {regions}{mode}; verdict {}", spec.plan.application, spec.release, spec.id)
 }
 
-/// A rollback goes back to what was there: anything else has to be shown.
-async fn check_deployed_before(app: &App, plan: &Plan, release: &str) -> Result<(), Failure> {
+/// A rollback goes back to what was there: anything else has to be shown. By region, the verdict that it shipped with, where that is
+/// known to be for another manifest.
+async fn check_deployed_before(app: &App, plan: &Plan, release: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let mut other = BTreeMap::new();
     for region in &plan.regions {
-        if app.store.deployed(&plan.application, region, Some(release)).await?.is_none() {
+        let Some(before) = app.store.deployed(&plan.application, region, Some(release)).await? else {
             let message = format!("release {} was never recorded as deployed in {region}", escape(release));
             let known = app.store.deployed_before(&plan.application, region, 5).await?;
             let known = match known.as_slice() {
@@ -183,9 +188,14 @@ async fn check_deployed_before(app: &App, plan: &Plan, release: &str) -> Result<
             };
             let fix = format!("Name a release that was ({known}), or gate this one without --rollback.");
             return Err(Failure::refused(message, fix));
+        };
+        let Some(verdict) = before.proven.verdict else { continue };
+        let shipped = app.store.run_spec(&verdict).await?;
+        if shipped.is_some_and(|shipped| shipped.plan.manifest_digest != plan.manifest_digest) {
+            other.insert(region.clone(), verdict);
         }
     }
-    Ok(())
+    Ok(other)
 }
 
 /// Fleets of the plan's regions that have agents and are not in the inventory: hosts that nobody gates.
@@ -226,7 +236,10 @@ pub(super) fn release(release: &str) -> Result<(), Failure> {
 /// When a run that starts now ends at the latest.
 pub(super) fn deadline(started: Timestamp, wait_ms: u32) -> Result<Timestamp, Failure> {
     if !(MIN_WAIT_MS..=MAX_WAIT_MS).contains(&wait_ms) {
-        return Err(Failure::usage(format!("`wait_ms` must be {MIN_WAIT_MS} to {MAX_WAIT_MS}"), None));
+        return Err(Failure::usage(
+            format!("a run may take 1s to 10m (--wait; `wait_ms` {MIN_WAIT_MS} to {MAX_WAIT_MS})"),
+            None,
+        ));
     }
     let wait = std::time::Duration::from_millis(u64::from(wait_ms));
     started.checked_add(wait).map_err(|error| Failure::internal(error.to_string()))
@@ -249,11 +262,27 @@ impl Stated {
     }
 }
 
-/// A verdict that was given before.
+/// A verdict that was given before, with the overrides that its blocking cells were given since.
 #[utoipa::path(get, path = "/v1/verdicts/{id}", params(("id" = String, Path)), security(("token" = [])), responses(
     (status = 200, body = Gate), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn verdict(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Gate>, Failure> {
-    stored_verdict(&app, &id).await.map(Json)
+    let mut gate = stored_verdict(&app, &id).await?;
+    let ended: Timestamp = gate.ended_at.parse().map_err(|_| Failure::internal("a verdict without a time"))?;
+    let (given, now) = (app.store.overrides(Some(&gate.application), ended).await?, Timestamp::now());
+    for region in &mut gate.regions {
+        let blocking = |given: &Override| {
+            region
+                .cells
+                .iter()
+                .any(|cell| cell.blocks() && given.is_for(&gate.application, &region.region, &cell.digest))
+        };
+        let since = |given: &Override| given.at.parse::<Timestamp>().is_ok_and(|at| at >= ended);
+        // What was given for another verdict matters while it holds.
+        let matters = |given: &Override| given.verdict == gate.id || given.in_force(now);
+        let new = given.iter().filter(|given| blocking(given) && since(given) && matters(given));
+        region.overrides_since = new.cloned().collect();
+    }
+    Ok(Json(gate))
 }
 
 /// A verdict as it was given.

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use preflight_core::text::escape;
 use preflight_proto::api::{self, Gate, Override, OverrideRequest, Overrides, Problem};
 
 use super::auth::Principal;
-use super::done;
 use super::gate::stored_verdict;
 use super::guard::Where;
 use super::problem::Failure;
@@ -34,8 +33,10 @@ pub(super) async fn create(
     text("ticket", &request.ticket)?;
     let longest = app.longest_override.as_secs();
     if request.ttl_s == 0 || request.ttl_s > longest {
-        let fix = format!("Use at most {longest} s; `preflight-controller serve --longest-override` allows more.");
-        return Err(Failure::usage(format!("`ttl_s` must be 1 to {longest}"), fix));
+        let longest = format!("{:#}", SignedDuration::from_secs(i64::try_from(longest).unwrap_or(i64::MAX)));
+        let fix =
+            format!("Give --expires {longest} or less; `preflight-controller serve --longest-override` allows more.");
+        return Err(Failure::usage(format!("an override holds for at most {longest} here"), fix));
     }
     let subjects = match (&request.verdict, &request.release) {
         (Some(verdict), None) => cells(&stored_verdict(&app, verdict).await?, &request)?,
@@ -145,7 +146,7 @@ fn choose<'a>(gate: &'a Gate, request: &OverrideRequest) -> Result<Vec<(&'a api:
         .regions
         .iter()
         .flat_map(|region| region.cells.iter().map(move |cell| (region, cell)))
-        .filter(|(_, cell)| cell.required && cell.state != api::State::Pass)
+        .filter(|(_, cell)| cell.blocks())
         .collect();
     let name =
         |(region, cell): &(&api::Region, &api::Cell)| format!("{}/{}/{}", region.region, cell.fleet, cell.dependency);
@@ -178,7 +179,7 @@ pub(super) fn text(field: &str, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Overrides that hold, the newest first.
+/// Overrides that have not ended, the newest first; withdrawn ones too.
 #[utoipa::path(get, path = "/v1/overrides", params(Of), security(("token" = [])), responses(
     (status = 200, body = Overrides), (status = 401, body = Problem), (status = 403, body = Problem)))]
 pub(super) async fn list(State(app): State<Arc<App>>, Query(of): Query<Of>) -> Result<Json<Overrides>, Failure> {
@@ -186,18 +187,24 @@ pub(super) async fn list(State(app): State<Arc<App>>, Query(of): Query<Of>) -> R
     Ok(Json(Overrides { overrides }))
 }
 
-/// Withdraws an override: from now on its cell blocks again.
+/// Withdraws an override: from now on its cell blocks again, but for the others that hold it, which are answered.
 #[utoipa::path(delete, path = "/v1/overrides/{id}", params(("id" = String, Path)), security(("token" = [])), responses(
-    (status = 200), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem)))]
+    (status = 200, body = Overrides), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn withdraw(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
-) -> Result<Json<serde_json::Value>, Failure> {
+) -> Result<Json<Overrides>, Failure> {
     let now = Timestamp::now();
     let entry = audit_entry(&principal.name, "override withdraw", "ok", &principal.source, &id, now);
     if !app.store.withdraw_override(&id, &principal.name, &entry, now).await? {
         return Err(Failure::not_found("override of that id that holds"));
     }
-    Ok(done())
+    let mut overrides = app.store.overrides(None, now).await?;
+    let withdrawn = overrides.iter().find(|one| one.id == id).cloned();
+    overrides.retain(|one| {
+        let same = |w: &Override| one.is_for(&w.application, &w.region, &w.digest) && one.release == w.release;
+        one.in_force(now) && withdrawn.as_ref().is_some_and(same)
+    });
+    Ok(Json(Overrides { overrides }))
 }

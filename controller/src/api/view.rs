@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::auth::Principal;
 use super::problem::Failure;
-use crate::app::App;
+use crate::app::{ACTIONS, App};
 use crate::store::{AgentRow, AuditFilter};
 
 /// Entries of the audit log that one answer holds at most.
@@ -153,6 +153,21 @@ pub(super) struct AuditQuery {
     limit: Option<u32>,
 }
 
+/// An action that there is not finds nothing, which must not look as if nothing had been done.
+async fn known_action(app: &App, action: &str) -> Result<(), Failure> {
+    let begins = |known: &&str| known.strip_prefix(action).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+    let method = action.split(' ').next().unwrap_or_default();
+    if ACTIONS.iter().any(|known| begins(&known)) || ["GET", "POST", "PUT", "DELETE"].contains(&method) {
+        return Ok(());
+    }
+    let of_it = AuditFilter { action: Some(action), ..AuditFilter::default() };
+    if app.store.audit_log(&of_it, 1).await?.is_empty() {
+        let fix = format!("There are: {}.", ACTIONS.join(", "));
+        return Err(Failure::usage(format!("the audit log knows no action '{}'", escape(action)), fix));
+    }
+    Ok(())
+}
+
 /// The newest entries of the audit log, newest first. There is no call that changes it.
 #[utoipa::path(get, path = "/v1/audit", params(AuditQuery), security(("token" = [])), responses(
     (status = 200, body = AuditLog), (status = 401, body = Problem), (status = 403, body = Problem),
@@ -164,6 +179,9 @@ pub(super) async fn audit(
     let since = query.since.as_deref().map(str::parse::<Timestamp>).transpose().map_err(|_| {
         Failure::usage("`since` is not a time", "Write it as RFC 3339: 2025-03-31T10:30:00Z".to_owned())
     })?;
+    if let Some(action) = query.action.as_deref() {
+        known_action(&app, action).await?;
+    }
     let most = query.limit.unwrap_or(AUDIT_ENTRIES);
     if !(1..=AUDIT_ENTRIES).contains(&most) {
         return Err(Failure::usage(format!("`limit` must be 1 to {AUDIT_ENTRIES}"), None));
