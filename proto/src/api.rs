@@ -283,6 +283,9 @@ pub struct Deployed {
     pub at: String,
     /// Who recorded it.
     pub by: String,
+    /// What whoever recorded it should know: which cells stay unproven, and why. None in a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }
 
 /// `GET /v1/releases`.
@@ -349,6 +352,15 @@ pub struct Record {
     pub at: String,
     /// Why the controller could not be asked.
     pub error: String,
+}
+
+/// The answer to `POST /v1/records`: it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Delivered {
+    /// What is odd about the record: it names what this controller does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }
 
 /// Hosts of a fleet that network policy treats alike, as one cell sees them.

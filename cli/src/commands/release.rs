@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use hyper::Method;
-use preflight_core::text::escape;
+use preflight_core::text::{escape, escape_to};
 use preflight_proto::api::{Deployed, DeployedRequest, Gate, Releases};
 
 use crate::client::{Client, segment};
@@ -27,8 +27,8 @@ pub(crate) struct Args {
 enum Command {
     /// Record that a release has shipped: what its verdict held as pass is not required again
     #[command(after_help = "\
-What shipped by override, in advisory mode or without a verdict is not proven by that: the next gate requires it. A verdict counts
-for what ships within 24 hours.
+What shipped by override, in advisory mode, against a verdict that blocks or without one is recorded all the same, and a note says
+which cells are not proven by that: the next gate requires them. A verdict counts for what ships within 24 hours.
 
 Examples:
   preflight release deployed --region eu --release 2025-03-31.1 --verdict 4f1c9a7be02d63a8
@@ -99,7 +99,13 @@ async fn deployed(args: DeployedArgs, client: &Client) -> Result<Exit, Failure> 
             verdict: args.verdict.clone(),
         };
         match client.call::<Deployed>(Method::POST, "/v1/releases/deployed", Some(&body)).await {
-            Ok(answer) => recorded.push(answer.body),
+            Ok(answer) => {
+                // Beside the result: whoever reads only JSON sees it in the pipeline's log.
+                if let Some(notice) = &answer.body.notice {
+                    let _ = writeln!(anstream::stderr(), "preflight: note: {}", escape_to(notice, 3_000));
+                }
+                recorded.push(answer.body);
+            }
             Err(failure) => {
                 failed = Some(failure);
                 break;

@@ -22,6 +22,8 @@ use crate::store::Deployed;
 
 /// A verdict is what a release shipped with if it was given no longer ago than this.
 const SHIPS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+/// Cells that a notice names.
+const UNPROVEN_NAMED: usize = 10;
 
 /// Records that a release has shipped in a region. What its verdict held as `pass` is not required again.
 #[utoipa::path(post, path = "/v1/releases/deployed", request_body = DeployedRequest, security(("token" = [])), responses(
@@ -35,10 +37,16 @@ pub(super) async fn deployed(
     release(&request.release)?;
     check_known(&app, &request).await?;
     // What ships without a verdict proves nothing, also where it did when it shipped before: the path may be gone since.
-    let (cells, identities, decided) = match &request.verdict {
-        Some(id) => shown_by(&stored_verdict(&app, id).await?, &request)?,
-        None => (BTreeMap::new(), BTreeMap::new(), "no verdict"),
+    let (Shown { cells, identities, decided, unproven }, gate) = match &request.verdict {
+        Some(id) => {
+            let gate = stored_verdict(&app, id).await?;
+            let now = Timestamp::now();
+            let overrides = app.store.overrides(Some(&gate.application), now).await?;
+            (shown_by(&gate, &request, &overrides)?, Some(gate))
+        }
+        None => (Shown::nothing("no verdict"), None),
     };
+    let notice = notice(gate.as_ref(), &request, decided, &unproven);
     let deployed = Deployed {
         id: 0,
         application: request.application,
@@ -58,7 +66,7 @@ pub(super) async fn deployed(
     // Without its record in the audit log nothing is proven.
     let entry = audit_entry(&principal.name, "release deployed", "ok", &principal.source, &detail, deployed.at);
     app.store.put_deployed(&deployed, &entry).await?;
-    Ok(Json(shown(deployed)))
+    Ok(Json(api::Deployed { notice, ..shown(deployed) }))
 }
 
 /// A name with a slip in it would be kept, and nothing would ever rest on it.
@@ -78,11 +86,24 @@ async fn check_known(app: &App, request: &DeployedRequest) -> Result<(), Failure
 }
 
 /// What a verdict has shown of a region.
-type Shown = (BTreeMap<CellDigest, String>, BTreeMap<String, BTreeSet<IdentityKey>>, &'static str);
+struct Shown {
+    cells: BTreeMap<CellDigest, String>,
+    identities: BTreeMap<String, BTreeSet<IdentityKey>>,
+    /// What it decided, or why that proves nothing.
+    decided: &'static str,
+    /// The cells that it did not hold as `pass`; empty where it proves nothing at all.
+    unproven: Vec<String>,
+}
+
+impl Shown {
+    fn nothing(why: &'static str) -> Self {
+        Self { cells: BTreeMap::new(), identities: BTreeMap::new(), decided: why, unproven: Vec::new() }
+    }
+}
 
 /// The cells that a verdict held as `pass` in the region, each with the verdict whose run has shown it; the kinds of hosts that it
 /// knew; and what it decided. What it did not mean to decide, or could not by an inventory that was too old, it has not shown.
-fn shown_by(gate: &Gate, request: &DeployedRequest) -> Result<Shown, Failure> {
+fn shown_by(gate: &Gate, request: &DeployedRequest, overrides: &[api::Override]) -> Result<Shown, Failure> {
     let wrong = |what: &str, have: &str, want: &str| {
         let message = format!("verdict {} is for {what} {}, not {}", escape(&gate.id), escape(have), escape(want));
         Err(Failure::refused(message, "Name the verdict that this release shipped with.".to_owned()))
@@ -105,20 +126,65 @@ fn shown_by(gate: &Gate, request: &DeployedRequest) -> Result<Shown, Failure> {
             "Gate the release again (`--scope all`), and name that verdict.".to_owned(),
         ));
     }
-    let decided = match region.decision {
-        api::Decision::Proceed => "proceed",
-        api::Decision::Block => "block",
-    };
     let stale = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
     if gate.advisory || stale {
-        return Ok((BTreeMap::new(), BTreeMap::new(), if stale { "inventory_stale" } else { "advisory" }));
+        return Ok(Shown::nothing(if stale { "inventory_stale" } else { "advisory" }));
     }
+    // An override that was given at the sight of the verdict lets it go as well as one that was there before.
+    let blocks = |cell: &&api::Cell| cell.required && cell.state != api::State::Pass;
+    let overridden = |cell: &api::Cell| {
+        let covers = |o: &&api::Override| o.withdrawn.is_none() && o.region == region.region && o.digest == cell.digest;
+        overrides.iter().any(|o| covers(&o))
+    };
+    let mut blocking = region.cells.iter().filter(blocks).peekable();
+    let decided = match region.decision {
+        api::Decision::Proceed if gate.rollback => "rollback",
+        api::Decision::Proceed if !region.overrides.is_empty() => "override",
+        api::Decision::Proceed => "proceed",
+        api::Decision::Block if blocking.peek().is_some() && blocking.all(overridden) => "override",
+        api::Decision::Block => "block",
+    };
+    let short = region.cells.iter().filter(|cell| cell.state != api::State::Pass);
+    let unproven = short.map(|cell| format!("{}/{}/{}", region.region, cell.fleet, cell.dependency)).collect();
     let held = region.cells.iter().filter(|cell| cell.state == api::State::Pass);
     let by = |cell: &api::Cell| cell.proven_by.clone().unwrap_or_else(|| gate.id.clone());
     let cells = held.map(|cell| (CellDigest(cell.digest.clone()), by(cell))).collect();
     let keys = |seen: &api::FleetSeen| seen.identities.iter().cloned().map(IdentityKey).collect();
     let identities = region.fleets.iter().map(|seen| (seen.fleet.clone(), keys(seen))).collect();
-    Ok((cells, identities, decided))
+    Ok(Shown { cells, identities, decided, unproven })
+}
+
+/// What whoever records a release should know, where not everything that it ships is proven.
+fn notice(gate: Option<&Gate>, request: &DeployedRequest, decided: &str, unproven: &[String]) -> Option<String> {
+    let by = gate.map_or_else(String::new, |gate| format!("verdict {} ", escape(&gate.id)));
+    let every = "nothing is proven by it, and the next gate requires every cell again";
+    let what = match decided {
+        "no verdict" => format!("there is no verdict for it: {every}"),
+        "advisory" => format!("{by}is advisory: {every}"),
+        "inventory_stale" => format!("{by}went by an inventory that was too old: {every}"),
+        _ => {
+            let what = match decided {
+                "block" => "decided block",
+                "override" => "was let go by override",
+                "rollback" => "is of a rollback",
+                _ if unproven.is_empty() => return None,
+                _ => "did not show all",
+            };
+            let mut names = unproven.iter().take(UNPROVEN_NAMED).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
+            if unproven.len() > UNPROVEN_NAMED {
+                names.push_str(&format!(" and {} more", unproven.len() - UNPROVEN_NAMED));
+            }
+            match (unproven.is_empty(), decided) {
+                (true, "rollback") => return None,
+                (true, _) => format!("{by}{what}"),
+                (false, _) => format!("{by}{what}: not proven, and required again by the next gate: {names}"),
+            }
+        }
+    };
+    let (release, region) = (escape(&request.release), escape(&request.region));
+    Some(format!(
+        "{release} in {region}: {what}. It is recorded all the same, and `preflight gate --rollback` to it will proceed."
+    ))
 }
 
 fn shown(deployed: Deployed) -> api::Deployed {
@@ -130,6 +196,7 @@ fn shown(deployed: Deployed) -> api::Deployed {
         proven: u32::try_from(deployed.proven.cells.len()).unwrap_or(u32::MAX),
         at: deployed.at.to_string(),
         by: deployed.principal,
+        notice: None,
     }
 }
 
