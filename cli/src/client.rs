@@ -87,6 +87,16 @@ impl CallError {
         }
     }
 
+    /// Whether whoever answered did not show that it is the controller, or does not know this token: nothing was asked of it. The
+    /// answer of anything in between is of that kind too.
+    pub(crate) fn is_a_stranger(&self) -> bool {
+        match self {
+            Self::Untrusted(_) | Self::Status(_) | Self::Garbage(_) => true,
+            Self::Problem(problem) => problem.code == "unauthorized",
+            Self::Connect(_) | Self::Broken(_) | Self::Late | Self::Unwritten(_) => false,
+        }
+    }
+
     /// Whether it is the controller's refusal of what was asked for.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Problem(problem) if problem.code == "refused")

@@ -170,7 +170,8 @@ fn notice(gate: Option<&Gate>, request: &DeployedRequest, decided: &str, unprove
                 _ if unproven.is_empty() => return None,
                 _ => "did not show all",
             };
-            let mut names = unproven.iter().take(UNPROVEN_NAMED).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
+            let mut names =
+                unproven.iter().take(UNPROVEN_NAMED).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
             if unproven.len() > UNPROVEN_NAMED {
                 names.push_str(&format!(" and {} more", unproven.len() - UNPROVEN_NAMED));
             }
