@@ -27,7 +27,7 @@ use crate::failure::Failure;
 /// The longest that opening a connection may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that a call which runs nothing may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// An answer, or one line of a streamed answer, is at most this long.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -84,6 +84,16 @@ impl CallError {
             Self::Problem(problem) => matches!(problem.code.as_str(), "unavailable" | "internal"),
             Self::Status(status) => status.is_server_error(),
             Self::Untrusted(_) | Self::Garbage(_) | Self::Unwritten(_) => false,
+        }
+    }
+
+    /// Whether whoever answered did not show that it is the controller, or does not know this token: nothing was asked of it. The
+    /// answer of anything in between is of that kind too.
+    pub(crate) fn is_a_stranger(&self) -> bool {
+        match self {
+            Self::Untrusted(_) | Self::Status(_) | Self::Garbage(_) => true,
+            Self::Problem(problem) => problem.code == "unauthorized",
+            Self::Connect(_) | Self::Broken(_) | Self::Late | Self::Unwritten(_) => false,
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use preflight_core::guard;
 use preflight_proto::api::{Cell, Decision, Gate, Override, ProbeResult, Region, State};
 
 /// The exit codes, a contract: the same whatever the output format.
@@ -48,7 +49,7 @@ impl Exit {
             Self::NoVerdict => "no verdict could be had",
             Self::Fails => "block: a cell fails",
             Self::Unknown => "block: unknown",
-            Self::Refused => "block: refused",
+            Self::Refused => "block: locked, quarantined, or not the release that was named",
             Self::Usage => "usage",
             Self::Interrupted => "interrupted",
         }
@@ -150,8 +151,9 @@ fn exit_of(region: &Region) -> Exit {
     match (region.decision, region.verdict) {
         // That there is something to proceed by is looked at under contradictions.
         (Decision::Proceed, _) => Exit::Proceed,
-        // A pass that does not proceed is held back by something else than cells: a lock, a quarantine.
+        // A pass that does not proceed is held back by something else than cells.
         (Decision::Block, State::Pass) => Exit::Refused,
+        (Decision::Block, State::Fail | State::Unknown) if is_held(region) => Exit::Refused,
         (_, state) => Exit::of_state(state),
     }
 }
@@ -224,6 +226,12 @@ fn contradictions(gate: &Gate, at: Option<Timestamp>) -> Vec<String> {
 
 fn region_contradictions(region: &Region, gate: &Gate, at: Option<Timestamp>) -> Vec<String> {
     let mut texts = Vec::new();
+    if region.decision == Decision::Proceed && is_held(region) {
+        texts.push(
+            "the decision is proceed, and a lock, a quarantine or an unlock for another release holds it back"
+                .to_owned(),
+        );
+    }
     let required: Vec<&Cell> = region.cells.iter().filter(|c| c.required).collect();
     let state = State::all(required.iter().map(|c| c.state));
     if region.verdict == State::Pass && region.cells.is_empty() {
@@ -259,6 +267,11 @@ fn region_contradictions(region: &Region, gate: &Gate, at: Option<Timestamp>) ->
         }
     }
     texts
+}
+
+/// Whether the release guard holds a region back.
+pub(crate) fn is_held(region: &Region) -> bool {
+    region.reasons.iter().any(|reason| guard::is_hold(&reason.code))
 }
 
 /// Whether the verdict is less than its cells for a reason that it names: nobody is misled by that.

@@ -41,16 +41,21 @@ pub(crate) struct GivenUp {
 pub(crate) enum Cause {
     /// Nobody could be asked, and why.
     Unavailable(String),
+    /// Whoever answered is not known to be the controller, or does not know this token; and why.
+    Stranger(String),
     /// The controller refuses what was asked for.
     Refused,
-    /// Anything else: somebody answered, or was not trusted, or the question was wrong.
+    /// Anything else: somebody answered, or the question was wrong.
     Other,
 }
 
 impl Cause {
     fn of(error: &CallError) -> Self {
+        let why = || escape_to(&error.to_string(), 500);
         if error.is_unavailable() {
-            Self::Unavailable(escape_to(&error.to_string(), 500))
+            Self::Unavailable(why())
+        } else if error.is_a_stranger() {
+            Self::Stranger(why())
         } else if error.is_refusal() {
             Self::Refused
         } else {

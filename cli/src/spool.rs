@@ -1,5 +1,6 @@
 //! What was done while the controller could not be asked: kept on this host, told to that controller at the next contact.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -9,8 +10,7 @@ use std::time::Duration;
 use hyper::Method;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape_to;
-use preflight_proto::api::Record;
-use serde::de::IgnoredAny;
+use preflight_proto::api::{Delivered, Record};
 use tokio::time::Instant;
 
 use crate::client::{CallError, Client};
@@ -22,6 +22,8 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_FILE: u64 = 64 * 1024;
 /// Records that one command tells at most.
 const AT_ONCE: usize = 100;
+/// What the controller remarks on them, of which so much is shown.
+const NOTICES: usize = 5;
 
 /// The directory of records.
 #[derive(Debug, Clone)]
@@ -61,18 +63,29 @@ impl Spool {
     }
 
     /// Tells the controller what is kept for it. What it has taken is removed; the rest stays for the next time, and is no
-    /// reason for a command to fail.
+    /// reason for a command to fail. What is kept for other controllers is mentioned: a URL that was changed leaves it behind.
     pub(crate) async fn deliver(&self, client: &Client) {
-        let kept = self.kept(client.url());
+        let (kept, others) = self.kept(client.url());
+        if others > 0 {
+            let dir = self.dir.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default();
+            say(&format!(
+                "{} in {dir} for another controller's URL: a command with that URL delivers what it did without it",
+                records(others)
+            ));
+        }
         if kept.is_empty() {
             return;
         }
         let deadline = Instant::now() + TELL_TIMEOUT;
         let mut delivered = 0;
         let mut failed = None;
+        let mut notices = BTreeSet::new();
         for path in kept.iter().take(AT_ONCE) {
             match tell(client, path, deadline).await {
-                Ok(()) => delivered += 1,
+                Ok(notice) => {
+                    delivered += 1;
+                    notices.extend(notice);
+                }
                 Err(Untold::Controller(error)) => {
                     failed = Some(escape_to(&error.to_string(), 300));
                     // What it says of one record's form need not hold for the next.
@@ -86,6 +99,9 @@ impl Spool {
         if delivered > 0 {
             say(&format!("delivered {} of what was done while the controller could not be asked", records(delivered)));
         }
+        for notice in notices.iter().take(NOTICES) {
+            say(&format!("note: {}", escape_to(notice, 1_000)));
+        }
         if let Some(why) = failed {
             let left = kept.len() - delivered;
             say(&format!(
@@ -95,19 +111,22 @@ impl Spool {
         }
     }
 
-    /// The records for that controller.
-    fn kept(&self, url: &BaseUrl) -> Vec<PathBuf> {
+    /// The records for that controller, and how many there are for others.
+    fn kept(&self, url: &BaseUrl) -> (Vec<PathBuf>, usize) {
         let prefix = format!("{}-", key(url));
         let entries = self.dir.as_ref().and_then(|dir| fs::read_dir(dir).ok());
-        let mut kept: Vec<PathBuf> = entries
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)))
-            .map(|entry| entry.path())
-            .collect();
+        let (mut kept, mut others) = (Vec::new(), 0);
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.starts_with(&prefix) {
+                kept.push(entry.path());
+            } else if !name.starts_with('.') && name.ends_with(".json") {
+                others += 1;
+            }
+        }
         kept.sort();
-        kept
+        (kept, others)
     }
 }
 
@@ -127,18 +146,18 @@ enum Untold {
     Controller(CallError),
 }
 
-async fn tell(client: &Client, path: &Path, deadline: Instant) -> Result<(), Untold> {
+async fn tell(client: &Client, path: &Path, deadline: Instant) -> Result<Option<String>, Untold> {
     let record = match read(path) {
         Ok(record) => record,
         // Another command has just told it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Untold::File(error)),
     };
-    let told = client.call_by::<IgnoredAny>(Method::POST, "/v1/records", Some(&record), deadline).await;
-    told.map_err(Untold::Controller)?;
+    let told = client.call_by::<Delivered>(Method::POST, "/v1/records", Some(&record), deadline).await;
+    let notice = told.map_err(Untold::Controller)?.body.notice;
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Untold::File(error)),
-        Ok(()) | Err(_) => Ok(()),
+        Ok(()) | Err(_) => Ok(notice),
     }
 }
 

@@ -271,8 +271,9 @@ pub struct Standing {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DeployedRequest {
-    /// The application.
-    pub application: String,
+    /// The application; with a verdict it is the verdict's. May be absent where the inventory has only one.
+    #[serde(default)]
+    pub application: Option<String>,
     /// The region.
     pub region: String,
     /// What shipped.
@@ -300,6 +301,9 @@ pub struct Deployed {
     pub at: String,
     /// Who recorded it.
     pub by: String,
+    /// What whoever recorded it should know: which cells stay unproven, and why. None in a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }
 
 /// `POST /v1/overrides`: answer for cells that block.
@@ -370,6 +374,15 @@ pub struct Record {
     pub error: String,
 }
 
+/// The answer to `POST /v1/records`: it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Delivered {
+    /// What is odd about the record: it names what this controller does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+}
+
 /// Hosts of a fleet that network policy treats alike, as one cell sees them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -419,6 +432,14 @@ pub struct Override {
 }
 
 impl Override {
+    /// What it is for: `eu/web/ai-cache`, or `eu/2025-03-31.1` of a quarantined release.
+    pub fn subject(&self) -> String {
+        match &self.release {
+            Some(release) => format!("{}/{release}", self.region),
+            None => format!("{}/{}/{}", self.region, self.fleet, self.dependency),
+        }
+    }
+
     /// Whether it has neither been withdrawn nor ended at that time. An end that is no time has passed.
     pub fn in_force(&self, at: jiff::Timestamp) -> bool {
         self.withdrawn.is_none() && self.expires_at.parse::<jiff::Timestamp>().is_ok_and(|until| at < until)
@@ -426,7 +447,7 @@ impl Override {
 
     /// Whether it is for that cell of that region of that application.
     pub fn is_for(&self, application: &str, region: &str, digest: &str) -> bool {
-        self.application == application && self.region == region && self.digest == digest
+        self.release.is_none() && self.application == application && self.region == region && self.digest == digest
     }
 }
 

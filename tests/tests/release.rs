@@ -138,7 +138,12 @@ fn an_override_lets_one_release_go_and_proves_nothing() {
         assert!(table.stdout.contains(text), "{text}:\n{}", table.stdout);
     }
     // What shipped so is not proven.
-    let _ = deployed(controller, "r2", &id(&next)).expect_code(0);
+    let recorded = deployed(controller, "r2", &id(&next)).expect_code(0);
+    assert!(
+        recorded.stderr.contains("by override: not proven") && recorded.stderr.contains(CELL),
+        "{}",
+        recorded.stderr
+    );
     let third = gate(controller, "r3", &[]).expect_code(0);
     assert!(required(&third, CELL), "{}", third.text());
 
@@ -148,7 +153,17 @@ fn an_override_lets_one_release_go_and_proves_nothing() {
     let _ = controller.preflight(&["override", "withdraw", &override_id]).expect_code(1);
     let _ = check(controller, "r1", &first).expect_code(2);
     let _ = check(controller, "r3", &id(&third)).expect_code(2);
-    let _ = gate(controller, "r3", &[]).expect_code(2);
+    let blocks = gate(controller, "r3", &[]).expect_code(2);
+    // What ships against a verdict, or without one, is a fact, and whoever records it is told what that means.
+    let against = deployed(controller, "r3", &id(&blocks)).expect_code(0);
+    for text in ["decided block", CELL, "--rollback"] {
+        assert!(against.stderr.contains(text), "{text}: {}", against.stderr);
+    }
+    let _ = gate(controller, "r3", &["--rollback"]).expect_code(0);
+    let without = ["release", "deployed", "--application", "app", "--region", "us", "--release", "r4", "-o", "json"];
+    let without = controller.preflight(&without).expect_code(0);
+    let notice = without.json["deployed"][0]["notice"].as_str().unwrap();
+    assert!(notice.contains("there is no verdict for it") && without.stderr.contains(notice), "{}", without.text());
     assert!(audit(controller, "override").iter().any(|(_, detail)| detail.contains("OPS-7: known")));
     assert_eq!(audit(controller, "override withdraw")[0].1, override_id);
 }
@@ -232,7 +247,7 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
     let whole = gate(&small.controller, "r2", &break_glass).expect_code(2);
     assert!(whole.stderr.contains("was not used") && whole.stderr.contains("preflight override"), "{}", whole.stderr);
     small.controller.file("preflight.yaml", MANIFEST);
-    // Who answers has been reached: wrong token, foreign authority.
+    // A wrong token and a foreign authority hold up no rollback. For the glass, who answers has been reached.
     let context = fs::read_to_string(small.controller.context()).unwrap();
     let context: toml::Table = context.parse().unwrap();
     let text = |key: &str| context[key].as_str().unwrap().to_owned();
@@ -242,12 +257,30 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
         let environment =
             [("PREFLIGHT_URL", text("url")), ("PREFLIGHT_TOKEN", token.to_owned()), ("PREFLIGHT_CA", ca.to_owned())];
         let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        for how in [&rollback, &break_glass] {
-            let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r1"];
-            let _ = small.controller.preflight_with(&[words.as_slice(), how].concat(), &environment).expect_code(1);
-        }
+        let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r1"];
+        let _ =
+            small.controller.preflight_with(&[words.as_slice(), &break_glass].concat(), &environment).expect_code(1);
+        let _ = small.controller.preflight_with(&words, &environment).expect_code(1);
+        assert!(kept(&small.controller).is_empty());
+        let back =
+            small.controller.preflight_with(&[words.as_slice(), &rollback].concat(), &environment).expect_code(0);
+        assert!(back.stderr.contains("WITHOUT a verdict") && back.stdout.contains("PROCEED"), "{}", back.text());
+        let files = kept(&small.controller);
+        assert_eq!(files.len(), 1);
+        fs::remove_file(&files[0]).unwrap();
     }
-    assert!(kept(&small.controller).is_empty());
+    // Nor does a manifest of before that does not fit the inventory of now.
+    let old = MANIFEST.replace("10.9.0.1", "{gone}.example");
+    small.controller.file("preflight.yaml", &old);
+    let all = ["gate", "--manifest", "preflight.yaml", "--all-regions", "--release", "r1", "-o", "json"];
+    let back = small.controller.preflight(&[all.as_slice(), &rollback].concat()).expect_code(0);
+    assert_eq!((&back.json["rollback"], &back.json["regions"][0]["region"]), (&json!(true), &json!("us")));
+    let _ = small.controller.preflight(&all).expect_code(64);
+    small.controller.inventory(&INVENTORY.replace("  app:", "  another:"));
+    let back = small.controller.preflight(&[all.as_slice(), &rollback].concat()).expect_code(0);
+    assert_eq!(back.json["regions"][0]["region"], "us", "where it was deployed");
+    small.controller.inventory(INVENTORY);
+    small.controller.file("preflight.yaml", MANIFEST);
 
     small.controller.kill();
     let plain = gate(&small.controller, "r1", &["--wait", "2s"]).expect_code(1);
@@ -258,6 +291,12 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
         assert!(gone.stderr.contains("WITHOUT a verdict"), "{}", gone.stderr);
         assert_eq!((&gone.json["decision"], &gone.json["verdict"]), (&json!("proceed"), &json!("unknown")));
     }
+    // What is told later may be about what does not exist.
+    let nowhere = [
+        ["gate", "--manifest", "preflight.yaml", "--region", "mars", "--release", "r9"].as_slice(),
+        rollback.as_slice(),
+    ];
+    let _ = small.controller.preflight(&nowhere.concat()).expect_code(0);
     // Silence is nobody, too.
     small.controller.pipeline.firewall(&Firewall::open().drop_output(small.controller.host.address()));
     let _ = gate(&small.controller, "r1", &rollback).expect_code(0);
@@ -273,16 +312,25 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
     assert!(unkept.stderr.contains("could not be kept") && record["kind"] == "break_glass", "{}", unkept.stderr);
 
     let files = kept(&small.controller);
-    assert_eq!(files.len(), 3);
+    assert_eq!(files.len(), 4);
     let copy = fs::read(&files[0]).unwrap();
+    // Of a URL that was changed since.
+    let foreign = files[0].with_file_name("0123456789abcdef-1.json");
+    fs::write(&foreign, &copy).unwrap();
     small.controller.start();
     let told = small.controller.preflight(&[SPOOL.as_slice(), &["release", "list"]].concat()).expect_code(0);
-    assert!(told.stderr.contains("delivered 3 records") && kept(&small.controller).is_empty(), "{}", told.text());
+    assert!(told.stderr.contains("delivered 4 records"), "{}", told.text());
+    for odd in ["does not run in region mars", "release r9 was never recorded as deployed in mars"] {
+        assert!(told.stderr.contains(odd), "{odd}: {}", told.stderr);
+    }
+    assert!(told.stderr.contains("1 record in spool for another controller's URL"), "{}", told.stderr);
+    assert_eq!(kept(&small.controller), [foreign.clone()]);
+    fs::remove_file(foreign).unwrap();
     // Told twice, it is known once.
     fs::write(&files[0], &copy).unwrap();
     let _ = small.controller.preflight(&[SPOOL.as_slice(), &["agents"]].concat()).expect_code(0);
     assert!(kept(&small.controller).is_empty());
-    assert_eq!((audit(&small.controller, "rollback").len(), audit(&small.controller, "break_glass").len()), (2, 1));
+    assert_eq!((audit(&small.controller, "rollback").len(), audit(&small.controller, "break_glass").len()), (3, 1));
     assert!(audit(&small.controller, "break_glass")[0].1.contains("us is down"));
     let refused = audit(&small.controller, "POST /v1/gate");
     assert!(refused.iter().any(|(outcome, detail)| outcome == "refused" && detail.contains("r0")), "{refused:?}");

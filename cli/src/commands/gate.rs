@@ -70,7 +70,8 @@ pub(crate) struct Args {
     #[arg(long)]
     strict: bool,
     /// Go back to a release that was deployed in these regions before: what is seen is shown and holds up nothing. Where no
-    /// controller can be asked, go on after at most five seconds, and tell it later
+    /// controller can be asked, or it does not accept the token or is not trusted, go on after at most five seconds, and tell it
+    /// later
     #[arg(long, group = "emergency", conflicts_with_all = ["advisory", "fail_fast", "strict", "scope"])]
     rollback: bool,
     /// In an emergency: go on without a verdict where no controller can be asked for five seconds, and tell it later. Where one can, its verdict counts
@@ -120,7 +121,7 @@ pub(crate) async fn run(
             crate::say(&failure);
             failure.exit
         }
-        Err(GivenUp { failure, cause: Cause::Refused | Cause::Other }) => return Err(failure),
+        Err(GivenUp { failure, cause: Cause::Stranger(_) | Cause::Refused | Cause::Other }) => return Err(failure),
     };
     emergency::shout(&format!(
         "ADVISORY: without --advisory this is exit {} ({}); it exits 0.",
@@ -169,7 +170,13 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
     };
     let gate = match ask(&client, &request, patience).await {
         Ok(gate) => gate,
-        Err(GivenUp { cause: Cause::Unavailable(error), .. }) if args.rollback || args.break_glass => {
+        Err(given_up) => {
+            let Some(error) = goes_past(&given_up.cause, &args) else {
+                if args.break_glass {
+                    emergency::shout("--break-glass was not used: it is for when nobody answers, and somebody did.");
+                }
+                return Err(given_up);
+            };
             let emergency = Emergency {
                 rollback: args.rollback,
                 application: &application,
@@ -178,15 +185,9 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
                 manifest_digest: &digest,
                 reason: args.reason.as_deref(),
                 ticket: args.ticket.as_deref(),
-                error: &error,
+                error,
             };
             return Ok(emergency::proceed(&emergency, &client, spool, &args.report));
-        }
-        Err(given_up) => {
-            if args.break_glass {
-                emergency::shout("--break-glass was not used: it is for when nobody answers, and somebody did.");
-            }
-            return Err(given_up);
         }
     };
     let asked = Asked {
@@ -227,6 +228,18 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
     }
     let missing = missing(&args);
     Ok(args.report.deliver(Told::Verdict { gate: &gate, advisory: args.advisory }, judgement.exit, missing))
+}
+
+/// Why no verdict could be had, where the caller may go on without one.
+///
+/// A rollback is decided by no verdict, so an expired token or a certificate that is not trusted must not hold it up either. Breaking
+/// the glass goes past one, so nobody must have answered.
+fn goes_past<'a>(cause: &'a Cause, args: &Args) -> Option<&'a str> {
+    match cause {
+        Cause::Unavailable(error) => (args.rollback || args.break_glass).then_some(error),
+        Cause::Stranger(error) => args.rollback.then_some(error),
+        Cause::Refused | Cause::Other => None,
+    }
 }
 
 /// Objections as one line.

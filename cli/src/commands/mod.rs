@@ -9,6 +9,7 @@ mod explain;
 mod gate;
 mod inventory;
 mod local;
+mod lock;
 mod manifest;
 mod matrix;
 mod overrides;
@@ -65,6 +66,8 @@ enum Command {
     Gate(gate::Args),
     Verdict(verdict::Args),
     Release(release::Args),
+    Lock(lock::LockArgs),
+    Unlock(lock::UnlockArgs),
     Override(overrides::Args),
     Audit(audit::Args),
     Probe(Box<probe::Args>),
@@ -111,6 +114,8 @@ async fn carry_out(
     match command {
         Command::Gate(args) => gate::run(args, connect, spool).await,
         Command::Release(args) => release::run(args, &connect()?).await,
+        Command::Lock(args) => lock::lock(args, &connect()?).await,
+        Command::Unlock(args) => lock::unlock(args, &connect()?).await,
         Command::Override(args) => overrides::run(args, &connect()?).await,
         Command::Audit(args) => audit::run(args, &connect()?).await,
         Command::Verdict(args) => verdict::run(args, connect).await,

@@ -18,11 +18,13 @@ use crate::{duration, render, words};
     subcommand_negates_reqs = true,
     after_help = "\
 The verdict stays what it is, and nothing is proven by an override: its cells are required again once it ends. It holds for these
-very cells in their region, also for another release that carries them. It takes a token with the scope `override`.
+very cells in their region, also for another release that carries them. One for a quarantined release lifts no lock and no cell. It
+takes a token with the scope `override`.
 
 Examples:
   preflight override --verdict 4f1c9a7be02d63a8 --cell eu/web/ai-cache --reason legacy --ticket OPS-7 --expires 1h
   preflight override --verdict 4f1c9a7be02d63a8 --all-blocking --reason legacy --ticket OPS-7 --expires 1h
+  preflight override --release 2025-03-31.1 --region eu --reason 'it is the fix' --ticket OPS-8 --expires 1h
   preflight override list
   preflight override withdraw 9b1f00c2d4e87a35"
 )]
@@ -30,13 +32,22 @@ pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     /// The verdict that blocks
-    #[arg(long, value_name = "ID", required = true)]
+    #[arg(long, value_name = "ID", required_unless_present = "release")]
     verdict: Option<String>,
+    /// A release that is quarantined
+    #[arg(long, value_name = "ID", conflicts_with_all = ["verdict", "cells", "all_blocking"], requires = "regions")]
+    release: Option<String>,
+    /// Where that release may ship; may be given several times
+    #[arg(long = "region", value_name = "REGION", requires = "release", value_delimiter = ',')]
+    regions: Vec<String>,
+    /// The application of that release; may be left out where the inventory has only one
+    #[arg(long, requires = "release")]
+    application: Option<String>,
     /// A cell that blocks; may be given several times
     #[arg(
         long = "cell",
         value_name = "REGION/FLEET/DEPENDENCY",
-        required_unless_present = "all_blocking",
+        required_unless_present_any = ["all_blocking", "release"],
         conflicts_with = "all_blocking",
         value_delimiter = ','
     )]
@@ -85,13 +96,14 @@ Example:
 pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
     match args.command {
         None => {
-            let (Some(verdict), Some(reason), Some(ticket), Some(expires)) =
-                (args.verdict, args.reason, args.ticket, args.expires)
-            else {
-                return Err(Failure::usage("an override takes --verdict, --reason, --ticket and --expires"));
+            let (Some(reason), Some(ticket), Some(expires)) = (args.reason, args.ticket, args.expires) else {
+                return Err(Failure::usage("an override takes --reason, --ticket and --expires"));
             };
             let body = OverrideRequest {
-                verdict,
+                verdict: args.verdict,
+                release: args.release,
+                application: args.application,
+                regions: args.regions,
                 cells: args.cells,
                 all_blocking: args.all_blocking,
                 reason,

@@ -49,10 +49,17 @@ fn narrow(given: &Override, width: usize) -> String {
 /// What was answered for just now, and what that means.
 pub(crate) fn given(overrides: &Overrides, width: usize) -> String {
     let given = &overrides.overrides;
-    let mut out = format!("{}\n", styled(UNSURE.bold(), &format!("{} overridden", count(given.len(), "cell"))));
+    let quarantine = given.iter().any(|one| one.release.is_some());
+    let noun = if quarantine { "quarantine" } else { "cell" };
+    let mut out = format!("{}\n", styled(UNSURE.bold(), &format!("{} overridden", count(given.len(), noun))));
     for one in given {
         let text = format!("until {}, override {}", moment(&one.expires_at), word(&one.id));
         out.push_str(&paragraph(&format!("  {}: ", cell(one)), &text, width));
+    }
+    if quarantine {
+        let text = "The quarantine stays, and holds again when this ends; locks and cells hold as before. The next gate goes by it. \
+                    `preflight override withdraw ID` takes it back.";
+        return out + &paragraph("", text, width);
     }
     let verdict = given.first().map(|one| word(&one.verdict)).unwrap_or_default();
     let text = format!(
@@ -66,11 +73,12 @@ pub(crate) fn given(overrides: &Overrides, width: usize) -> String {
 /// What withdrawing one came to: `left` are those that still hold its cell.
 pub(crate) fn withdrawn(id: &str, left: &Overrides, width: usize) -> String {
     if left.overrides.is_empty() {
-        return format!("{} is withdrawn: its cell blocks again.\n", word(id));
+        return format!("{} is withdrawn: what it was for is held back again.\n", word(id));
     }
     let is = if left.overrides.len() == 1 { "is" } else { "are" };
     let others = count(left.overrides.len(), "other override");
-    let mut out = format!("{} is withdrawn. Its cell still does not block: {others} for it {is} in force.\n", word(id));
+    let mut out =
+        format!("{} is withdrawn. What it was for is still let through: {others} for it {is} in force.\n", word(id));
     for one in &left.overrides {
         let lead = format!("  {}  {}: ", word(&one.id), cell(one));
         out.push_str(&paragraph(&lead, &who(one), width));
@@ -78,9 +86,9 @@ pub(crate) fn withdrawn(id: &str, left: &Overrides, width: usize) -> String {
     out
 }
 
-/// `eu/web/ai-cache`.
+/// `eu/web/ai-cache`, or a release that is quarantined: `eu/2025-03-31.1`.
 fn cell(given: &Override) -> String {
-    format!("{}/{}/{}", word(&given.region), word(&given.fleet), word(&given.dependency))
+    word(&given.subject())
 }
 
 /// One override, as it stands beside a verdict.

@@ -1,38 +1,178 @@
-//! What is deployed where.
+//! The regions side by side: what is deployed, what would ship, and what holds it back.
 
-use preflight_proto::api::{Deployed, Releases};
+use anstyle::Style;
+use preflight_proto::api::{Changed, Deployed, Quarantine, RegionReleases, Releases};
 
 use super::grid::{Grid, Span};
-use super::{BOLD, DIM, PLAIN, UNSURE, count, moment, paragraph, styled, word};
+use super::{
+    BAD, BOLD, DIM, GOOD, PLAIN, UNSURE, count, glyph, heading, moment, paragraph, sentence, style_of, styled, word,
+};
 
-/// A grid for each application, with its regions side by side.
+/// A grid for each application, with its regions side by side, and what is quarantined.
 pub(crate) fn list(releases: &Releases, width: usize) -> String {
-    if releases.deployed.is_empty() {
-        return "Nothing is recorded as deployed, so every gate requires every cell. `preflight release deployed` records it.\n"
+    if releases.regions.is_empty() {
+        return "There is no such application, and nothing is recorded. `preflight inventory show` has what there is.\n"
             .to_owned();
     }
-    let groups = releases.deployed.chunk_by(|a, b| a.application == b.application);
-    groups.map(|deployed| of_application(deployed, width)).collect::<Vec<_>>().join("\n")
+    let groups = releases.regions.chunk_by(|a, b| a.application == b.application);
+    let of = |rows: &[RegionReleases]| {
+        let name = rows.first().map(|row| row.application.as_str()).unwrap_or_default();
+        let bad: Vec<&Quarantine> = releases.quarantines.iter().filter(|q| q.application == name).collect();
+        of_application(rows, &bad, width)
+    };
+    groups.map(of).collect::<Vec<_>>().join("\n")
 }
 
-fn of_application(deployed: &[Deployed], width: usize) -> String {
-    let mut grid = Grid::new(std::iter::once(String::new()).chain(deployed.iter().map(|d| word(&d.region))));
-    let mut row = |name: &str, of: &dyn Fn(&Deployed) -> Span| {
-        grid.row(std::iter::once(Span::new(DIM, format!("  {name}"))).chain(deployed.iter().map(of)).collect());
+fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], width: usize) -> String {
+    let mut grid = Grid::new(std::iter::once(String::new()).chain(rows.iter().map(|row| word(&row.region))));
+    // A row that says nothing of any region is left out.
+    let mut row = |name: &str, of: &dyn Fn(&RegionReleases) -> Option<Span>| {
+        let spans: Vec<Option<Span>> = rows.iter().map(of).collect();
+        if spans.iter().any(Option::is_some) {
+            let first = std::iter::once(Span::new(DIM, format!("  {name}")));
+            grid.row(first.chain(spans.into_iter().map(|span| span.unwrap_or_else(|| Span::new(DIM, "–")))).collect());
+        }
     };
-    // Regions that do not run the same release are what one looks for here.
-    let apart = deployed.iter().any(|d| Some(&d.release) != deployed.first().map(|first| &first.release));
-    row("release", &|d| Span::new(if apart { UNSURE } else { PLAIN }, word(&d.release)));
-    row("verdict", &|d| d.verdict.as_deref().map_or_else(|| Span::new(UNSURE, "none"), |id| Span::plain(word(id))));
-    row("proven", &|d| Span::new(if d.proven == 0 { UNSURE } else { PLAIN }, cells(d)));
-    row("since", &|d| Span::plain(moment(&d.at)));
-    row("by", &|d| Span::plain(word(&d.by)));
-    let title = deployed.first().map(|d| word(&d.application)).unwrap_or_default();
-    format!("{}\n{}", styled(BOLD, &title), grid.matrix(width))
+    let of_deployed = |of: fn(&Deployed) -> Span| move |row: &RegionReleases| row.deployed.as_ref().map(of);
+    let releases = |of: fn(&RegionReleases) -> Option<&str>| apart(rows.iter().filter_map(of));
+    let deployed_apart = releases(|row| row.deployed.as_ref().map(|d| d.release.as_str()));
+    let candidates_apart = releases(|row| row.candidate.as_ref().map(|c| c.release.as_str()));
+    let style = |apart: bool| if apart { UNSURE } else { PLAIN };
+    row("deployed", &|row| row.deployed.as_ref().map(|d| Span::new(style(deployed_apart), word(&d.release))));
+    row("  verdict", &of_deployed(verdict));
+    row("  proven", &of_deployed(proven));
+    row("  since", &of_deployed(|d| Span::plain(moment(&d.at))));
+    row("  by", &of_deployed(|d| Span::plain(word(&d.by))));
+    row("candidate", &|row| {
+        let candidate = row.candidate.as_ref()?;
+        let style = if candidate.quarantined.is_empty() { style(candidates_apart) } else { BAD };
+        Some(Span::new(style, word(&candidate.release)))
+    });
+    row("  verdict", &|row| {
+        let candidate = row.candidate.as_ref()?;
+        Some(match (&candidate.verdict, candidate.state) {
+            (Some(id), Some(state)) => {
+                Span::new(style_of(state), format!("{} {} ({})", glyph(state), state.as_str(), word(id)))
+            }
+            (Some(id), None) => Span::new(UNSURE, format!("under way ({})", word(id))),
+            (None, _) => Span::new(UNSURE, "none"),
+        })
+    });
+    row("  since", &|row| row.candidate.as_ref().map(|c| Span::plain(moment(&c.at))));
+    row("  by", &|row| row.candidate.as_ref().map(|c| Span::plain(word(&c.by))));
+    row("may ship", &|row| may_ship(row));
+    let title = rows.first().map(|row| word(&row.application)).unwrap_or_default();
+    let mut out = format!("{}\n{}", styled(BOLD, &title), grid.matrix(width));
+    let mut said = String::new();
+    for row in rows {
+        for text in in_words(row) {
+            said.push_str(&paragraph(&format!("  {}: ", word(&row.region)), &text, width));
+        }
+    }
+    for quarantine in bad {
+        said.push_str(&paragraph("  ", &quarantined(quarantine), width));
+    }
+    if !said.is_empty() {
+        out.push_str(&heading("Held back"));
+        out.push_str(&said);
+    }
+    out
+}
+
+/// Whether there are several of them.
+fn apart<'a>(mut releases: impl Iterator<Item = &'a str>) -> bool {
+    releases.next().is_some_and(|first| releases.any(|other| other != first))
+}
+
+fn may_ship(row: &RegionReleases) -> Option<Span> {
+    let (style, text): (Style, String) = match (&row.lock, &row.named) {
+        (Some(lock), _) => match &lock.except {
+            Some(except) => (BAD, format!("locked, but for {}", word(except))),
+            None => (BAD, "locked".to_owned()),
+        },
+        (None, Some(named)) => (UNSURE, format!("first {}", word(&named.release))),
+        (None, None) if row.candidate.as_ref().is_some_and(|c| !c.quarantined.is_empty()) => {
+            (BAD, "quarantined".to_owned())
+        }
+        (None, None) => (GOOD, "open".to_owned()),
+    };
+    Some(Span::new(style, text))
+}
+
+/// Who holds a region back, since when, why, and what is odd about it.
+fn in_words(row: &RegionReleases) -> Vec<String> {
+    let mut texts = Vec::new();
+    if let Some(lock) = &row.lock {
+        let mut text = format!("locked by {} since {}: {}", word(&lock.by), moment(&lock.at), sentence(&lock.reason));
+        if let Some(remind) = &lock.remind_at {
+            let due = remind.parse::<jiff::Timestamp>().is_ok_and(|at| at <= jiff::Timestamp::now());
+            let (style, verb) = if due { (UNSURE, "was") } else { (PLAIN, "is") };
+            let ask = format!("whether that is still needed {verb} to be looked at by {}", moment(remind));
+            text.push_str("; ");
+            text.push_str(&styled(style, &ask));
+        }
+        texts.push(text);
+    }
+    if let Some(named) = &row.named {
+        let why = if named.reason.is_empty() { String::new() } else { format!(": {}", sentence(&named.reason)) };
+        texts.push(format!(
+            "unlocked by {} at {}; {} is the first that may ship{why}",
+            word(&named.by),
+            moment(&named.at),
+            word(&named.release)
+        ));
+    }
+    if let Some(candidate) = &row.candidate {
+        if !candidate.quarantined.is_empty() {
+            let ids: Vec<String> = candidate.quarantined.iter().map(|id| word(id)).collect();
+            texts.push(styled(BAD, &format!("{} is quarantined ({})", word(&candidate.release), ids.join(", "))));
+        }
+        if let Some(differs) = &candidate.differs {
+            texts.push(format!("{} {}", word(&candidate.release), sentence(differs)));
+        }
+    }
+    texts.extend(row.unready.iter().map(|why| styled(BAD, &format!("not unlocked: {}", sentence(why)))));
+    texts
+}
+
+fn quarantined(quarantine: &Quarantine) -> String {
+    let what = match (&quarantine.release, &quarantine.cell) {
+        (Some(release), _) => word(release),
+        (None, Some(cell)) => format!("{}, whichever release carries it,", word(cell)),
+        (None, None) => String::new(),
+    };
+    let regions: Vec<String> = quarantine.regions.iter().map(|region| word(region)).collect();
+    let places = match (regions.is_empty(), &quarantine.cell) {
+        (_, Some(_)) => String::new(),
+        (true, None) => " in every region".to_owned(),
+        (false, None) => format!(" in {}", regions.join(", ")),
+    };
+    format!(
+        "{} {what} quarantined{places} by {} since {}: {}",
+        word(&quarantine.id),
+        word(&quarantine.by),
+        moment(&quarantine.at),
+        sentence(&quarantine.reason)
+    )
+}
+
+/// What was done, what was not, and how things stand now.
+pub(crate) fn changed(changed: &Changed, width: usize) -> String {
+    let mut out = String::new();
+    for line in &changed.done {
+        out.push_str(&paragraph(&format!("{} ", styled(GOOD, "✓")), &sentence(line), width));
+    }
+    for line in &changed.notices {
+        out.push_str(&paragraph(&format!("{} ", styled(UNSURE, "!")), &sentence(line), width));
+    }
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    out + &list(&changed.releases, width)
 }
 
 /// What was recorded just now, and what the next gate makes of it.
-pub(crate) fn recorded(releases: &Releases, width: usize) -> String {
+pub(crate) fn recorded(recorded: &[Deployed], width: usize) -> String {
     let line = |d: &Deployed| {
         let meaning = match (d.proven, &d.verdict) {
             (0, _) | (_, None) => "nothing is proven by that: the next gate requires every cell".to_owned(),
@@ -44,7 +184,15 @@ pub(crate) fn recorded(releases: &Releases, width: usize) -> String {
             width,
         )
     };
-    releases.deployed.iter().map(line).collect()
+    recorded.iter().map(line).collect()
+}
+
+fn verdict(deployed: &Deployed) -> Span {
+    deployed.verdict.as_deref().map_or_else(|| Span::new(UNSURE, "none"), |id| Span::plain(word(id)))
+}
+
+fn proven(deployed: &Deployed) -> Span {
+    Span::new(if deployed.proven == 0 { UNSURE } else { PLAIN }, cells(deployed))
 }
 
 fn cells(deployed: &Deployed) -> String {

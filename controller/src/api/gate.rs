@@ -10,7 +10,7 @@ use axum::{Extension, Json};
 use jiff::Timestamp;
 use preflight_core::baseline::{self, Duty, Proven};
 use preflight_core::identity::{IdentityKey, KeyRule};
-use preflight_core::inventory::Inventory;
+use preflight_core::inventory::{Application, Inventory};
 use preflight_core::manifest::Manifest;
 use preflight_core::plan::{Cell, CellDigest, FleetId, Plan, sha256};
 use preflight_core::run::{Basis, Mode, RunSpec};
@@ -91,13 +91,9 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
     let manifest = Manifest::parse(&escape(&request.manifest_name), &request.manifest)?;
     let inventory = Stated::current(app).await?;
     let plan = match Plan::build(&manifest, &inventory.parsed, &request.regions, request.all_regions) {
-        // An older manifest may not fit the inventory of now: that holds up no rollback, only nothing is shown.
-        Err(_) if mode == Mode::Rollback && !request.all_regions => Plan {
-            application: manifest.application.to_string(),
-            manifest_digest: manifest.digest.clone(),
-            regions: request.regions.clone(),
-            cells: Vec::new(),
-            excluded: Vec::new(),
+        Err(error) if mode == Mode::Rollback => match unplanned(app, &manifest, &inventory.parsed, &request).await? {
+            Some(plan) => plan,
+            None => return Err(error.into()),
         },
         plan => plan?,
     };
@@ -154,6 +150,26 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
     let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
     app.audit(&principal.name, "gate", "asked", &principal.source, &asked(&spec)).await;
     Ok(handle)
+}
+
+/// The plan of a rollback whose manifest does not fit the inventory of now: that holds it up nowhere, only nothing is shown. All
+/// regions are those in which the inventory runs the application, else those where it was deployed; none if there is no such region.
+async fn unplanned(
+    app: &App,
+    manifest: &Manifest,
+    inventory: &Inventory,
+    request: &GateRequest,
+) -> Result<Option<Plan>, Failure> {
+    let application = manifest.application.to_string();
+    let known = inventory.application(&application).into_iter().flat_map(Application::regions).map(ToString::to_string);
+    let mut regions: Vec<String> = if request.all_regions { known.collect() } else { request.regions.clone() };
+    if regions.is_empty() {
+        let places = app.store.all_deployed(Some(&application)).await?;
+        regions = places.into_iter().map(|place| place.region).collect();
+    }
+    let manifest_digest = manifest.digest.clone();
+    let plan = Plan { application, manifest_digest, regions, cells: Vec::new(), excluded: Vec::new() };
+    Ok((!plan.regions.is_empty()).then_some(plan))
 }
 
 /// Which kinds of hosts each fleet of a plan has, as far as agents are known.

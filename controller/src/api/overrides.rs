@@ -203,7 +203,8 @@ pub(super) async fn withdraw(
     let mut overrides = app.store.overrides(None, now).await?;
     let withdrawn = overrides.iter().find(|one| one.id == id).cloned();
     overrides.retain(|one| {
-        let same = |w: &Override| one.is_for(&w.application, &w.region, &w.digest) && one.release == w.release;
+        let same =
+            |w: &Override| one.application == w.application && one.subject() == w.subject() && one.digest == w.digest;
         one.in_force(now) && withdrawn.as_ref().is_some_and(same)
     });
     Ok(Json(Overrides { overrides }))

@@ -7,9 +7,11 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use jiff::{SignedDuration, Timestamp};
 use preflight_core::baseline::Proven;
-use preflight_core::guard::{Guard, GuardError};
+use preflight_core::decision::Override;
+use preflight_core::guard::{Asked, Guard, GuardError};
 use preflight_core::identity::IdentityKey;
 use preflight_core::plan::CellDigest;
+use preflight_core::run::Mode;
 use preflight_core::text::escape;
 use preflight_proto::api::{self, DeployedRequest, Gate, Problem};
 use serde::Deserialize;
@@ -19,10 +21,13 @@ use super::gate::{release, stored_verdict};
 use super::guard::Where;
 use super::problem::Failure;
 use crate::app::{App, audit_entry};
+use crate::result::core_override;
 use crate::store::{BesideGuard, Deployed};
 
 /// A verdict is what a release shipped with if it was given no longer ago than this.
 const SHIPS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+/// Cells that a notice names.
+const UNPROVEN_NAMED: usize = 10;
 
 /// Records that a release has shipped in a region. What its verdict held as `pass` is not required again.
 #[utoipa::path(post, path = "/v1/releases/deployed", request_body = DeployedRequest, security(("token" = [])), responses(
@@ -34,15 +39,22 @@ pub(super) async fn deployed(
     Json(request): Json<DeployedRequest>,
 ) -> Result<Json<api::Deployed>, Failure> {
     release(&request.release)?;
-    Where::find(&app, Some(&request.application), std::slice::from_ref(&request.region), false).await?;
-    // What ships without a verdict proves nothing, also where it did when it shipped before: the path may be gone since.
-    let (cells, identities, decided) = match &request.verdict {
-        Some(id) => shown_by(&stored_verdict(&app, id).await?, &request)?,
-        None => (BTreeMap::new(), BTreeMap::new(), "no verdict"),
+    let gate = match &request.verdict {
+        Some(id) => Some(stored_verdict(&app, id).await?),
+        None => None,
     };
+    let application = request.application.as_deref().or(gate.as_ref().map(|gate| gate.application.as_str()));
+    let application = Where::find(&app, application, std::slice::from_ref(&request.region), false).await?.application;
+    let overrides = app.store.overrides(Some(&application), Timestamp::now()).await?;
+    // What ships without a verdict proves nothing, also where it did when it shipped before: the path may be gone since.
+    let Shown { cells, identities, decided, unproven } = match &gate {
+        Some(gate) => shown_by(gate, &application, &request, &overrides)?,
+        None => Shown::nothing("no verdict"),
+    };
+    let notice = notice(gate.as_ref(), &request, decided, &unproven);
     let deployed = Deployed {
         id: 0,
-        application: request.application,
+        application,
         region: request.region,
         proven: Proven { release: request.release, verdict: request.verdict, cells, identities },
         at: Timestamp::now(),
@@ -58,26 +70,59 @@ pub(super) async fn deployed(
     );
     // Without its record in the audit log nothing is proven.
     let entry = audit_entry(&principal.name, "release deployed", "ok", &principal.source, &detail, deployed.at);
+    let carried = gate.iter().flat_map(|gate| &gate.regions).filter(|region| region.region == deployed.region);
+    let cells = carried.flat_map(|region| &region.cells).map(|cell| CellDigest(cell.digest.clone())).collect();
+    let overrides: Vec<Override> = overrides.iter().filter_map(core_override).collect();
     let record = |guard: &mut Guard| {
+        let asked = Asked {
+            application: &deployed.application,
+            region: &deployed.region,
+            release: &deployed.proven.release,
+            cells: &cells,
+            mode: if gate.as_ref().is_some_and(|gate| gate.rollback) { Mode::Rollback } else { Mode::Gate },
+        };
+        let holds = guard.word(&asked, &overrides, deployed.at).holds;
         guard.deployed(&deployed.region, &deployed.proven.release);
-        Ok::<_, GuardError>(((), BesideGuard { entries: vec![entry], deployed: vec![deployed.clone()] }))
+        Ok::<_, GuardError>((holds, BesideGuard { entries: vec![entry], deployed: vec![deployed.clone()] }))
     };
-    app.store.change_guard(&deployed.application, deployed.at, record).await??;
-    Ok(Json(shown(deployed)))
+    let holds = app.store.change_guard(&deployed.application, deployed.at, record).await??;
+    // What has shipped is a fact, also where it should not have.
+    let held = holds.into_iter().map(|hold| format!("it has shipped although it was held back: {}", hold.text));
+    let notices: Vec<String> = notice.into_iter().chain(held).collect();
+    let notice = (!notices.is_empty()).then(|| notices.join(" "));
+    Ok(Json(api::Deployed { notice, ..shown(deployed) }))
 }
 
 /// What a verdict has shown of a region.
-type Shown = (BTreeMap<CellDigest, String>, BTreeMap<String, BTreeSet<IdentityKey>>, &'static str);
+struct Shown {
+    cells: BTreeMap<CellDigest, String>,
+    identities: BTreeMap<String, BTreeSet<IdentityKey>>,
+    /// What it decided, or why that proves nothing.
+    decided: &'static str,
+    /// The cells that it did not hold as `pass`; empty where it proves nothing at all.
+    unproven: Vec<String>,
+}
+
+impl Shown {
+    fn nothing(why: &'static str) -> Self {
+        Self { cells: BTreeMap::new(), identities: BTreeMap::new(), decided: why, unproven: Vec::new() }
+    }
+}
 
 /// The cells that a verdict held as `pass` in the region, each with the verdict whose run has shown it; the kinds of hosts that it
 /// knew; and what it decided. What it did not mean to decide, or could not by an inventory that was too old, it has not shown.
-fn shown_by(gate: &Gate, request: &DeployedRequest) -> Result<Shown, Failure> {
+fn shown_by(
+    gate: &Gate,
+    application: &str,
+    request: &DeployedRequest,
+    overrides: &[api::Override],
+) -> Result<Shown, Failure> {
     let wrong = |what: &str, have: &str, want: &str| {
         let message = format!("verdict {} is for {what} {}, not {}", escape(&gate.id), escape(have), escape(want));
         Err(Failure::refused(message, "Name the verdict that this release shipped with.".to_owned()))
     };
-    if gate.application != request.application {
-        return wrong("application", &gate.application, &request.application);
+    if gate.application != application {
+        return wrong("application", &gate.application, application);
     }
     if gate.release != request.release {
         return wrong("release", &gate.release, &request.release);
@@ -94,20 +139,66 @@ fn shown_by(gate: &Gate, request: &DeployedRequest) -> Result<Shown, Failure> {
             "Gate the release again (`--scope all`), and name that verdict.".to_owned(),
         ));
     }
-    let decided = match region.decision {
-        api::Decision::Proceed => "proceed",
-        api::Decision::Block => "block",
-    };
     let stale = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
     if gate.advisory || stale {
-        return Ok((BTreeMap::new(), BTreeMap::new(), if stale { "inventory_stale" } else { "advisory" }));
+        return Ok(Shown::nothing(if stale { "inventory_stale" } else { "advisory" }));
     }
+    // An override that was given at the sight of the verdict lets it go as well as one that was there before.
+    let blocks = |cell: &&api::Cell| cell.required && cell.state != api::State::Pass;
+    let overridden = |cell: &api::Cell| {
+        let covers = |o: &&api::Override| o.withdrawn.is_none() && o.region == region.region && o.digest == cell.digest;
+        overrides.iter().any(|o| covers(&o))
+    };
+    let mut blocking = region.cells.iter().filter(blocks).peekable();
+    let decided = match region.decision {
+        api::Decision::Proceed if gate.rollback => "rollback",
+        api::Decision::Proceed if !region.overrides.is_empty() => "override",
+        api::Decision::Proceed => "proceed",
+        api::Decision::Block if blocking.peek().is_some() && blocking.all(overridden) => "override",
+        api::Decision::Block => "block",
+    };
+    let short = region.cells.iter().filter(|cell| cell.state != api::State::Pass);
+    let unproven = short.map(|cell| format!("{}/{}/{}", region.region, cell.fleet, cell.dependency)).collect();
     let held = region.cells.iter().filter(|cell| cell.state == api::State::Pass);
     let by = |cell: &api::Cell| cell.proven_by.clone().unwrap_or_else(|| gate.id.clone());
     let cells = held.map(|cell| (CellDigest(cell.digest.clone()), by(cell))).collect();
     let keys = |seen: &api::FleetSeen| seen.identities.iter().cloned().map(IdentityKey).collect();
     let identities = region.fleets.iter().map(|seen| (seen.fleet.clone(), keys(seen))).collect();
-    Ok((cells, identities, decided))
+    Ok(Shown { cells, identities, decided, unproven })
+}
+
+/// What whoever records a release should know, where not everything that it ships is proven.
+fn notice(gate: Option<&Gate>, request: &DeployedRequest, decided: &str, unproven: &[String]) -> Option<String> {
+    let by = gate.map_or_else(String::new, |gate| format!("verdict {} ", escape(&gate.id)));
+    let every = "nothing is proven by it, and the next gate requires every cell again";
+    let what = match decided {
+        "no verdict" => format!("there is no verdict for it: {every}"),
+        "advisory" => format!("{by}is advisory: {every}"),
+        "inventory_stale" => format!("{by}went by an inventory that was too old: {every}"),
+        _ => {
+            let what = match decided {
+                "block" => "decided block",
+                "override" => "was let go by override",
+                "rollback" => "is of a rollback",
+                _ if unproven.is_empty() => return None,
+                _ => "did not show all",
+            };
+            let mut names =
+                unproven.iter().take(UNPROVEN_NAMED).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
+            if unproven.len() > UNPROVEN_NAMED {
+                names.push_str(&format!(" and {} more", unproven.len() - UNPROVEN_NAMED));
+            }
+            match (unproven.is_empty(), decided) {
+                (true, "rollback") => return None,
+                (true, _) => format!("{by}{what}"),
+                (false, _) => format!("{by}{what}: not proven, and required again by the next gate: {names}"),
+            }
+        }
+    };
+    let (release, region) = (escape(&request.release), escape(&request.region));
+    Some(format!(
+        "{release} in {region}: {what}. It is recorded all the same, and `preflight gate --rollback` to it will proceed."
+    ))
 }
 
 pub(super) fn shown(deployed: Deployed) -> api::Deployed {
@@ -119,6 +210,7 @@ pub(super) fn shown(deployed: Deployed) -> api::Deployed {
         proven: u32::try_from(deployed.proven.cells.len()).unwrap_or(u32::MAX),
         at: deployed.at.to_string(),
         by: deployed.principal,
+        notice: None,
     }
 }
 
