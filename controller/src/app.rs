@@ -79,12 +79,18 @@ impl App {
 }
 
 /// What the audit log calls what was done; what is refused is called by `METHOD /path`.
-pub(crate) const ACTIONS: [&str; 17] = [
+pub(crate) const ACTIONS: [&str; 23] = [
     "gate",
     "verdict",
     "override",
     "override withdraw",
     "release deployed",
+    "release candidate",
+    "release quarantine",
+    "release lift",
+    "release rollback",
+    "lock",
+    "unlock",
     "rollback",
     "break_glass",
     "probe",

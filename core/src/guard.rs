@@ -457,14 +457,11 @@ impl Guard {
 
 fn locked(lock: &Lock, region: &str, now: Timestamp) -> String {
     let Act { by, at, reason } = &lock.act;
-    let mut text = format!("{} has been locked by {} since {at:.0}: {}", escape(region), escape(by), escape(reason));
-    if let Some(except) = &lock.except {
-        text.push_str(&format!(" (for all but {})", escape(except)));
-    }
-    if let Some(due) = lock.remind_at.filter(|due| *due <= now) {
-        text.push_str(&format!("; whether that is still needed was to be looked at by {due:.0}"));
-    }
-    text
+    let except = lock.except.as_ref().map(|except| format!(" (for all but {})", escape(except))).unwrap_or_default();
+    let due = lock.remind_at.filter(|due| *due <= now);
+    let due =
+        due.map(|due| format!("; whether that is still needed was to be looked at by {due:.0}")).unwrap_or_default();
+    format!("{} has been locked by {} since {at:.0}: {}{except}{due}", escape(region), escape(by), escape(reason))
 }
 
 fn quarantined(quarantine: &Quarantine, asked: &Asked<'_>) -> Reason {

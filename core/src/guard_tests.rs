@@ -246,6 +246,23 @@ impl Model {
     }
 }
 
+/// Lifts one of the quarantines that there are. What it covered was never kept beside it.
+fn lift(nth: usize, guard: &mut Guard, model: &mut Model) {
+    let Some((id, what)) = guard.quarantines.iter().nth(nth).map(|(id, q)| (id.clone(), q.clone())) else { return };
+    guard.lift(&id).unwrap();
+    let covers = |quarantine: &Quarantine, place: Option<usize>| {
+        quarantine.regions.is_empty() || place.is_some_and(|place| quarantine.regions.contains(REGIONS[place]))
+    };
+    model.bad.retain(|evil| match (&what.bad, evil) {
+        (Bad::Release(bad), Evil::Release(release, place)) => {
+            let kept = guard.quarantines.values().any(|other| other.bad == what.bad && covers(other, *place));
+            bad != RELEASES[*release] || !covers(&what, *place) || kept
+        }
+        (Bad::Cell { digest: bad, .. }, Evil::Cell(cell)) => *bad != digest(CELLS[*cell]),
+        (Bad::Release(_), Evil::Cell(_)) | (Bad::Cell { .. }, Evil::Release(..)) => true,
+    });
+}
+
 /// Does it to both; a deed that the guard refuses must leave it as it was, and what it grants must have been right to grant.
 fn perform(deed: &Deed, guard: &mut Guard, model: &mut Model, nth: usize) {
     let owned = |region: usize| REGIONS[region].to_owned();
@@ -285,25 +302,7 @@ fn perform(deed: &Deed, guard: &mut Guard, model: &mut Model, nth: usize) {
             guard.quarantine(&format!("q{nth}"), new).unwrap();
             model.bad.push(Evil::Cell(cell));
         }
-        Deed::Lift { nth } => {
-            let Some((id, what)) = guard.quarantines.iter().nth(nth).map(|(id, q)| (id.clone(), q.clone())) else {
-                return;
-            };
-            guard.lift(&id).unwrap();
-            // Those that it covered were never kept beside it.
-            model.bad.retain(|evil| match (&what.bad, evil) {
-                (Bad::Release(bad), Evil::Release(release, place)) => {
-                    let covered = what.regions.is_empty() || place.is_some_and(|p| what.regions.contains(REGIONS[p]));
-                    let kept = guard.quarantines.values().any(|other| {
-                        other.bad == what.bad
-                            && (other.regions.is_empty() || place.is_some_and(|p| other.regions.contains(REGIONS[p])))
-                    });
-                    bad != RELEASES[*release] || !covered || kept
-                }
-                (Bad::Cell { digest: bad, .. }, Evil::Cell(cell)) => *bad != digest(CELLS[*cell]),
-                (Bad::Release(_), Evil::Cell(_)) | (Bad::Cell { .. }, Evil::Release(..)) => true,
-            });
-        }
+        Deed::Lift { nth } => lift(nth, guard, model),
         Deed::Lock { region } => {
             let lock = Lock { act: act("ana", model.now, "stop"), remind_at: Some(at(model.now)), except: None };
             let new = guard.lock(REGIONS[region], lock);
@@ -374,10 +373,10 @@ proptest! {
                 expires: at(o.2),
             }).collect();
             for (region, name) in REGIONS.iter().enumerate() {
-                for release in 0..RELEASES.len() {
+                for (release, called) in RELEASES.iter().enumerate() {
                     let cells = carried(release);
                     let proceeds = |mode: Mode| {
-                        let asked = Asked { application: "shop", region: name, release: RELEASES[release], cells: &cells, mode };
+                        let asked = Asked { application: "shop", region: name, release: called, cells: &cells, mode };
                         let word = guard.word(&asked, &overrides, at(model.now));
                         let blocking = BTreeSet::new();
                         let given = Given { region: name, state: State::Pass, blocking: &blocking, held: false, mode };

@@ -72,7 +72,8 @@ impl RegionVerdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     /// `all_pass`, `no_change`, `cell_failed`, `cell_unknown`, `cell_shown` (the verdict does not rest on it), `empty_plan`,
-    /// `inventory_stale`, `other_manifest`; of a decision `overridden` or `rollback`.
+    /// `inventory_stale`, `other_manifest`; of a decision `overridden`, `rollback`, and what the release guard holds back: `locked`,
+    /// `quarantined`, `not_named`.
     pub code: &'static str,
     /// In words.
     pub text: String,

@@ -25,7 +25,7 @@ const HURRY: Duration = Duration::from_secs(5);
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage · 130 Ctrl-C
+Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: locked, quarantined or not what was named · 64 usage · 130 Ctrl-C
 
 Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1
@@ -116,6 +116,10 @@ pub(crate) async fn run(
     }
     let exit = match result {
         Ok(Exit::Proceed) => return Ok(Exit::Proceed),
+        Ok(Exit::Refused) => {
+            emergency::shout("ADVISORY excuses what the probes say; it lifts no lock and no quarantine.");
+            return Ok(Exit::Refused);
+        }
         Ok(exit) => exit,
         Err(GivenUp { failure, cause: Cause::Unavailable(_) }) => {
             crate::say(&failure);
@@ -227,7 +231,9 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
         ));
     }
     let missing = missing(&args);
-    Ok(args.report.deliver(Told::Verdict { gate: &gate, advisory: args.advisory }, judgement.exit, missing))
+    // A lock or a quarantine is no verdict on what was seen: nothing but the guard itself lifts it.
+    let advisory = args.advisory && judgement.exit != Exit::Refused;
+    Ok(args.report.deliver(Told::Verdict { gate: &gate, advisory }, judgement.exit, missing))
 }
 
 /// Why no verdict could be had, where the caller may go on without one.

@@ -45,7 +45,7 @@ use crate::spool::Spool;
 Which controller: --context FILE; or PREFLIGHT_URL, PREFLIGHT_TOKEN and PREFLIGHT_CA (a PEM file's path) as a set;
 or PREFLIGHT_CONTEXT; or ~/.config/preflight/client.toml.
 
-Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: refused · 64 usage · 130 Ctrl-C
+Exit codes: 0 proceed · 1 no verdict could be had · 2 block: a cell fails · 3 block: unknown · 4 block: locked, quarantined or not what was named · 64 usage · 130 Ctrl-C
 
 Example:
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1"

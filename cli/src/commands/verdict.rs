@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use preflight_core::guard;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape;
-use preflight_proto::api::{Decision, Gate, Override, Standing, State};
+use preflight_proto::api::{Decision, Gate, Override, ReasonText, Standing, State};
 use serde::Serialize;
 
 use crate::client::{Answer, Client, segment};
@@ -93,6 +94,9 @@ struct Checked<'a> {
     rollback: bool,
     /// What it rests on beside what was seen: the overrides in force now.
     overrides: Vec<&'a Override>,
+    /// Locks, quarantines and unlocks for another release that hold it back now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    holds: Vec<&'a ReasonText>,
     /// What does not hold it up, and is to be known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notices: Vec<&'a str>,
@@ -104,7 +108,8 @@ pub(crate) async fn run(args: Args, connect: impl Fn() -> Result<Client, Failure
         Command::Show { id, report } => {
             report.check()?;
             let gate = fetch(&connect()?, &id).await?.body;
-            let told = Told::Verdict { gate: &gate, advisory: gate.advisory };
+            let advisory = gate.advisory && !gate.regions.iter().any(exit::is_held);
+            let told = Told::Verdict { gate: &gate, advisory };
             Ok(report.deliver(told, Exit::Proceed, Missing::Counts))
         }
         Command::Check(args) => check(&args, &connect()?).await,
@@ -155,6 +160,7 @@ async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
         objections: judgement.objections,
         rollback: gate.rollback,
         overrides: counted().flat_map(|region| &region.overrides).collect(),
+        holds: counted().flat_map(|r| &r.reasons).filter(|reason| guard::is_hold(&reason.code)).collect(),
         notices: notices.map(|reason| reason.text.as_str()).collect(),
     };
     if args.output.is_json() {
@@ -185,6 +191,10 @@ fn in_words(checked: &Checked<'_>, exit: Exit) -> String {
     }
     for notice in &checked.notices {
         let _ = writeln!(text, "  note: {}", escape(notice));
+    }
+    for hold in &checked.holds {
+        let _ = writeln!(text, "  {}", escape(&hold.text));
+        let _ = hold.fix.iter().try_for_each(|fix| writeln!(text, "  {}", escape(fix)));
     }
     for objection in &checked.objections {
         let _ = writeln!(text, "  {}", escape(objection));

@@ -60,7 +60,7 @@ fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], width: usize) ->
     });
     row("  since", &|row| row.candidate.as_ref().map(|c| Span::plain(moment(&c.at))));
     row("  by", &|row| row.candidate.as_ref().map(|c| Span::plain(word(&c.by))));
-    row("may ship", &|row| may_ship(row));
+    row("may ship", &|row| Some(may_ship(row)));
     let title = rows.first().map(|row| word(&row.application)).unwrap_or_default();
     let mut out = format!("{}\n{}", styled(BOLD, &title), grid.matrix(width));
     let mut said = String::new();
@@ -84,7 +84,7 @@ fn apart<'a>(mut releases: impl Iterator<Item = &'a str>) -> bool {
     releases.next().is_some_and(|first| releases.any(|other| other != first))
 }
 
-fn may_ship(row: &RegionReleases) -> Option<Span> {
+fn may_ship(row: &RegionReleases) -> Span {
     let (style, text): (Style, String) = match (&row.lock, &row.named) {
         (Some(lock), _) => match &lock.except {
             Some(except) => (BAD, format!("locked, but for {}", word(except))),
@@ -96,7 +96,7 @@ fn may_ship(row: &RegionReleases) -> Option<Span> {
         }
         (None, None) => (GOOD, "open".to_owned()),
     };
-    Some(Span::new(style, text))
+    Span::new(style, text)
 }
 
 /// Who holds a region back, since when, why, and what is odd about it.

@@ -146,7 +146,7 @@ pub(super) async fn quarantine(
             let kept = guard.quarantine(id, guard::Quarantine { bad, regions, act: act.clone() })?;
             if kept == *id {
                 let detail = format!("{id}: {what} of {}: {}", place.application, request.reason);
-                stored.entries.push(principal.entry("quarantine", &detail));
+                stored.entries.push(principal.entry("release quarantine", &detail));
                 done.push(format!("{what} is quarantined ({id})"));
             } else {
                 done.push(format!("{what} was quarantined already ({kept})"));
@@ -189,7 +189,7 @@ pub(super) async fn lift(
             Bad::Cell { name, .. } => name,
         };
         let detail = format!("{id}: {what} of {}: {}", place.application, request.reason);
-        let entries = vec![principal.entry("quarantine lift", &detail)];
+        let entries = vec![principal.entry("release lift", &detail)];
         Ok::<_, Failure>((what, BesideGuard { entries, deployed: Vec::new() }))
     };
     let what = app.store.change_guard(&place.application, Timestamp::now(), lift).await??;
