@@ -432,10 +432,13 @@ impl Guard {
         let Some(place) = self.place(region).filter(|_| mode != Mode::Rollback) else { return word };
         let flags = format!("--application {} --region {}", escape(application), escape(region));
         if let Some(lock) = place.lock.as_ref().filter(|lock| lock.except.as_deref() != Some(release)) {
-            word.holds.push(Reason { code: "locked", text: locked(lock, region, now), fix: Some(format!(
-                "When {} is what should ship there: `preflight unlock {flags} --release {}`. `preflight release list` shows all regions.",
-                escape(release), escape(release)
-            ))});
+            let fix = if word.holds.is_empty() {
+                let release = escape(release);
+                format!("When {release} is what should ship there: `preflight unlock {flags} --release {release}`.")
+            } else {
+                "`preflight release list` shows all regions.".to_owned()
+            };
+            word.holds.push(Reason { code: "locked", text: locked(lock, region, now), fix: Some(fix) });
         }
         if let Some(named) = place.named.as_ref().filter(|named| named.release != release) {
             let text = format!(

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use preflight_tests::lab::{AgentOptions, Controller, Lab, Preflight};
+use std::time::Duration;
+
+use preflight_tests::lab::{AgentOptions, Controller, Lab, Preflight, wait_for};
 use preflight_tests::small::Small;
 use serde_json::{Value, json};
 
@@ -316,20 +318,23 @@ fn the_second_outage_does_not_happen_through_the_api() {
 #[test]
 fn what_passed_before_a_lock_does_not_ship_after_it() {
     let lab = Lab::new();
-    let small = Small::new(&lab, 2);
+    let mut small = Small::new(&lab, 2);
     let id = small.gate(&[]).expect_code(0).json["id"].as_str().unwrap().to_owned();
+    let lock = ["lock", "--region", "us", "--reason", "an incident", "--remind", "1s"];
+    let _ = small.controller.preflight(&lock).expect_code(0);
+    // What was answered is on disk.
+    small.controller.kill();
+    small.controller.start();
+    small.controller.await_agents(2);
     let run = |words: &[&str]| small.controller.preflight(words);
-    let check = || {
-        run(&["verdict", "check", &id, "--application", "app", "--release", "r1", "--region", "us", "-o", "json"])
-    };
-    let _ = check().expect_code(0);
-    let _ = run(&["lock", "--region", "us", "--reason", "an incident", "--remind", "1s"]).expect_code(0);
+    let check =
+        || run(&["verdict", "check", &id, "--application", "app", "--release", "r1", "--region", "us", "-o", "json"]);
     let held = check().expect_code(4);
     assert_eq!(held.json["holds"][0]["code"], "locked", "{}", held.text());
     // A second lock changes nothing, and says whose the first is.
     let again = run(&["lock", "--region", "us", "--reason", "another one"]).expect_code(0);
     assert!(again.stdout.contains("us was locked already"), "{}", again.text());
-    // It is not lifted by the clock, nor by a restart; an unlock that names what would ship lifts it.
+    // It is not lifted by the clock, nor by an unlock that names something else.
     let wrong = run(&["unlock", "--region", "us", "--release", "r2"]).expect_code(4);
     assert!(wrong.stderr.contains("r1 would ship there, not r2"), "{}", wrong.text());
     let _ = check().expect_code(4);
@@ -357,6 +362,28 @@ fn what_passed_before_a_lock_does_not_ship_after_it() {
     let _ = check().expect_code(4);
 }
 
+/// The agents are silent until the region is locked: what they say then is shown, and does not ship.
+#[test]
+fn a_lock_that_comes_during_a_run_holds_its_release() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 2);
+    small.agents.iter_mut().for_each(|agent| agent.process.freeze());
+    let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r1", "-o", "json"];
+    let gate = small.controller.preflight_start("gate", &words);
+    let candidate = || {
+        let list = small.controller.preflight(&["release", "list", "-o", "json"]).expect_code(0);
+        list.json["regions"][0]["candidate"]["release"].as_str().map(str::to_owned)
+    };
+    assert_eq!(wait_for("the candidate", Duration::from_secs(20), candidate), "r1");
+    let _ = small.controller.preflight(&["lock", "--region", "us", "--reason", "an incident"]).expect_code(0);
+    small.agents.iter_mut().for_each(|agent| agent.process.thaw());
+    let answer = Controller::preflight_end(gate, Duration::from_mins(1)).expect_code(4);
+    assert_eq!((answer.state("us/web/cache").as_str(), &answer.json["decision"]), ("pass", &json!("block")));
+    let first = &answer.json["regions"][0]["reasons"][0];
+    assert_eq!(first["code"], "locked", "{}", answer.text());
+    assert!(first["text"].as_str().unwrap().contains("an incident"), "{}", answer.text());
+}
+
 #[test]
 fn a_cell_is_caught_under_another_release() {
     let lab = Lab::new();
@@ -374,8 +401,8 @@ fn a_cell_is_caught_under_another_release() {
     assert_eq!(held.state("us/web/cache"), "pass");
     let lift = ["release", "lift", &quarantine, "--reason", "it was the switch"];
     // It takes more than the scope of a pipeline.
-    let token = ["token", "create", "--name", "ci", "--scope", "gate,release", "-o", "json"];
-    let token = run(&token).expect_code(0).json["token"].as_str().unwrap().to_owned();
+    let token = ["token", "create", "--name", "ci", "--scope", "gate,release"];
+    let token = run(&token).expect_code(0).stdout.trim().to_owned();
     let api = small.controller.api().with_token(Some(&token));
     let path = format!("/v1/quarantines/{quarantine}/lift");
     let answer = api.request("POST", &path, Some(&json!({"reason": "me"}))).unwrap();

@@ -134,7 +134,7 @@ pub(crate) async fn unlock(args: UnlockArgs, client: &Client) -> Result<Exit, Fa
                 if args.output.is_json() {
                     output::json(problem)?;
                 } else {
-                    output::text(&render::releases::list(releases, output::width()))?;
+                    output::text(&render::releases::brief(releases, output::width()))?;
                 }
             }
             return Err(error.failure(client.url()));

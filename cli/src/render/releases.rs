@@ -10,6 +10,15 @@ use super::{
 
 /// A grid for each application, with its regions side by side, and what is quarantined.
 pub(crate) fn list(releases: &Releases, width: usize) -> String {
+    shown(releases, true, width)
+}
+
+/// The same in short: what is deployed, what would ship, and whether it may.
+pub(crate) fn brief(releases: &Releases, width: usize) -> String {
+    shown(releases, false, width)
+}
+
+fn shown(releases: &Releases, whole: bool, width: usize) -> String {
     if releases.regions.is_empty() {
         return "There is no such application, and nothing is recorded. `preflight inventory show` has what there is.\n"
             .to_owned();
@@ -18,17 +27,17 @@ pub(crate) fn list(releases: &Releases, width: usize) -> String {
     let of = |rows: &[RegionReleases]| {
         let name = rows.first().map(|row| row.application.as_str()).unwrap_or_default();
         let bad: Vec<&Quarantine> = releases.quarantines.iter().filter(|q| q.application == name).collect();
-        of_application(rows, &bad, width)
+        of_application(rows, &bad, whole, width)
     };
     groups.map(of).collect::<Vec<_>>().join("\n")
 }
 
-fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], width: usize) -> String {
+fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], whole: bool, width: usize) -> String {
     let mut grid = Grid::new(std::iter::once(String::new()).chain(rows.iter().map(|row| word(&row.region))));
-    // A row that says nothing of any region is left out.
+    // A row that says nothing of any region is left out, and so are details where they are not wanted.
     let mut row = |name: &str, of: &dyn Fn(&RegionReleases) -> Option<Span>| {
         let spans: Vec<Option<Span>> = rows.iter().map(of).collect();
-        if spans.iter().any(Option::is_some) {
+        if spans.iter().any(Option::is_some) && (whole || !name.starts_with(' ') || name == VERDICT) {
             let first = std::iter::once(Span::new(DIM, format!("  {name}")));
             grid.row(first.chain(spans.into_iter().map(|span| span.unwrap_or_else(|| Span::new(DIM, "–")))).collect());
         }
@@ -39,7 +48,7 @@ fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], width: usize) ->
     let candidates_apart = releases(|row| row.candidate.as_ref().map(|c| c.release.as_str()));
     let style = |apart: bool| if apart { UNSURE } else { PLAIN };
     row("deployed", &|row| row.deployed.as_ref().map(|d| Span::new(style(deployed_apart), word(&d.release))));
-    row("  verdict", &of_deployed(verdict));
+    row("  shipped by", &of_deployed(verdict));
     row("  proven", &of_deployed(proven));
     row("  since", &of_deployed(|d| Span::plain(moment(&d.at))));
     row("  by", &of_deployed(|d| Span::plain(word(&d.by))));
@@ -48,7 +57,7 @@ fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], width: usize) ->
         let style = if candidate.quarantined.is_empty() { style(candidates_apart) } else { BAD };
         Some(Span::new(style, word(&candidate.release)))
     });
-    row("  verdict", &|row| {
+    row(VERDICT, &|row| {
         let candidate = row.candidate.as_ref()?;
         Some(match (&candidate.verdict, candidate.state) {
             (Some(id), Some(state)) => {
@@ -79,6 +88,9 @@ fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], width: usize) ->
     out
 }
 
+/// The row of a candidate's verdict.
+const VERDICT: &str = "  verdict";
+
 /// Whether there are several of them.
 fn apart<'a>(mut releases: impl Iterator<Item = &'a str>) -> bool {
     releases.next().is_some_and(|first| releases.any(|other| other != first))
@@ -90,7 +102,7 @@ fn may_ship(row: &RegionReleases) -> Span {
             Some(except) => (BAD, format!("locked, but for {}", word(except))),
             None => (BAD, "locked".to_owned()),
         },
-        (None, Some(named)) => (UNSURE, format!("first {}", word(&named.release))),
+        (None, Some(named)) => (UNSURE, format!("{} first", word(&named.release))),
         (None, None) if row.candidate.as_ref().is_some_and(|c| !c.quarantined.is_empty()) => {
             (BAD, "quarantined".to_owned())
         }
@@ -131,14 +143,13 @@ fn in_words(row: &RegionReleases) -> Vec<String> {
             texts.push(format!("{} {}", word(&candidate.release), sentence(differs)));
         }
     }
-    texts.extend(row.unready.iter().map(|why| styled(BAD, &format!("not unlocked: {}", sentence(why)))));
     texts
 }
 
 fn quarantined(quarantine: &Quarantine) -> String {
     let what = match (&quarantine.release, &quarantine.cell) {
         (Some(release), _) => word(release),
-        (None, Some(cell)) => format!("{}, whichever release carries it,", word(cell)),
+        (None, Some(cell)) => format!("{}, whichever release carries it", word(cell)),
         (None, None) => String::new(),
     };
     let regions: Vec<String> = quarantine.regions.iter().map(|region| word(region)).collect();
@@ -148,7 +159,7 @@ fn quarantined(quarantine: &Quarantine) -> String {
         (false, None) => format!(" in {}", regions.join(", ")),
     };
     format!(
-        "{} {what} quarantined{places} by {} since {}: {}",
+        "quarantine {}: {what}{places}, by {} since {}: {}",
         word(&quarantine.id),
         word(&quarantine.by),
         moment(&quarantine.at),
@@ -168,7 +179,7 @@ pub(crate) fn changed(changed: &Changed, width: usize) -> String {
     if !out.is_empty() {
         out.push('\n');
     }
-    out + &list(&changed.releases, width)
+    out + &brief(&changed.releases, width)
 }
 
 /// What was recorded just now, and what the next gate makes of it.

@@ -31,9 +31,8 @@ pub(super) async fn of(app: &App, application: Option<&str>) -> Result<Releases,
         deployed.insert((last.application.clone(), last.region.clone()), last);
     }
     let guards: BTreeMap<String, Guard> = app.store.guards(application).await?.into_iter().collect();
-    let mut places: BTreeSet<(String, String)> = deployed.keys().cloned().collect();
-    places.extend(guards.iter().flat_map(|(name, guard)| guard.regions.keys().map(|r| (name.clone(), r.clone()))));
-    // Without an inventory there is what was recorded before.
+    let mut places: Vec<(String, String)> = Vec::new();
+    // In the inventory's order; without one there is what was recorded before.
     if let Some((name, text, _, _)) = app.store.inventory().await? {
         let inventory = Inventory::parse(&name, &text)?;
         for stated in inventory.applications().iter().filter(|a| application.is_none_or(|only| only == a.name.as_str()))
@@ -41,6 +40,11 @@ pub(super) async fn of(app: &App, application: Option<&str>) -> Result<Releases,
             places.extend(stated.regions().map(|region| (stated.name.to_string(), region.to_string())));
         }
     }
+    places.extend(deployed.keys().cloned());
+    places.extend(guards.iter().flat_map(|(name, guard)| guard.regions.keys().map(|r| (name.clone(), r.clone()))));
+    let mut seen = BTreeSet::new();
+    places.retain(|place| seen.insert(place.clone()));
+    places.sort_by(|a, b| a.0.cmp(&b.0));
     let (empty, nowhere) = (Guard::default(), Place::default());
     let mut releases = Releases::default();
     for (name, region) in places {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use preflight_core::guard::{Act, Guard, Lock};
 use preflight_core::identity::{IdentityKey, NetworkIdentity};
 use preflight_core::observation::{Control, Report, Routes};
 use preflight_core::plan::{CellDigest, FleetId, Plan};
@@ -279,4 +280,33 @@ async fn a_verdict_is_in_the_audit_log_once_with_who_asked_for_it() {
     }
     let kept = store.audit_log(&AuditFilter::default(), 10).await.unwrap();
     assert_eq!((kept.len(), kept[0].principal.as_str()), (1, "pipeline"));
+}
+
+#[tokio::test]
+async fn a_verdict_is_stored_only_while_the_guard_is_what_it_went_by() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let app = spec("run-1").plan.application;
+    assert!(store.create_run("gate", "request", &spec("run-1"), "ci", true).await.unwrap());
+    let (guard, version) = store.guard(&app).await.unwrap();
+    let announced: Vec<&str> =
+        guard.regions.values().filter_map(|place| place.candidate.as_ref()).map(|c| c.release.as_str()).collect();
+    assert_eq!(announced, vec![spec("run-1").release; spec("run-1").plan.regions.len()]);
+    let lock = |guard: &mut Guard| {
+        let act = Act { by: "ana".into(), at: at(1), reason: "an incident".into() };
+        guard.lock("us", Lock { act, remind_at: None, except: None });
+        Ok::<_, String>(((), BesideGuard::default()))
+    };
+    store.change_guard(&app, at(1), lock).await.unwrap().unwrap();
+    let refused = store.change_guard(&app, at(1), |guard| {
+        guard.regions.clear();
+        Err::<((), BesideGuard), _>("no")
+    });
+    assert_eq!(refused.await.unwrap(), Err("no"));
+    let (locked, newer) = store.guard(&app).await.unwrap();
+    assert!(newer > version && locked.place("us").unwrap().lock.is_some(), "what is refused changes nothing");
+    let close = async |version| store.close_run(&spec("run-1"), "{}", &[], at(2), None, Some(version)).await.unwrap();
+    assert_eq!(close(version).await, Closed::GuardChanged);
+    assert_eq!(close(newer).await, Closed::Now);
+    assert_eq!(close(newer).await, Closed::Before);
 }

@@ -11,6 +11,9 @@ use preflight_tests::lab::{Agent, AgentOptions, Controller, Expect, Firewall, Ho
 const MANIFEST: &str = include_str!("../../../examples/preflight.yaml");
 const INVENTORY: &str = include_str!("../../../examples/inventory.yaml");
 const RELEASE: &str = "2025-03-31.1";
+/// What ran before it, and what takes it back.
+const BEFORE: &str = "2025-03-30.4";
+const REVERT: &str = "2025-03-31.2";
 /// A fleet and its security group.
 type Fleet = (&'static str, &'static str);
 /// Region, the name its DNS uses, and its fleets.
@@ -85,14 +88,78 @@ fn main() -> ExitCode {
     let passed = gate(&controller);
     say(&format!("Exit code {passed}: every kind of host that will run the code has shown that it reaches the cache."));
 
+    let second = second_act(&controller);
+
     drop(agents);
     println!("Done in {:.0} s; everything that was built is gone again.", started.elapsed().as_secs_f64());
-    if (blocked, passed) == (2, 0) {
+    if (blocked, passed) == (2, 0) && second == [0, 0, 0, 4, 0, 4, 0, 0, 0] {
         ExitCode::SUCCESS
     } else {
-        println!("But the exit codes should have been 2 and 0.");
+        println!("But the exit codes should have been 2, 0 and then 0 0 0 4 0 4 0 0 0, not {second:?}.");
         ExitCode::FAILURE
     }
+}
+
+/// The second outage of that day, which was no fault of the network: the exit codes of its commands.
+fn second_act(controller: &Controller) -> Vec<i32> {
+    let run = |words: &[&str]| {
+        println!("  $ preflight {}\n", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+        let code = controller.preflight_shown(words);
+        println!();
+        code
+    };
+    let record = |region: &str, release: &str| {
+        let _ = controller.preflight(&["release", "deployed", "--region", region, "--release", release]).expect_code(0);
+    };
+    for (region, ..) in REGIONS {
+        record(region, BEFORE);
+        record(region, RELEASE);
+    }
+    say(
+        "Second act, 10:52. The release has shipped all the same, and is rolled back in Europe. The rollback locks deploys\n\
+         in every region, as it did that day.",
+    );
+    let mut codes = vec![
+        run(&[
+            "release",
+            "rollback",
+            "--region",
+            "eu",
+            "--from",
+            RELEASE,
+            "--to",
+            BEFORE,
+            "--reason",
+            "requests wait for 30 s",
+        ]),
+        run(&["lock", "--all-regions", "--reason", "nobody ships until the revert is out"]),
+    ];
+    say(
+        "12:30. The revert has passed its tests in the USA and in Australia. Europe's tests take two minutes longer: what its\n\
+         pipeline would ship is still the broken release. The pipelines say so, and somebody unlocks all regions at once.",
+    );
+    codes.push(controller.preflight(&["release", "candidate", "--region", "us,au", "--release", REVERT]).code);
+    let _ = controller.preflight(&["release", "candidate", "--region", "eu", "--release", RELEASE]).expect_code(0);
+    codes.push(run(&["unlock", "--all-regions", "--release", REVERT]));
+    say(
+        "Exit code 4: nothing is unlocked. That day it was, and Europe shipped the broken release again. What is ready can go:",
+    );
+    codes.push(run(&["unlock", "--release", REVERT, "--ready"]));
+    say("Europe's pipeline asks for the broken release, and is told why not:");
+    codes.push(run(&["gate", "--manifest", "preflight.yaml", "--region", "eu", "--release", RELEASE]));
+    say("12:32. The revert is ready in Europe, too:");
+    codes.push(run(&["release", "candidate", "--region", "eu", "--release", REVERT]));
+    codes.push(run(&["unlock", "--region", "eu", "--release", REVERT]));
+    for (region, ..) in REGIONS {
+        record(region, REVERT);
+    }
+    codes.push(run(&["release", "list"]));
+    codes
+}
+
+/// A word as a shell wants it.
+fn quoted(word: &str) -> String {
+    if word.contains(' ') { format!("'{word}'") } else { word.to_owned() }
 }
 
 impl World {
