@@ -33,7 +33,7 @@ pub(crate) fn unchanged(region: &Region) -> bool {
 /// What a verdict's word must not hide: that nothing was probed for it.
 pub(crate) fn without_probes(gate: &Gate) -> &'static str {
     let all = !gate.regions.is_empty() && gate.regions.iter().all(unchanged);
-    if all { " (nothing is new, nothing was probed)" } else { "" }
+    if all { " (nothing new, nothing probed)" } else { "" }
 }
 
 fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {

@@ -302,10 +302,10 @@ fn beside(region: &Region) -> Vec<String> {
 /// Who answers for a cell: not escaped yet.
 fn answers(given: &Override) -> String {
     let until = match &given.withdrawn {
-        Some(withdrawn) => format!("withdrawn {withdrawn}"),
-        None => format!("until {}", given.expires_at),
+        Some(withdrawn) => format!(", withdrawn {withdrawn}"),
+        None => format!(" until {}", given.expires_at),
     };
-    format!("by {} {until}: {} ({})", given.by, given.reason, given.ticket)
+    format!("by {}{until}: {} ({})", given.by, given.reason, given.ticket)
 }
 
 /// How long the run took, in seconds, by the controller's clock.
