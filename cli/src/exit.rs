@@ -57,16 +57,8 @@ impl Exit {
     /// Several as one: the first that applies of 130, 64, 1, 4, 2, 3, 0. Nothing at all is unknown.
     pub(crate) fn over(exits: impl IntoIterator<Item = Self>) -> Self {
         let present: Vec<Self> = exits.into_iter().collect();
-        [
-            Self::Interrupted,
-            Self::Usage,
-            Self::NoVerdict,
-            Self::Refused,
-            Self::Fails,
-            Self::Unknown,
-            Self::Proceed,
-        ]
-        .into_iter()
+        [Self::Interrupted, Self::Usage, Self::NoVerdict, Self::Refused, Self::Fails, Self::Unknown, Self::Proceed]
+            .into_iter()
             .find(|exit| present.contains(exit))
             .unwrap_or(Self::Unknown)
     }

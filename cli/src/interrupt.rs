@@ -19,7 +19,8 @@ pub(crate) fn ends_it() {
     // A thread of its own, so that nothing which the command waits for is in the way.
     std::thread::spawn(move || {
         if runtime.block_on(interrupt.recv()).is_some() {
-            let _ = writeln!(anstream::stderr(), "\ninterrupted: there is no result (exit {})", Exit::Interrupted.code());
+            let _ =
+                writeln!(anstream::stderr(), "\ninterrupted: there is no result (exit {})", Exit::Interrupted.code());
             std::process::exit(Exit::Interrupted.code().into());
         }
     });

@@ -11,8 +11,8 @@ use serde::Serialize;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::report::{self, GoesOn, Missing, ReportArgs, Told};
 use crate::output;
+use crate::report::{self, GoesOn, Missing, ReportArgs, Told};
 use crate::spool::Spool;
 
 /// What was to be done, and why nobody could be asked.

@@ -53,7 +53,12 @@ impl<'a> Line<'a> {
             let ticket = if record.ticket.is_empty() { String::new() } else { format!(" (ticket {})", record.ticket) };
             let detail = format!(
                 "{} {} in {regions}: {reason}{ticket}; no controller could be asked ({}); told by {} at {}; record {}",
-                record.application, record.release, record.error, entry.principal, moment(&entry.at), record.id
+                record.application,
+                record.release,
+                record.error,
+                entry.principal,
+                moment(&entry.at),
+                record.id
             );
             (record.at.clone(), record.by, detail)
         });

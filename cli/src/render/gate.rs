@@ -108,7 +108,8 @@ fn overridden_since(gate: &Gate, width: usize) -> String {
     if out.is_empty() {
         return out;
     }
-    let text = "This verdict is shown as it was given: `preflight verdict check` and the next gate go by what holds then.";
+    let text =
+        "This verdict is shown as it was given: `preflight verdict check` and the next gate go by what holds then.";
     heading("Overridden since") + &out + &paragraph("  ", text, width)
 }
 
@@ -201,7 +202,7 @@ fn findings(gate: &Gate, width: usize) -> String {
     let all = gate.regions.iter().flat_map(|r| r.findings.iter().map(|f| (&r.region, (&f.kind, &f.text))));
     let mut out = String::new();
     for ((kind, text), regions) in by_what_they_say(all) {
-        let lead = format!("  {}: {}: ", regions, word(kind));
+        let lead = format!("  {}: {}: ", listed(&regions), word(kind));
         out.push_str(&paragraph(&lead, &sentence(text), width));
     }
     if out.is_empty() { out } else { heading("Findings") + &out }
@@ -217,7 +218,7 @@ fn next(gate: &Gate, width: usize) -> String {
         let (same, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|((_, other), _)| *other == fix);
         said = others;
         for ((text, _), regions) in same {
-            out.push_str(&paragraph(&format!("  {regions}: "), &sentence(text), width));
+            out.push_str(&paragraph(&format!("  {}: ", listed(&regions)), &sentence(text), width));
         }
         if let Some(fix) = fix {
             out.push_str(&paragraph("    → ", &sentence(fix), width));
@@ -228,16 +229,18 @@ fn next(gate: &Gate, width: usize) -> String {
 }
 
 /// Regions of which the same is said are named together, in their order.
-fn by_what_they_say<'a, T: PartialEq>(all: impl Iterator<Item = (&'a String, T)>) -> Vec<(T, String)> {
-    let mut said: Vec<(T, String)> = Vec::new();
+pub(crate) fn by_what_they_say<'a, T: PartialEq>(all: impl Iterator<Item = (&'a String, T)>) -> Vec<(T, Vec<&'a str>)> {
+    let mut said: Vec<(T, Vec<&str>)> = Vec::new();
     for (region, what) in all {
         match said.iter_mut().find(|(known, _)| *known == what) {
-            Some((_, regions)) => {
-                regions.push_str(", ");
-                regions.push_str(&word(region));
-            }
-            None => said.push((what, word(region))),
+            Some((_, regions)) => regions.push(region),
+            None => said.push((what, vec![region])),
         }
     }
     said
+}
+
+/// `eu, us`.
+fn listed(regions: &[&str]) -> String {
+    regions.iter().map(|region| word(region)).collect::<Vec<_>>().join(", ")
 }

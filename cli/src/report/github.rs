@@ -51,8 +51,7 @@ pub(super) fn hand_over(told: Told<'_>, files: &Files) -> Vec<Failure> {
 fn outputs(told: Told<'_>) -> String {
     match told {
         Told::Verdict { gate, advisory } => {
-            let (verdict, decision, id) =
-                (gate.verdict.as_str(), decision(gate.decision), escape_to(&gate.id, 100));
+            let (verdict, decision, id) = (gate.verdict.as_str(), decision(gate.decision), escape_to(&gate.id, 100));
             let advisory = if advisory { "advisory=true\n" } else { "" };
             let rollback = if gate.rollback { "rollback=true\n" } else { "" };
             format!("verdict={verdict}\ndecision={decision}\nid={id}\n{advisory}{rollback}")

@@ -182,7 +182,9 @@ impl ReportArgs {
             let place = file::place(&report.path);
             if seen.contains(&place) {
                 let path = escape(&report.path.display().to_string());
-                return Err(Failure::usage(format!("two reports go to {path}")).fix("Give each --report a file of its own."));
+                return Err(
+                    Failure::usage(format!("two reports go to {path}")).fix("Give each --report a file of its own.")
+                );
             }
             // Nothing is lost in a pipe, or in /dev/null.
             if !std::fs::metadata(&place).is_ok_and(|there| !there.is_file()) {
@@ -235,9 +237,9 @@ fn unwritten(what: &str, path: &Path, error: &std::io::Error) -> Failure {
 fn show(format: Format, told: Told<'_>) -> Result<(), Failure> {
     match (format, told) {
         // For people, what went wrong stands on stderr; and a program that reads a verdict must not take this for one.
-        (Format::Table, Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. }) => {
-            output::text(&render::emergency::render(emergency.record, emergency.what(), &emergency.sentences(), output::width()))
-        }
+        (Format::Table, Told::Nothing { goes_on: GoesOn::Emergency(emergency), .. }) => output::text(
+            &render::emergency::render(emergency.record, emergency.what(), &emergency.sentences(), output::width()),
+        ),
         (Format::Table, Told::Nothing { .. }) | (Format::Json, Told::Nothing { goes_on: GoesOn::No, .. }) => Ok(()),
         (Format::Table, Told::Verdict { gate, advisory }) => {
             output::text(&render::gate::render(gate, advisory, output::width()))
@@ -282,9 +284,9 @@ fn text(format: Format, told: Told<'_>) -> Result<String, Failure> {
     })
 }
 
-/// Who answers for a cell of a region.
+/// Who answers for a cell of a region that blocks it.
 fn overridden<'a>(region: &'a Region, cell: &Cell) -> Option<&'a Override> {
-    region.overrides.iter().find(|given| given.digest == cell.digest)
+    region.overrides.iter().find(|given| cell.blocks() && given.digest == cell.digest)
 }
 
 /// What a region says that is easily taken for something else: that nothing was probed, or not what was meant; and who has answered for

@@ -191,7 +191,8 @@ fn a_broken_glass_and_a_rollback_say_so_in_every_format() {
         let spool = absent("spool").display().to_string();
         words.extend(["--spool-dir", &spool, "-o", "github"]);
         let paths: Vec<PathBuf> = FORMATS.iter().map(|format| absent(format)).collect();
-        let reports: Vec<String> = FORMATS.iter().zip(&paths).map(|(f, path)| format!("{f}={}", path.display())).collect();
+        let reports: Vec<String> =
+            FORMATS.iter().zip(&paths).map(|(f, path)| format!("{f}={}", path.display())).collect();
         words.extend(reports.iter().flat_map(|report| ["--report", report]));
         let mut command = command(&server, &words);
         command.env("USER", "ann").env("GITHUB_STEP_SUMMARY", &summary).env("GITHUB_OUTPUT", &output);
@@ -203,7 +204,10 @@ fn a_broken_glass_and_a_rollback_say_so_in_every_format() {
             for said in ["ann@", "eu | is down", "OPS-7", "the disk is full"] {
                 assert!(plain.contains(said), "{format}: {said}: {text}");
             }
-            assert!(*format == "json" || plain.contains(loud) && plain.contains("nothing was probed"), "{format}: {text}");
+            assert!(
+                *format == "json" || plain.contains(loud) && plain.contains("nothing was probed"),
+                "{format}: {text}"
+            );
             assert!(!plain.contains("Exit 1") && !plain.contains("::error"), "{format}: {text}");
         }
         let junit = fs::read_to_string(&paths[3]).unwrap();

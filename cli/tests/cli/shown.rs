@@ -284,7 +284,8 @@ fn proven_partly_covered_overridden_unchanged_and_rolled_back() {
     // Whatever the format: not probed, and by which verdict it was shown.
     for format in ["table", "json", "markdown", "junit", "github"] {
         let text = shown(&["verdict", "show", "x", "-o", format], &unchanged, 200).replace('\\', "");
-        for said in ["nothing is new", "0a0a0a0a0a0a0a0a", "nothing was probed now", "2 cells of that release removed"] {
+        for said in ["nothing is new", "0a0a0a0a0a0a0a0a", "nothing was probed now", "2 cells of that release removed"]
+        {
             assert!(text.contains(said), "{format}: {said}: {text}");
         }
     }
@@ -363,7 +364,8 @@ fn releases_overrides_and_the_audit_log() {
     told["at"] = json!("2025-03-31T11:00:00Z");
     let mut before = entry(1, "pipeline", "gate", "asked", "shop 2025-03-31.1 in eu; verdict 1111");
     before["at"] = json!("2025-03-31T10:27:00Z");
-    let entries = json!({"entries": [told, entry(3, "pipeline", "gate", "asked", "shop r in eu; verdict 2222"), before]});
+    let entries =
+        json!({"entries": [told, entry(3, "pipeline", "gate", "asked", "shop r in eu; verdict 2222"), before]});
     snapshot("audit_records_160", &shown(&["audit"], &entries, 160));
     snapshot("audit_records_80", &shown(&["audit"], &entries, 80));
     let own_order = shown(&["audit", "-o", "json"], &entries, 80);

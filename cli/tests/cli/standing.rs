@@ -53,7 +53,8 @@ fn that_a_rollback_is_shown_by_another_manifest_is_noted() {
     let region = &mut rollback["regions"][0];
     region["decision"] = json!("proceed");
     region["cells"][0]["required"] = json!(false);
-    region["reasons"] = json!([{"code": "other_manifest", "text": "the manifest that was given is not the one", "fix": null}]);
+    region["reasons"] =
+        json!([{"code": "other_manifest", "text": "the manifest that was given is not the one", "fix": null}]);
     let run = check(json!({"gate": rollback, "objections": []}));
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.stdout.contains("note: the manifest that was given is not the one"), "{run:?}");

@@ -236,7 +236,10 @@ pub(super) fn release(release: &str) -> Result<(), Failure> {
 /// When a run that starts now ends at the latest.
 pub(super) fn deadline(started: Timestamp, wait_ms: u32) -> Result<Timestamp, Failure> {
     if !(MIN_WAIT_MS..=MAX_WAIT_MS).contains(&wait_ms) {
-        return Err(Failure::usage(format!("a run may take 1s to 10m (--wait; `wait_ms` {MIN_WAIT_MS} to {MAX_WAIT_MS})"), None));
+        return Err(Failure::usage(
+            format!("a run may take 1s to 10m (--wait; `wait_ms` {MIN_WAIT_MS} to {MAX_WAIT_MS})"),
+            None,
+        ));
     }
     let wait = std::time::Duration::from_millis(u64::from(wait_ms));
     started.checked_add(wait).map_err(|error| Failure::internal(error.to_string()))
@@ -268,7 +271,10 @@ pub(super) async fn verdict(State(app): State<Arc<App>>, Path(id): Path<String>)
     let (given, now) = (app.store.overrides(Some(&gate.application), ended).await?, Timestamp::now());
     for region in &mut gate.regions {
         let blocking = |given: &Override| {
-            region.cells.iter().any(|cell| cell.blocks() && given.is_for(&gate.application, &region.region, &cell.digest))
+            region
+                .cells
+                .iter()
+                .any(|cell| cell.blocks() && given.is_for(&gate.application, &region.region, &cell.digest))
         };
         let since = |given: &Override| given.at.parse::<Timestamp>().is_ok_and(|at| at >= ended);
         // What was given for another verdict matters while it holds.

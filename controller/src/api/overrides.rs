@@ -32,7 +32,8 @@ pub(super) async fn create(
     let longest = app.longest_override.as_secs();
     if request.ttl_s == 0 || request.ttl_s > longest {
         let longest = format!("{:#}", SignedDuration::from_secs(i64::try_from(longest).unwrap_or(i64::MAX)));
-        let fix = format!("Give --expires {longest} or less; `preflight-controller serve --longest-override` allows more.");
+        let fix =
+            format!("Give --expires {longest} or less; `preflight-controller serve --longest-override` allows more.");
         return Err(Failure::usage(format!("an override holds for at most {longest} here"), fix));
     }
     let gate = stored_verdict(&app, &request.verdict).await?;
