@@ -314,12 +314,12 @@ fn prose(text: &str) -> String {
     let text = escape_to(text, SENTENCE);
     let parts: Vec<&str> = text.split('`').collect();
     let code = || parts.iter().skip(1).step_by(2);
-    if parts.len() % 2 == 0 || code().any(|code| code.trim() != *code || code.is_empty()) {
+    if parts.len().is_multiple_of(2) || code().any(|code| code.trim() != *code || code.is_empty()) {
         return safe(&text);
     }
     let mut out = String::with_capacity(text.len() + 16);
     for (index, part) in parts.iter().enumerate() {
-        if index % 2 == 1 {
+        if !index.is_multiple_of(2) {
             out.extend(["`", &code_words(part), "`"]);
             continue;
         }
