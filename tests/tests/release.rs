@@ -386,7 +386,7 @@ fn the_audit_log_tells_all_of_it_and_nothing_changes_it() {
     assert_eq!((entries("override").len(), entries("agents").len(), entries("PUT").len()), (0, 0, 0));
     let typo = controller.preflight(&["drift", "--ignore", "securitygroup=sg-a"]).expect_code(64);
     assert!(typo.stderr.contains("security_group"), "{}", typo.stderr);
-    for known in ["security_group=sg-gone", "vpc"] {
+    for known in ["security_group=sg-gone", "vpc", "label.canary"] {
         let run = controller.preflight(&["drift", "--ignore", known]);
         assert!([0, 2, 3].contains(&run.code), "{}", run.text());
     }
