@@ -393,7 +393,8 @@ mod tests {
         escape_to(text, SENTENCE).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    const HOSTILE: [&str; 27] = [
+    const HOSTILE: [&str; 28] = [
+        "x {.class}",
         "1. x",
         "12) x",
         "7.",
@@ -430,6 +431,9 @@ mod tests {
             assert_eq!(shown, format!("x {}", collapsed(text)), "{text:?}: {}", safe(text));
             assert_eq!(other.len(), 2, "a paragraph begins and ends: {text:?}: {other:?}");
             opens_no_block(text);
+            let (shown, other) = parsed(&format!("## x {}", safe(text)));
+            assert_eq!(shown, format!("x {}", collapsed(text)));
+            assert!(other[0].contains("id: None, classes: [], attrs: []"), "{other:?}");
         }
     }
 
