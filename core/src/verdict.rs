@@ -168,8 +168,9 @@ fn no_change(region: &str, cells: &[&JudgedCell<'_>], proven: &Proven) -> String
         escape(&proven.release),
         counted(cells.len(), "cell")
     );
-    if !proven.cells.is_empty() {
-        let _ = write!(text, "; {} of that release removed", counted(proven.cells.len(), "cell"));
+    let gone = proven.cells.keys().filter(|digest| !cells.iter().any(|c| c.digest == *digest)).count();
+    if gone > 0 {
+        let _ = write!(text, "; {} of that release removed", counted(gone, "cell"));
     }
     text
 }

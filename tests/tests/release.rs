@@ -97,6 +97,16 @@ fn what_is_deployed_is_not_asked_for_again_and_what_is_new_is() {
     let void = check(&small.controller, "r2", &id(&more)).expect_code(3);
     assert!(void.stdout.contains("another deployment was recorded since"), "{}", void.text());
 
+    // A dependency that is gone is nothing new; it is said, and that nothing was probed.
+    small.controller.file("preflight.yaml", MANIFEST);
+    let fewer = gate(&small.controller, "r3", &[]).expect_code(0);
+    assert_eq!(codes(&fewer), ["no_change"], "{}", fewer.text());
+    let text = fewer.json["regions"][0]["reasons"][0]["text"].as_str().unwrap();
+    for said in [&*id(&all), "nothing was probed now", "1 cell of that release removed"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    small.controller.file("preflight.yaml", TWO);
+
     let listed = small.controller.preflight(&["release", "list", "--application", "app", "-o", "json"]).expect_code(0);
     let now = &listed.json["deployed"][0];
     assert_eq!((&now["release"], &now["verdict"], &now["proven"]), (&json!("r2"), &json!(id(&all)), &json!(2)));
@@ -124,6 +134,7 @@ fn an_override_lets_one_release_go_and_proves_nothing() {
     let _ = controller.preflight(&[&["override", "--verdict", &first], wrong.as_slice()].concat()).expect_code(64);
     let too_long = override_all(controller, &first, "30d").expect_code(64);
     assert!(too_long.stderr.contains("longest-override"), "{}", too_long.stderr);
+    assert!(too_long.stderr.contains("--expires 24h") && !too_long.stderr.contains("ttl_s"), "{}", too_long.stderr);
 
     let named = ["--cell", CELL, "--reason", "known", "--ticket", "OPS-7", "--expires", "1h", "-o", "json"];
     let given = controller.preflight(&[&["override", "--verdict", &first], named.as_slice()].concat()).expect_code(0);
@@ -149,8 +160,20 @@ fn an_override_lets_one_release_go_and_proves_nothing() {
 
     let listed = controller.preflight(&["override", "list", "--application", "app", "-o", "json"]).expect_code(0);
     assert_eq!(listed.json["overrides"][0]["id"], json!(override_id));
-    let _ = controller.preflight(&["override", "withdraw", &override_id]).expect_code(0);
+    // Another one for the same cell: the first verdict names both, and withdrawing one of them is not enough.
+    let second = override_all(controller, &first, "1h").expect_code(0).json["overrides"][0]["id"].clone();
+    let show = controller.preflight(&["verdict", "show", &first, "-o", "json"]).expect_code(0);
+    let region = &show.json["regions"][0];
+    let since: Vec<&Value> = region["overrides_since"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+    assert_eq!(since, [&second, &json!(override_id)], "{}", show.text());
+    assert_eq!((&region["decision"], &region["overrides"]), (&json!("block"), &json!([])), "as it was given");
+    let still = controller.preflight(&["override", "withdraw", &override_id]).expect_code(0);
+    let second = second.as_str().unwrap();
+    assert!(still.stdout.contains("still does not block") && still.stdout.contains(second), "{}", still.stdout);
+    let _ = gate(controller, "r3", &[]).expect_code(0);
     let _ = controller.preflight(&["override", "withdraw", &override_id]).expect_code(1);
+    let last = controller.preflight(&["override", "withdraw", second]).expect_code(0);
+    assert!(last.stdout.contains("its cell blocks again"), "{}", last.stdout);
     let _ = check(controller, "r1", &first).expect_code(2);
     let _ = check(controller, "r3", &id(&third)).expect_code(2);
     let blocks = gate(controller, "r3", &[]).expect_code(2);
@@ -165,7 +188,7 @@ fn an_override_lets_one_release_go_and_proves_nothing() {
     let notice = without.json["deployed"][0]["notice"].as_str().unwrap();
     assert!(notice.contains("there is no verdict for it") && without.stderr.contains(notice), "{}", without.text());
     assert!(audit(controller, "override").iter().any(|(_, detail)| detail.contains("OPS-7: known")));
-    assert_eq!(audit(controller, "override withdraw")[0].1, override_id);
+    assert!(audit(controller, "override withdraw").iter().any(|(_, detail)| *detail == override_id));
 }
 
 #[test]
@@ -242,8 +265,14 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
     small.cache.firewall(&Firewall::open().drop(6379));
     let back = gate(&small.controller, "r1", &rollback).expect_code(0);
     assert_eq!((&back.json["rollback"], back.state(CELL).as_str()), (&json!(true), "fail connect_timeout"));
+    assert!(!codes(&back).contains(&"other_manifest"), "{}", back.text());
     let _ = check(&small.controller, "r1", &id(&back)).expect_code(0);
+    // By a manifest that is not that release's: it goes on, and what is shown says of what it is not.
     small.controller.file("preflight.yaml", TWO);
+    let other = gate(&small.controller, "r1", &rollback).expect_code(0);
+    assert!(codes(&other).contains(&"other_manifest"), "{}", other.text());
+    let noted = check(&small.controller, "r1", &id(&other)).expect_code(0);
+    assert!(noted.stdout.contains("is not the one that this release shipped with"), "{}", noted.text());
     let whole = gate(&small.controller, "r2", &break_glass).expect_code(2);
     assert!(whole.stderr.contains("was not used") && whole.stderr.contains("preflight override"), "{}", whole.stderr);
     small.controller.file("preflight.yaml", MANIFEST);
@@ -398,6 +427,16 @@ fn the_audit_log_tells_all_of_it_and_nothing_changes_it() {
     for query in ["limit=0", "limit=100000", "since=yesterday", "nonsense=1"] {
         let status = controller.api().get(&format!("/v1/audit?{query}")).unwrap().status;
         assert!([400, 422].contains(&status), "{query}: {status}");
+    }
+    // What there is not finds nothing: that is said, with what there is.
+    let typo = controller.preflight(&["audit", "--action", "overide"]).expect_code(64);
+    assert!(typo.stderr.contains("override withdraw") && typo.stderr.contains("break_glass"), "{}", typo.stderr);
+    assert_eq!((entries("override").len(), entries("agents").len(), entries("PUT").len()), (0, 0, 0));
+    let typo = controller.preflight(&["drift", "--ignore", "securitygroup=sg-a"]).expect_code(64);
+    assert!(typo.stderr.contains("security_group"), "{}", typo.stderr);
+    for known in ["security_group=sg-gone", "vpc", "label.canary"] {
+        let run = controller.preflight(&["drift", "--ignore", known]);
+        assert!([0, 2, 3].contains(&run.code), "{}", run.text());
     }
     // There is no call that changes it.
     for method in ["POST", "PUT", "PATCH", "DELETE"] {

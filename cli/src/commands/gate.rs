@@ -36,8 +36,9 @@ Examples:
   preflight gate --manifest preflight.yaml --region eu --release 2025-03-31.1 -o github
 
 With -o github it also adds to the files that GITHUB_STEP_SUMMARY and GITHUB_OUTPUT name: the verdict as Markdown, and the outputs
-verdict, decision and id. A report that cannot be written makes exit 1 of what would be 0, but not with --rollback, --break-glass
-or --advisory, which nothing holds up; a block keeps its code.")]
+verdict, decision and id. What goes on without a verdict has no id, but break_glass or rollback, and record.
+A report that cannot be written makes exit 1 of what would be 0, but not with --rollback, --break-glass or --advisory, which nothing
+holds up; a block keeps its code.")]
 pub(crate) struct Args {
     /// The manifest that declares the application's dependencies
     #[arg(long, value_name = "FILE")]
@@ -74,7 +75,8 @@ pub(crate) struct Args {
     /// later
     #[arg(long, group = "emergency", conflicts_with_all = ["advisory", "fail_fast", "strict", "scope"])]
     rollback: bool,
-    /// In an emergency: go on without a verdict where no controller can be asked for five seconds, and tell it later. Where one can, its verdict counts
+    /// In an emergency: go on without a verdict where no controller can be asked, after at most five seconds, and tell
+    /// it later. Where one can, its verdict counts
     #[arg(long, group = "emergency", conflicts_with = "advisory", requires_all = ["reason", "ticket"])]
     break_glass: bool,
     /// Why, with --break-glass or --rollback; kept in the audit log

@@ -16,7 +16,7 @@ pub(crate) fn render(log: &AuditLog, width: usize) -> String {
     }
     let more = if log.next.is_some() { "There are older entries: --limit shows more of them.\n" } else { "" };
     let mut lines: Vec<Line<'_>> = log.entries.iter().map(Line::of).collect();
-    // What was told later stands where it happened. Entries that bear no time stay where they are.
+    // What was told later stands where it happened.
     lines.sort_by_key(|line| std::cmp::Reverse(line.at.parse::<jiff::Timestamp>().ok()));
     if width < WIDE {
         return lines.iter().map(|line| narrow(line, width)).collect::<String>() + more;

@@ -33,7 +33,7 @@ pub(crate) fn unchanged(region: &Region) -> bool {
 /// What a verdict's word must not hide: that nothing was probed for it.
 pub(crate) fn without_probes(gate: &Gate) -> &'static str {
     let all = !gate.regions.is_empty() && gate.regions.iter().all(unchanged);
-    if all { " (nothing is new, nothing was probed)" } else { "" }
+    if all { " (nothing new, nothing probed)" } else { "" }
 }
 
 fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
@@ -202,7 +202,7 @@ fn findings(gate: &Gate, width: usize) -> String {
     let all = gate.regions.iter().flat_map(|r| r.findings.iter().map(|f| (&r.region, (&f.kind, &f.text))));
     let mut out = String::new();
     for ((kind, text), regions) in by_what_they_say(all) {
-        let lead = format!("  {}: {}: ", regions, word(kind));
+        let lead = format!("  {}: {}: ", listed(&regions), word(kind));
         out.push_str(&paragraph(&lead, &sentence(text), width));
     }
     if out.is_empty() { out } else { heading("Findings") + &out }
@@ -218,7 +218,7 @@ fn next(gate: &Gate, width: usize) -> String {
         let (same, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|((_, other), _)| *other == fix);
         said = others;
         for ((text, _), regions) in same {
-            out.push_str(&paragraph(&format!("  {regions}: "), &sentence(text), width));
+            out.push_str(&paragraph(&format!("  {}: ", listed(&regions)), &sentence(text), width));
         }
         if let Some(fix) = fix {
             out.push_str(&paragraph("    → ", &sentence(fix), width));
@@ -229,16 +229,18 @@ fn next(gate: &Gate, width: usize) -> String {
 }
 
 /// Regions of which the same is said are named together, in their order.
-fn by_what_they_say<'a, T: PartialEq>(all: impl Iterator<Item = (&'a String, T)>) -> Vec<(T, String)> {
-    let mut said: Vec<(T, String)> = Vec::new();
+pub(crate) fn by_what_they_say<'a, T: PartialEq>(all: impl Iterator<Item = (&'a String, T)>) -> Vec<(T, Vec<&'a str>)> {
+    let mut said: Vec<(T, Vec<&str>)> = Vec::new();
     for (region, what) in all {
         match said.iter_mut().find(|(known, _)| *known == what) {
-            Some((_, regions)) => {
-                regions.push_str(", ");
-                regions.push_str(&word(region));
-            }
-            None => said.push((what, word(region))),
+            Some((_, regions)) => regions.push(region),
+            None => said.push((what, vec![region])),
         }
     }
     said
+}
+
+/// `eu, us`.
+fn listed(regions: &[&str]) -> String {
+    regions.iter().map(|region| word(region)).collect::<Vec<_>>().join(", ")
 }

@@ -99,6 +99,6 @@ pub(crate) fn in_force(given: &Override, width: usize) -> String {
 /// Who answers, until when, and why.
 pub(crate) fn who(given: &Override) -> String {
     let until = until(given).1;
-    let until = if given.withdrawn.is_some() { until } else { format!("until {until}") };
-    format!("by {} {until}, ticket {}: {}", word(&given.by), word(&given.ticket), sentence(&given.reason))
+    let until = if given.withdrawn.is_some() { format!(", {until}") } else { format!(" until {until}") };
+    format!("by {}{until}, ticket {}: {}", word(&given.by), word(&given.ticket), sentence(&given.reason))
 }

@@ -5,10 +5,10 @@
 use std::fmt::Write as _;
 
 use preflight_core::text::escape_to;
-use preflight_proto::api::{Cell, Evidence, Finding, Gate, Region, State};
+use preflight_proto::api::{Cell, Evidence, Gate, Region, State};
 
 use super::{GoesOn, Told, answers, decision, overridden, seconds};
-use crate::render::gate::{unchanged, without_probes};
+use crate::render::gate::{by_what_they_say, unchanged, without_probes};
 use crate::render::{evidence, moment};
 
 /// What GitHub takes as a step's summary, in bytes.
@@ -46,10 +46,10 @@ pub(super) fn render(told: Told<'_>, limit: usize) -> String {
                 "Exit {} ({}): {}",
                 failure.exit.code(),
                 failure.exit.meaning(),
-                safe(&failure.message)
+                prose(&failure.message)
             ));
             if let Some(fix) = &failure.fix {
-                page.line(&format!("\n- → {}", safe(fix)));
+                page.line(&format!("\n- → {}", prose(fix)));
             }
         }
     }
@@ -102,6 +102,7 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
     for region in &gate.regions {
         of_region(region, page);
     }
+    said(gate, page);
     let cells = gate.regions.iter().flat_map(|region| region.cells.iter().map(move |cell| (region, cell)));
     let shown: Vec<(&Region, &Cell)> = cells.filter(|(_, cell)| cell.blocks()).collect();
     if !shown.is_empty() {
@@ -112,7 +113,7 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
     }
 }
 
-/// A region: its matrix, what comparing shows, why and what to do.
+/// A region: its matrix, who answers for what, and what is left out.
 fn of_region(region: &Region, page: &mut Page) {
     let state = region.verdict;
     let (name, word, decision) = (safe(&region.region), state.as_str(), decision(region.decision));
@@ -141,19 +142,28 @@ fn of_region(region: &Region, page: &mut Page) {
         let (fleet, dependency) = (safe(&excluded.fleet), safe(&excluded.dependency));
         page.line(&format!("- {fleet} does not use {dependency}: {}", safe(&excluded.because)));
     }
-    if !region.findings.is_empty() {
-        page.line("\n**Findings**\n");
+}
+
+/// What comparing shows, why, and what to do: once, naming the regions of which it is said.
+fn said(gate: &Gate, page: &mut Page) {
+    let findings = gate.regions.iter().flat_map(|r| r.findings.iter().map(|f| (&r.region, (&f.kind, &f.text))));
+    let findings = by_what_they_say(findings);
+    if !findings.is_empty() {
+        page.line("\n### Findings\n");
     }
-    for Finding { kind, text, .. } in &region.findings {
-        page.line(&format!("- **{}**: {}", safe(kind), safe(text)));
+    for ((kind, text), regions) in findings {
+        page.line(&format!("- {}: **{}**: {}", safe(&regions.join(", ")), safe(kind), safe(text)));
     }
-    if !region.reasons.is_empty() {
-        page.line(if decision == "proceed" { "\n**Why**\n" } else { "\n**What to do next**\n" });
+    let reasons = gate.regions.iter().flat_map(|r| r.reasons.iter().map(|why| (&r.region, (&why.text, &why.fix))));
+    let reasons = by_what_they_say(reasons);
+    if !reasons.is_empty() {
+        let proceeds = decision(gate.decision) == "proceed";
+        page.line(if proceeds { "\n### Why\n" } else { "\n### What to do next\n" });
     }
-    for reason in &region.reasons {
-        page.line(&format!("- {}", safe(&reason.text)));
-        if let Some(fix) = &reason.fix {
-            page.line(&format!("  - → {}", safe(fix)));
+    for ((text, fix), regions) in reasons {
+        page.line(&format!("- {}: {}", safe(&regions.join(", ")), prose(text)));
+        if let Some(fix) = fix {
+            page.line(&format!("  - → {}", prose(fix)));
         }
     }
 }
@@ -264,6 +274,10 @@ fn sign(state: State) -> &'static str {
 /// (`https://`, `www.`); and at the beginning what opens a block. `@` and `#` that mention people and issues, or make a mail
 /// address, which is looked for after Markdown is done, become code. Space is collapsed, so that none of it indents.
 pub(super) fn safe(text: &str) -> String {
+    escaped(text, true)
+}
+
+fn escaped(text: &str, begins: bool) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     for (index, word) in escape_to(text, SENTENCE).split_whitespace().enumerate() {
         if index > 0 {
@@ -283,7 +297,7 @@ pub(super) fn safe(text: &str) -> String {
                 out.push(c);
                 out.push('`');
             } else {
-                let opens = index == 0 && (at == 0 && c.is_ascii_punctuation() || number && after.is_empty());
+                let opens = begins && index == 0 && (at == 0 && c.is_ascii_punctuation() || number && after.is_empty());
                 if opens || means_something(before, c, after) {
                     out.push('\\');
                 }
@@ -293,6 +307,40 @@ pub(super) fn safe(text: &str) -> String {
         }
     }
     out
+}
+
+/// A foreign sentence as [`safe`] has it, not for a table; what stands in it between backticks, such as a command, is code here too.
+fn prose(text: &str) -> String {
+    let text = escape_to(text, SENTENCE);
+    let parts: Vec<&str> = text.split('`').collect();
+    let code = || parts.iter().skip(1).step_by(2);
+    if parts.len().is_multiple_of(2) || code().any(|code| code.trim() != *code || code.is_empty()) {
+        return safe(&text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for (index, part) in parts.iter().enumerate() {
+        if !index.is_multiple_of(2) {
+            out.extend(["`", &code_words(part), "`"]);
+            continue;
+        }
+        let inside = escaped(part, out.is_empty());
+        // Two code spans side by side would be one with its fences inside.
+        if inside.starts_with('`')
+            || inside.ends_with('`')
+            || (part.is_empty() && (1..parts.len() - 1).contains(&index))
+        {
+            return safe(&text);
+        }
+        let space = |at_edge: bool| if at_edge { " " } else { "" };
+        out.push_str(space(index > 0 && part.starts_with(char::is_whitespace)));
+        out.push_str(&inside);
+        out.push_str(space(!inside.is_empty() && part.ends_with(char::is_whitespace)));
+    }
+    out
+}
+
+fn code_words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a renderer would make a mention, an issue or a mail address of it.
@@ -345,7 +393,8 @@ mod tests {
         escape_to(text, SENTENCE).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    const HOSTILE: [&str; 27] = [
+    const HOSTILE: [&str; 28] = [
+        "x {.class}",
         "1. x",
         "12) x",
         "7.",
@@ -382,6 +431,9 @@ mod tests {
             assert_eq!(shown, format!("x {}", collapsed(text)), "{text:?}: {}", safe(text));
             assert_eq!(other.len(), 2, "a paragraph begins and ends: {text:?}: {other:?}");
             opens_no_block(text);
+            let (shown, other) = parsed(&format!("## x {}", safe(text)));
+            assert_eq!(shown, format!("x {}", collapsed(text)));
+            assert!(other[0].contains("id: None, classes: [], attrs: []"), "{other:?}");
         }
     }
 
@@ -395,6 +447,13 @@ mod tests {
             assert_eq!(shown.trim_end(), collapsed(text), "{text:?}: {}", safe(text));
             assert_eq!(other.len(), around, "{text:?}: {}: {other:?}", safe(text));
         }
+    }
+
+    #[test]
+    fn commands_in_a_sentence_are_code() {
+        assert_eq!(prose("Run `preflight agents` now, or `a_b*`."), "Run `preflight agents` now, or `a_b*`.");
+        assert_eq!(prose("`a` b"), "`a` b");
+        assert_eq!(prose("one ` alone"), "one \\` alone");
     }
 
     /// What stands in every report reads as it is, also where nobody renders it.
@@ -429,6 +488,15 @@ mod tests {
             prop_assert_eq!(shown.trim_end(), want.trim_end());
             prop_assert_eq!(other.len(), 2, "{:?}", other);
             opens_no_block(&text);
+        }
+
+        /// Of a sentence only the backticks around code are gone.
+        #[test]
+        fn any_sentence_shows_as_itself_with_its_code(text in "\\PC{0,60}|[-+*_`@#.()<!|&;$ 1aw\\\\/]{0,40}") {
+            let (shown, other) = parsed(&format!("x {}", prose(&text)));
+            let bare = |text: &str| text.replace(['`', ' '], "");
+            prop_assert_eq!(bare(&shown), bare(&format!("x {}", collapsed(&text))));
+            prop_assert_eq!(other.len(), 2, "{:?}", other);
         }
 
         /// The same of what is made of nothing but markup.

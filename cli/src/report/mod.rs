@@ -284,9 +284,9 @@ fn text(format: Format, told: Told<'_>) -> Result<String, Failure> {
     })
 }
 
-/// Who answers for a cell of a region.
+/// Who answers for a cell of a region that blocks it.
 fn overridden<'a>(region: &'a Region, cell: &Cell) -> Option<&'a Override> {
-    region.overrides.iter().find(|given| given.digest == cell.digest)
+    region.overrides.iter().find(|given| cell.blocks() && given.digest == cell.digest)
 }
 
 /// What a region says that is easily taken for something else: that nothing was probed, or not what was meant; and who has answered for
@@ -304,10 +304,10 @@ fn beside(region: &Region) -> Vec<String> {
 /// Who answers for a cell: not escaped yet.
 fn answers(given: &Override) -> String {
     let until = match &given.withdrawn {
-        Some(withdrawn) => format!("withdrawn {withdrawn}"),
-        None => format!("until {}", given.expires_at),
+        Some(withdrawn) => format!(", withdrawn {withdrawn}"),
+        None => format!(" until {}", given.expires_at),
     };
-    format!("by {} {until}: {} ({})", given.by, given.reason, given.ticket)
+    format!("by {}{until}: {} ({})", given.by, given.reason, given.ticket)
 }
 
 /// How long the run took, in seconds, by the controller's clock.

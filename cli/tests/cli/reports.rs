@@ -146,6 +146,104 @@ fn a_report_that_cannot_be_written_hides_no_verdict_and_makes_no_pass() {
     let rollback = run(&server, &[words.as_slice(), &["--rollback"]].concat());
     assert_eq!(rollback.code, 0, "{rollback:?}");
     assert!(rollback.stderr.contains("cannot write"), "{rollback:?}");
+    // Nor of an emergency, whether there is somebody to ask or not; what a controller blocks stays blocked.
+    let break_glass = ["--break-glass", "--reason", "eu is down", "--ticket", "OPS-7"];
+    let down = || Server::start(|_, _| Reply::problem(500, "internal", "the disk is full"));
+    for (server, code) in [(answering("pass"), 0), (answering("fail"), 2), (down(), 0)] {
+        let emergency = run(&server, &[words.as_slice(), &break_glass].concat());
+        assert_eq!(emergency.code, code, "{emergency:?}");
+        assert!(emergency.stderr.contains("cannot write") && after.exists(), "{emergency:?}");
+        fs::remove_file(&after).unwrap();
+    }
+}
+
+#[test]
+fn two_reports_to_one_file_are_wrong_usage() {
+    let server = answering("pass");
+    let path = absent("report");
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let detour = path.with_file_name(".").join(name);
+    let link = absent("link");
+    std::os::unix::fs::symlink(path.parent().unwrap(), &link).unwrap();
+    for other in [path.clone(), detour, link.join(name)] {
+        let reports = [format!("junit={}", path.display()), format!("json={}", other.display())];
+        let run = run(&server, &["--report", &reports[0], "--report", &reports[1]]);
+        assert_eq!(run.code, 64, "{run:?}");
+        assert!(run.stderr.contains(&other.display().to_string()), "{run:?}");
+        let shown = server.run(&["verdict", "show", "x", "--report", &reports[0], "--report", &reports[1]]);
+        assert_eq!(shown.code, 64, "{shown:?}");
+    }
+    assert!(server.requests().is_empty() && !path.exists());
+    let nothing = ["--report", "junit=/dev/null", "--report", "json=/dev/null"];
+    assert_eq!(run(&server, &nothing).code, 0, "nothing is lost there");
+}
+
+/// Going on in an emergency must not read like a failure, nor like a pass: who, why, and that nothing was probed.
+#[test]
+fn a_broken_glass_and_a_rollback_say_so_in_every_format() {
+    let server = Server::start(|_, _| Reply::problem(500, "internal", "the disk is full"));
+    let (summary, output) = (absent("summary"), absent("output"));
+    for (how, kind, loud) in [
+        (["--break-glass", "--reason", "eu | is down", "--ticket", "OPS-7"], "break_glass", "BREAK GLASS"),
+        (["--rollback", "--reason", "eu | is down", "--ticket", "OPS-7"], "rollback", "ROLLBACK"),
+    ] {
+        let mut words: Vec<&str> = how.to_vec();
+        let spool = absent("spool").display().to_string();
+        words.extend(["--spool-dir", &spool, "-o", "github"]);
+        let paths: Vec<PathBuf> = FORMATS.iter().map(|format| absent(format)).collect();
+        let reports: Vec<String> =
+            FORMATS.iter().zip(&paths).map(|(f, path)| format!("{f}={}", path.display())).collect();
+        words.extend(reports.iter().flat_map(|report| ["--report", report]));
+        let mut command = command(&server, &words);
+        command.env("USER", "ann").env("GITHUB_STEP_SUMMARY", &summary).env("GITHUB_OUTPUT", &output);
+        let run = Run::of(command.output().unwrap());
+        assert_eq!(run.code, 0, "{run:?}");
+        for (format, path) in FORMATS.iter().zip(&paths) {
+            let text = fs::read_to_string(path).unwrap();
+            let plain = text.replace('\\', "").replace("`@`", "@");
+            for said in ["ann@", "eu | is down", "OPS-7", "the disk is full"] {
+                assert!(plain.contains(said), "{format}: {said}: {text}");
+            }
+            assert!(
+                *format == "json" || plain.contains(loud) && plain.contains("nothing was probed"),
+                "{format}: {text}"
+            );
+            assert!(!plain.contains("Exit 1") && !plain.contains("::error"), "{format}: {text}");
+        }
+        let junit = fs::read_to_string(&paths[3]).unwrap();
+        let xml = roxmltree::Document::parse(&junit).unwrap();
+        let root = xml.root_element();
+        let counts = ["failures", "errors", "skipped"].map(|name| root.attribute(name).unwrap_or_default());
+        assert_eq!(counts, ["0", "0", "1"], "neither failed nor passed: {junit}");
+        let outputs = fs::read_to_string(&output).unwrap();
+        let expected = format!("verdict=unknown\ndecision=proceed\n{kind}=true\nrecord=");
+        assert!(outputs.starts_with(&expected) && outputs.lines().count() == 4, "{outputs}");
+        fs::remove_file(&output).unwrap();
+        let page = fs::read_to_string(&summary).unwrap();
+        assert!(page.starts_with("## ⚠️ preflight: PROCEED by "), "{page}");
+        fs::remove_file(&summary).unwrap();
+    }
+}
+
+/// Of several cells on one line, each that somebody answers for is named.
+#[test]
+fn an_annotation_names_the_cells_that_are_overridden() {
+    let server = Server::start(|_, request| {
+        let mut answer = gate::gate(request, "fail");
+        let region = &mut answer["regions"][0];
+        let mut other = region["cells"][0].clone();
+        other["fleet"] = json!("worker");
+        other["digest"] = json!("sha256:1");
+        region["cells"].as_array_mut().unwrap().push(other);
+        region["overrides"] = json!([{"id": "o1", "application": "shop", "region": "eu", "fleet": "worker", "dependency": "ai-cache",
+            "digest": "sha256:1", "verdict": "v1", "by": "ann", "reason": "known", "ticket": "OPS-1", "at": "2025-03-31T10:20:00Z",
+            "expires_at": "2025-03-31T11:20:00Z"}]);
+        Reply::lines(&[answer])
+    });
+    let run = run(&server, &["-o", "github"]);
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.stdout.contains("; eu/worker/ai-cache is overridden by ann until"), "{run:?}");
+    assert!(!run.stdout.contains("eu/web/ai-cache is overridden"), "{run:?}");
 }
 
 #[test]

@@ -278,9 +278,17 @@ fn proven_partly_covered_overridden_unchanged_and_rolled_back() {
     snapshot("overridden_100", &shown(&["verdict", "show", "x"], &overridden, 100));
 
     let mut eu = region("eu", "pass", &[proven], &json!([]));
-    eu["reasons"] = json!([{"code": "no_change", "text": "nothing changed in eu since release 2025-03-30.4, which shipped with verdict 0a0a0a0a0a0a0a0a", "fix": null}]);
+    eu["reasons"] = json!([{"code": "no_change", "text": "nothing is new in eu since release 2025-03-30.4: 1 cell shown before, by verdict 0a0a0a0a0a0a0a0a; nothing was probed now; 2 cells of that release removed", "fix": null}]);
     let unchanged = gate("pass", &[eu]);
     snapshot("no_change_100", &shown(&["verdict", "show", "x"], &unchanged, 100));
+    // Whatever the format: not probed, and by which verdict it was shown.
+    for format in ["table", "json", "markdown", "junit", "github"] {
+        let text = shown(&["verdict", "show", "x", "-o", format], &unchanged, 200).replace('\\', "");
+        for said in ["nothing is new", "0a0a0a0a0a0a0a0a", "nothing was probed now", "2 cells of that release removed"]
+        {
+            assert!(text.contains(said), "{format}: {said}: {text}");
+        }
+    }
 
     let mut shown_only = cell("web", "ai-cache", "fail", Some("connect_timeout"), &[]);
     shown_only["required"] = json!(false);
@@ -290,6 +298,35 @@ fn proven_partly_covered_overridden_unchanged_and_rolled_back() {
     rollback["decision"] = json!("proceed");
     rollback["rollback"] = json!(true);
     snapshot("rollback_100", &shown(&["verdict", "show", "x"], &rollback, 100));
+}
+
+/// What somebody answered for after the verdict was given stands beside it, in every format, and changes nothing of it.
+#[test]
+fn overrides_that_were_given_since_are_named() {
+    let mut eu = region("eu", "fail", &[cell("web", "ai-cache", "fail", Some("connect_timeout"), &[])], &json!([]));
+    let mut withdrawn = given("eu");
+    withdrawn["by"] = json!("bob");
+    withdrawn["withdrawn"] = json!("2025-03-31T10:50:00Z by ann");
+    eu["overrides_since"] = json!([given("eu"), withdrawn]);
+    let answer = gate("fail", &[eu]);
+    snapshot("overridden_since_100", &shown(&["verdict", "show", "x"], &answer, 100));
+    for format in ["table", "json", "markdown", "junit", "github"] {
+        let text = shown(&["verdict", "show", "x", "-o", format], &answer, 200).replace('\\', "");
+        for said in ["ann", "bob", "OPS-7", "2025-03-31T10:50:00Z by ann", "the cache is optional until Friday"] {
+            assert!(text.contains(said), "{format}: {said}: {text}");
+        }
+        assert!(text.to_lowercase().contains("block"), "{format}: {text}");
+    }
+}
+
+#[test]
+fn an_override_is_withdrawn_and_who_still_holds_the_cell_is_named() {
+    let withdraw = ["override", "withdraw", "0000000000000001"];
+    let last = shown(&withdraw, &json!({"overrides": []}), 80);
+    assert!(last.contains("its cell blocks again"), "{last}");
+    let more = shown(&withdraw, &json!({"overrides": [given("eu")]}), 80);
+    assert!(!more.contains("blocks again"), "{more}");
+    snapshot("override_withdrawn_80", &more);
 }
 
 #[test]
@@ -319,6 +356,20 @@ fn releases_overrides_and_the_audit_log() {
     ];
     snapshot("audit_160", &shown(&["audit"], &json!({"entries": entries}), 160));
     snapshot("audit_80", &shown(&["audit"], &json!({"entries": entries}), 80));
+    // What was told later stands where it happened, in words.
+    let record = json!({"id": "8c1e-1743416000000", "kind": "break_glass", "application": "shop", "regions": ["eu"], "release": "2025-03-31.2",
+        "manifest_digest": "sha256:0", "reason": "eu is down", "ticket": "OPS-7", "by": "ann@build-7", "at": "2025-03-31T10:28:00Z",
+        "error": "cannot connect: refused"});
+    let mut told = entry(4, "pipeline", "break_glass", "delivered", &record.to_string());
+    told["at"] = json!("2025-03-31T11:00:00Z");
+    let mut before = entry(1, "pipeline", "gate", "asked", "shop 2025-03-31.1 in eu; verdict 1111");
+    before["at"] = json!("2025-03-31T10:27:00Z");
+    let entries =
+        json!({"entries": [told, entry(3, "pipeline", "gate", "asked", "shop r in eu; verdict 2222"), before]});
+    snapshot("audit_records_160", &shown(&["audit"], &entries, 160));
+    snapshot("audit_records_80", &shown(&["audit"], &entries, 80));
+    let own_order = shown(&["audit", "-o", "json"], &entries, 80);
+    assert_eq!(serde_json::from_str::<Value>(&own_order).unwrap()["entries"][0]["id"], 4);
 }
 
 #[test]

@@ -44,6 +44,22 @@ fn an_override_that_has_ended_does_not_count_whatever_the_controller_says() {
     assert!(run.stdout.starts_with("BLOCK"), "{run:?}");
 }
 
+/// It holds up nothing, and it is said.
+#[test]
+fn that_a_rollback_is_shown_by_another_manifest_is_noted() {
+    let mut rollback = failing(&json!([]));
+    rollback["rollback"] = json!(true);
+    rollback["decision"] = json!("proceed");
+    let region = &mut rollback["regions"][0];
+    region["decision"] = json!("proceed");
+    region["cells"][0]["required"] = json!(false);
+    region["reasons"] =
+        json!([{"code": "other_manifest", "text": "the manifest that was given is not the one", "fix": null}]);
+    let run = check(json!({"gate": rollback, "objections": []}));
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.stdout.contains("note: the manifest that was given is not the one"), "{run:?}");
+}
+
 #[test]
 fn what_the_controller_objects_to_is_not_known_any_more() {
     let why =

@@ -216,6 +216,23 @@ fn a_verdict_counts_for_what_it_was_given_for_and_while_it_is_valid() {
     assert_eq!((run.code, &run.json()["decision"], &run.json()["verdict"]), (3, &json!("block"), &json!("unknown")));
 }
 
+/// Ctrl-C ends a command that waits: 130, with a line that says so.
+#[test]
+fn an_interrupted_command_says_so() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let manifest = file("preflight.yaml", MANIFEST).display().to_string();
+    let mut command = preflight(&["gate", "--manifest", &manifest, "--region", "eu", "--release", "r1"]);
+    command.env("PREFLIGHT_URL", format!("http://{}", listener.local_addr().unwrap())).env("PREFLIGHT_TOKEN", "t");
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let waiting = command.spawn().unwrap();
+    let _connection = listener.accept().unwrap();
+    let kill = std::process::Command::new("kill").args(["-INT", &waiting.id().to_string()]).status().unwrap();
+    let run = Run::of(waiting.wait_with_output().unwrap());
+    assert!(kill.success() && run.code == 130, "{run:?}");
+    assert!(run.stderr.contains("interrupted: there is no result"), "{run:?}");
+    assert_eq!(run.stdout, "");
+}
+
 #[test]
 fn a_join_token_stands_alone_on_stdout() {
     let server = Server::start(|_, _| {
@@ -240,6 +257,8 @@ fn a_name_cannot_become_another_path() {
 
 #[test]
 fn reasons_are_explained_and_near_misses_named() {
+    let verdicts = run(&["explain", "no_change"]);
+    assert!(verdicts.code == 0 && verdicts.stdout.contains("what was removed is counted"), "{verdicts:?}");
     let known = run(&["explain", "connect_timeout"]);
     assert_eq!(known.code, 0);
     assert!(known.stdout.contains("security group"), "{known:?}");

@@ -40,8 +40,9 @@ pub(super) async fn drift(
     let inventory = Stated::current(&app).await?.parsed;
     let ignored = Ignored(query.ignore.iter().flat_map(|all| all.split(',')).map(str::to_owned).collect());
     let mut regions = Vec::new();
-    let mut told: BTreeSet<String> = OF_FLEETS.iter().map(|key| (*key).to_owned()).collect();
-    told.extend(inventory.identity_key.0.iter().flatten().cloned());
+    let known = OF_FLEETS.iter().map(|key| (*key).to_owned());
+    let mut told =
+        Told { attributes: known.chain(inventory.identity_key.0.iter().flatten().cloned()).collect(), whole: true };
     for application in applications(&inventory, query.application.as_deref())? {
         for region in application.regions().filter(|name| query.region.as_ref().is_none_or(|only| **name == **only)) {
             regions.push(compare(&app, &inventory, application, region.as_str(), &ignored, &mut told).await?);
@@ -51,11 +52,21 @@ pub(super) async fn drift(
         let fix = "`preflight inventory show` lists the regions of each application.";
         return Err(Failure::usage(format!("no such application runs in region {}", escape(&region)), fix.to_owned()));
     }
-    if let Some(unknown) = ignored.0.iter().find(|one| !told.contains(one.split('=').next().unwrap_or_default())) {
-        let fix = format!("Name one of {}.", told.iter().map(|name| escape(name)).collect::<Vec<_>>().join(", "));
+    // Labels come and go with what is rolled out, and of a fleet without agents nobody knows what its hosts carry.
+    let odd = |key: &str| told.whole && !key.starts_with("label.") && !told.attributes.contains(key);
+    if let Some(unknown) = ignored.0.iter().find(|one| odd(one.split('=').next().unwrap_or_default())) {
+        let fix =
+            format!("Name one of {}.", told.attributes.iter().map(|name| escape(name)).collect::<Vec<_>>().join(", "));
         return Err(Failure::usage(format!("no host has the attribute that '{}' ignores", escape(unknown)), fix));
     }
     Ok(Json(Drift { state: matrix::State::all(regions.iter().map(|region| region.state)), regions }))
+}
+
+/// Which attributes there are.
+struct Told {
+    attributes: BTreeSet<String>,
+    /// Every fleet has told its own.
+    whole: bool,
 }
 
 fn applications<'a>(inventory: &'a Inventory, only: Option<&str>) -> Result<Vec<&'a Application>, Failure> {
@@ -73,7 +84,7 @@ async fn compare(
     application: &Application,
     region: &str,
     ignored: &Ignored,
-    told: &mut BTreeSet<String>,
+    told: &mut Told,
 ) -> Result<DriftRegion, Failure> {
     let now = Timestamp::now();
     let names = application.fleets_in(region).unwrap_or_default();
@@ -85,7 +96,8 @@ async fn compare(
     let fleets: Vec<Fleet> = names.iter().map(fleet).collect();
     for fleet in &fleets {
         let identities = fleet.hosts.iter().map(|(_, identity)| identity).chain([&fleet.stated]);
-        told.extend(identities.flat_map(|identity| identity.0.keys().cloned()));
+        told.whole &= !fleet.hosts.is_empty();
+        told.attributes.extend(identities.flat_map(|identity| identity.0.keys().cloned()));
     }
     let latest = app.store.latest(Some(application.name.as_str()), Some(region)).await?;
     let last = latest.into_iter().map(|measured| LastSeen {
