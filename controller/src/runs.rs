@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::Dispatch;
 use crate::result::{self, Beside};
-use crate::store::{NewTestimony, OpenRun, Store, StoreError};
+use crate::store::{Found, NewTestimony, OpenRun, Store, StoreError};
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -491,20 +491,20 @@ impl Task {
     ) -> Result<RunResult, RunError> {
         let now = Timestamp::now();
         let spec = self.run.spec();
-        let (outcome, latest) = match self.kind {
+        let (outcome, found) = match self.kind {
             Kind::Gate => {
                 let overrides = self.store.overrides(Some(&spec.plan.application), now).await?;
                 let beside = Beside { overrides, versions: self.store.versions().await? };
-                let (gate, latest) = result::gate(&self.run, rosters, &beside, now);
-                (RunResult::Gate(Box::new(gate)), latest)
+                let (gate, found) = result::gate(&self.run, rosters, &beside, now);
+                (RunResult::Gate(Box::new(gate)), found)
             }
-            Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Vec::new()),
+            Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Found::default()),
         };
         let entry = match &outcome {
             RunResult::Gate(gate) => Some((result::audit_entry(gate, now), now)),
             RunResult::Probe(_) => None,
         };
-        let written = self.store.close_run(spec, &outcome.to_json()?, &latest, now.min(spec.deadline), entry).await?;
+        let written = self.store.close_run(spec, &outcome.to_json()?, &found, now.min(spec.deadline), entry).await?;
         for agent in self.sent.keys() {
             self.dispatch.cancel(agent, &spec.id);
         }

@@ -677,7 +677,7 @@ pub struct Agents {
     pub remarks: Vec<String>,
 }
 
-/// `GET /v1/matrix`: the latest state of every cell.
+/// `GET /v1/matrix`: the latest state of every cell of what is deployed; where nothing is, of the latest gate.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Matrix {

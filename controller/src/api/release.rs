@@ -18,7 +18,7 @@ use super::auth::Principal;
 use super::gate::{Stated, release, stored_verdict};
 use super::problem::Failure;
 use crate::app::{App, audit_entry};
-use crate::store::Deployed;
+use crate::store::{Deployed, Place};
 
 /// A verdict is what a release shipped with if it was given no longer ago than this.
 const SHIPS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
@@ -65,8 +65,31 @@ pub(super) async fn deployed(
     );
     // Without its record in the audit log nothing is proven.
     let entry = audit_entry(&principal.name, "release deployed", "ok", &principal.source, &detail, deployed.at);
-    app.store.put_deployed(&deployed, &entry).await?;
+    let places = places(&app, gate, &deployed).await?;
+    app.store.put_deployed(&deployed, &places, &entry).await?;
     Ok(Json(api::Deployed { notice, ..shown(deployed) }))
+}
+
+/// The cells that the matrix shows of it: its verdict's, else those of the verdict that it shipped with before. None where there is none.
+async fn places(app: &App, gate: Option<Gate>, deployed: &Deployed) -> Result<Vec<Place>, Failure> {
+    let Deployed { application, region, proven, .. } = deployed;
+    // A rollback's verdict may show nothing of a manifest that does not fit the inventory of now.
+    let gate = match gate.filter(|gate| gate.regions.iter().any(|of| of.region == *region && !of.cells.is_empty())) {
+        Some(gate) => gate,
+        None => {
+            let before = app.store.deployed(application, region, Some(&proven.release)).await?;
+            let Some(id) = before.and_then(|before| before.proven.verdict) else { return Ok(Vec::new()) };
+            stored_verdict(app, &id).await?
+        }
+    };
+    let cells = gate.regions.into_iter().filter(|of| of.region == *region).flat_map(|of| of.cells);
+    let place = |cell: api::Cell| Place {
+        region: region.clone(),
+        fleet: cell.fleet,
+        dependency: cell.dependency,
+        digest: cell.digest,
+    };
+    Ok(cells.map(place).collect())
 }
 
 /// A name with a slip in it would be kept, and nothing would ever rest on it.

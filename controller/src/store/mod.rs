@@ -1,6 +1,7 @@
 //! What outlives the process: an embedded SQLite in the data directory. What a call here has returned from is on disk.
 
 mod agents;
+mod matrix;
 mod releases;
 mod runs;
 mod tokens;
@@ -15,8 +16,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
+pub(crate) use matrix::{Found, LatestCell, Measured, Place};
 pub(crate) use releases::Deployed;
-pub(crate) use runs::{LatestCell, Measured, NewTestimony, OpenRun};
+pub(crate) use runs::{NewTestimony, OpenRun};
 pub(crate) use tokens::JoinRefused;
 
 /// A writer waits this long for another one before it gives up with [`StoreError::Busy`].
@@ -126,6 +128,11 @@ impl Store {
         )
             .bind(oldest)
             .bind(oldest_verdict)
+            .execute(&self.write)
+            .await
+            .map_err(|e| self.failed(e))?;
+        sqlx::query("DELETE FROM latest WHERE at < ? AND digest NOT IN (SELECT digest FROM shown)")
+            .bind(oldest)
             .execute(&self.write)
             .await
             .map_err(|e| self.failed(e))?;

@@ -9,6 +9,7 @@ use preflight_proto::api::{AuditEntry, Override};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::matrix::{self, Place};
 use super::{Store, StoreError, insert_audit, json, time, to_json};
 
 /// A release as it is recorded for a region.
@@ -24,8 +25,13 @@ pub(crate) struct Deployed {
 }
 
 impl Store {
-    /// Records that a release shipped; with its entry in the audit log, or not at all.
-    pub(crate) async fn put_deployed(&self, deployed: &Deployed, entry: &AuditEntry) -> Result<(), StoreError> {
+    /// Records that a release shipped, and shows its cells (none where they are not known); with its entry in the audit log, or not at all.
+    pub(crate) async fn put_deployed(
+        &self,
+        deployed: &Deployed,
+        places: &[Place],
+        entry: &AuditEntry,
+    ) -> Result<(), StoreError> {
         let failed = |e| self.failed(e);
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         insert_audit(entry, deployed.at).execute(&mut *tx).await.map_err(failed)?;
@@ -44,6 +50,9 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
+        matrix::show_deployed(&mut tx, &deployed.application, &deployed.region, places, deployed.at)
+            .await
+            .map_err(failed)?;
         tx.commit().await.map_err(failed)
     }
 
