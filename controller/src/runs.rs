@@ -335,6 +335,14 @@ impl Task {
         // Answers alone change nobody's presence: the rosters are looked at again when agents come or go, and in time.
         let mut look = true;
         loop {
+            // What came in by now counts, also where time is up: a testimony that was given in time, and one that must not be believed.
+            let mut inputs = Vec::new();
+            while let Ok(input) = self.inputs.try_recv() {
+                inputs.push(input);
+            }
+            self.take_in(inputs).await;
+            // Whoever came or went while answers were put on disk is seen before these can end the run.
+            look |= changes.has_changed().unwrap_or(false);
             let now = Timestamp::now();
             if look {
                 changes.mark_unchanged();
@@ -428,6 +436,9 @@ impl Task {
 
     /// Takes in what came: counts it once it is on disk, and then says so.
     async fn take_in(&mut self, inputs: Vec<Input>) {
+        if inputs.is_empty() {
+            return;
+        }
         let mut counted = Vec::new();
         let mut stored = Vec::new();
         for input in inputs {
@@ -473,8 +484,9 @@ impl Task {
     }
 
     fn progress(&self) -> Progress {
-        let waiting: BTreeSet<String> =
-            self.run.waiting_agents().map(|(fleet, agent)| format!("{}/{agent}", fleet.region)).collect();
+        let absent = self.run.awaited_fleets().into_iter().map(|fleet| format!("any agent of {fleet}"));
+        let asked = self.run.waiting_agents().map(|(fleet, agent)| format!("{}/{agent}", fleet.region));
+        let waiting: BTreeSet<String> = absent.chain(asked).collect();
         let progress = self.run.progress();
         Progress {
             id: self.run.spec().id.clone(),

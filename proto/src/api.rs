@@ -44,6 +44,9 @@ pub struct GateRequest {
     /// One sick host fails its cell.
     #[serde(default)]
     pub strict: bool,
+    /// A required cell whose fleet has too few agents connected waits for more until `wait_ms` is over, instead of being unknown at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub await_agents: bool,
     /// What the verdict is asked for. A controller may forbid `advisory`.
     #[serde(default)]
     pub mode: Mode,
@@ -571,7 +574,7 @@ pub struct Progress {
     pub cells: u32,
     /// Cells that fail so far.
     pub failing: u32,
-    /// Who is waited for: `eu/web-1`, …, at most ten.
+    /// Who is waited for: `any agent of eu/worker` (none is connected yet, or too few), `eu/web-1`, …, at most ten.
     pub waiting_for: Vec<String>,
 }
 

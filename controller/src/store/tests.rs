@@ -58,6 +58,7 @@ fn spec(id: &str) -> RunSpec {
         deadline: at(30),
         fail_fast: false,
         strict: false,
+        await_agents: false,
         unlisted: Vec::new(),
         target_rate: RunSpec::TARGET_RATE,
         duties: Vec::new(),
