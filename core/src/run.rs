@@ -228,10 +228,16 @@ struct CellRun {
     /// As of the last step.
     settled: bool,
     failing: bool,
-    /// It is well but for an agent elsewhere that reaches the target, which may still come.
-    awaits_contrast: bool,
-    /// It lacks agents, and they may still connect.
-    awaits_agents: bool,
+    /// What it lacks, and may still come.
+    awaits: Option<Awaited>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// An agent elsewhere that reaches the target: but for that it is well.
+    Contrast,
+    /// Agents.
+    Agents,
 }
 
 /// What one agent contributed to a cell.
@@ -279,14 +285,7 @@ pub struct Progress {
 impl Run {
     /// A run of which nobody has been asked yet.
     pub fn new(spec: RunSpec) -> Self {
-        let new = |digest| CellRun {
-            digest,
-            questions: BTreeMap::new(),
-            settled: false,
-            failing: false,
-            awaits_contrast: false,
-            awaits_agents: false,
-        };
+        let new = |digest| CellRun { digest, questions: BTreeMap::new(), settled: false, failing: false, awaits: None };
         let cells: Vec<CellRun> = spec.plan.cells.iter().map(|cell| new(cell.digest())).collect();
         let mut by_digest = HashMap::new();
         for (index, cell) in cells.iter().enumerate() {
@@ -480,11 +479,15 @@ impl Run {
             let required = *self.spec.duty(index) == Duty::Required;
             let certain = self.is_strict(index) || folded.counts.short > 1;
             if let Some(cell) = self.cells.get_mut(index) {
-                cell.awaits_agents = awaiting && required && folded.lacks_agents();
-                cell.settled = folded.settled() && !cell.awaits_agents;
+                let contrast = matches!(folded.why, Some(Why::Unknown(Unknown::NoContrast | Unknown::EgressUnproven)));
+                let agents = awaiting && required && folded.lacks_agents();
+                cell.awaits = match (contrast, agents) {
+                    (true, _) => Some(Awaited::Contrast),
+                    (false, true) => Some(Awaited::Agents),
+                    (false, false) => None,
+                };
+                cell.settled = folded.settled() && cell.awaits != Some(Awaited::Agents);
                 cell.failing = required && folded.state == State::Fail && (certain || cell.settled);
-                cell.awaits_contrast =
-                    matches!(folded.why, Some(Why::Unknown(Unknown::NoContrast | Unknown::EgressUnproven)));
             }
             for agent in if over { Vec::new() } else { folded.ask } {
                 let key = self.roster(index, rosters).iter().find(|c| c.agent == agent).map(|c| c.key.clone());
@@ -505,7 +508,7 @@ impl Run {
         let soon = later(now, LOOK_AGAIN);
         let waiting =
             questions.filter(|q| q.state == QuestionState::Waiting).map(|q| if q.away { soon } else { q.deadline });
-        let awaited = self.cells.iter().any(|cell| cell.awaits_agents).then_some(soon);
+        let awaited = self.cells.iter().any(|cell| cell.awaits == Some(Awaited::Agents)).then_some(soon);
         self.wake = waiting.chain(awaited).chain([self.spec.deadline]).min();
         Step { ask, wake: self.wake, ended: false }
     }
@@ -513,7 +516,11 @@ impl Run {
     /// How far it is.
     pub fn progress(&self) -> Progress {
         Progress {
-            settled: self.cells.iter().filter(|cell| cell.settled && (self.ended || !cell.awaits_contrast)).count(),
+            settled: self
+                .cells
+                .iter()
+                .filter(|cell| cell.settled && (self.ended || cell.awaits != Some(Awaited::Contrast)))
+                .count(),
             failing: self.cells.iter().filter(|cell| cell.failing).count(),
         }
     }
@@ -521,7 +528,10 @@ impl Run {
     /// Fleets whose agents have yet to connect, as of the last step.
     pub fn awaited_fleets(&self) -> BTreeSet<&FleetId> {
         let cells = self.spec.plan.cells.iter().zip(&self.cells);
-        cells.filter(|(_, run)| run.awaits_agents && !self.ended).map(|(cell, _)| &cell.fleet).collect()
+        cells
+            .filter(|(_, run)| run.awaits == Some(Awaited::Agents) && !self.ended)
+            .map(|(cell, _)| &cell.fleet)
+            .collect()
     }
 
     /// Who has no time left, is lost or gone, counts as silent; where agents are awaited, who was never reached may still be asked.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Sending the same `id` again joins the run that it started, or answers its verdict: a caller that lost its connection
 /// asks again.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]

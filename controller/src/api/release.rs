@@ -74,13 +74,13 @@ pub(super) async fn deployed(
 async fn places(app: &App, gate: Option<Gate>, deployed: &Deployed) -> Result<Vec<Place>, Failure> {
     let Deployed { application, region, proven, .. } = deployed;
     // A rollback's verdict may show nothing of a manifest that does not fit the inventory of now.
-    let gate = match gate.filter(|gate| gate.regions.iter().any(|of| of.region == *region && !of.cells.is_empty())) {
-        Some(gate) => gate,
-        None => {
-            let before = app.store.deployed(application, region, Some(&proven.release)).await?;
-            let Some(id) = before.and_then(|before| before.proven.verdict) else { return Ok(Vec::new()) };
-            stored_verdict(app, &id).await?
-        }
+    let shows = |gate: &Gate| gate.regions.iter().any(|of| of.region == *region && !of.cells.is_empty());
+    let gate = if let Some(gate) = gate.filter(shows) {
+        gate
+    } else {
+        let before = app.store.deployed(application, region, Some(&proven.release)).await?;
+        let Some(id) = before.and_then(|before| before.proven.verdict) else { return Ok(Vec::new()) };
+        stored_verdict(app, &id).await?
     };
     let cells = gate.regions.into_iter().filter(|of| of.region == *region).flat_map(|of| of.cells);
     let place = |cell: api::Cell| Place {
@@ -193,11 +193,11 @@ fn notice(gate: Option<&Gate>, request: &DeployedRequest, decided: &str, unprove
                 _ if unproven.is_empty() => return None,
                 _ => "did not show all",
             };
-            let mut names =
-                unproven.iter().take(UNPROVEN_NAMED).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
+            let mut names: Vec<String> = unproven.iter().take(UNPROVEN_NAMED).map(|name| escape(name)).collect();
             if unproven.len() > UNPROVEN_NAMED {
-                names.push_str(&format!(" and {} more", unproven.len() - UNPROVEN_NAMED));
+                names.push(format!("and {} more", unproven.len() - UNPROVEN_NAMED));
             }
+            let names = names.join(", ");
             match (unproven.is_empty(), decided) {
                 (true, "rollback") => return None,
                 (true, _) => format!("{by}{what}"),
