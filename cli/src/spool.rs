@@ -121,7 +121,7 @@ impl Spool {
             let Some(name) = name.to_str() else { continue };
             if name.starts_with(&prefix) {
                 kept.push(entry.path());
-            } else if !name.starts_with('.') && name.ends_with(".json") {
+            } else if !name.starts_with('.') && Path::new(name).extension().is_some_and(|end| end == "json") {
                 others += 1;
             }
         }

@@ -2,6 +2,7 @@
 //! last good one in force; how old that is counts from when it was last read.
 
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use preflight_core::inventory::Inventory;
 use preflight_core::plan::sha256;
 use preflight_core::text::escape;
 
+use tokio::sync::oneshot;
+
 use crate::app::{App, audit_entry};
 
 /// A source is read this often, unless told otherwise.
@@ -19,6 +22,8 @@ pub(crate) const EVERY: Duration = Duration::from_secs(30);
 pub(crate) const MAX_AGE: Duration = Duration::from_mins(10);
 /// A URL has this long to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// At the start nobody is served before the source was read, for this long.
+pub(crate) const FIRST_READ: Duration = Duration::from_secs(3);
 /// A new text counts if it is still the same after this long.
 const SETTLED: Duration = Duration::from_secs(1);
 /// The most of a source that is read, in bytes: an inventory may have 256 KiB.
@@ -48,12 +53,19 @@ struct Seen {
 }
 
 impl Followed {
-    /// Follows a file, or a URL that begins with `http://` or `https://`.
-    pub(crate) fn new(place: &str, every: Duration, max_age: Duration) -> Self {
-        let is_url = place.starts_with("http://") || place.starts_with("https://");
+    /// Follows a file, or a URL that begins with `https://`; with `http://` only on this host: whoever can change the text on its way
+    /// can leave fleets out of it, and what is left out is not asked for.
+    pub(crate) fn new(place: &str, every: Duration, max_age: Duration) -> Result<Self, String> {
+        let in_the_clear = place.starts_with("http://");
+        let is_url = in_the_clear || place.starts_with("https://");
         let place = if is_url { Place::Url(place.to_owned()) } else { Place::File(place.into()) };
         let max_age = SignedDuration::try_from(max_age).unwrap_or(SignedDuration::MAX);
-        Self { place, every, max_age, seen: Mutex::default() }
+        let elsewhere = matches!(&place, Place::Url(url) if in_the_clear && !is_loopback(url));
+        let followed = Self { place, every, max_age, seen: Mutex::default() };
+        if elsewhere {
+            return Err(format!("it is not taken from {} in the clear: use https, or a file", followed.name()));
+        }
+        Ok(followed)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -91,8 +103,9 @@ impl Followed {
         Some(format!("the inventory {since}, and may be {} old at most{why}", in_words(self.max_age)))
     }
 
-    /// Reads it again and again.
-    pub(crate) async fn run(self: Arc<Self>, app: Arc<App>) {
+    /// Reads it again and again, and says when it has done so for the first time.
+    pub(crate) async fn run(self: Arc<Self>, app: Arc<App>, first: oneshot::Sender<()>) {
+        let mut first = Some(first);
         let mut tick = tokio::time::interval(self.every);
         loop {
             tick.tick().await;
@@ -116,6 +129,8 @@ impl Followed {
                     seen.error = Some(error);
                 }
             }
+            // Where nobody waits for it any more, it was too slow.
+            let _ = first.take().map(|first| first.send(()));
         }
     }
 
@@ -145,6 +160,14 @@ impl Followed {
     }
 }
 
+/// Whether a URL names this host, as the client that asks it reads the URL.
+fn is_loopback(url: &str) -> bool {
+    let Ok(url) = url.parse::<ureq::http::Uri>() else { return false };
+    let host = url.host().unwrap_or_default();
+    let address: Result<IpAddr, _> = host.trim_matches(['[', ']']).parse();
+    host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
+}
+
 fn read(place: &Place) -> Result<String, String> {
     let mut text = String::new();
     let read = match place {
@@ -170,7 +193,10 @@ fn get(url: &str) -> Result<ureq::Body, String> {
     let roots = found.certs.iter().map(|der| ureq::tls::Certificate::from_der(der).to_owned());
     let tls =
         ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::new_with_certs(&roots.collect::<Vec<_>>()));
-    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).tls_config(tls.build()).build().new_agent();
+    let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).tls_config(tls.build());
+    // What is asked for safely is not answered otherwise; and on this host there is nowhere to be sent to.
+    let config = if url.starts_with("https://") { config.https_only(true) } else { config.max_redirects(0) };
+    let agent = config.build().new_agent();
     let response = agent.get(url).call().map_err(|error| error.to_string())?;
     Ok(response.into_body())
 }
@@ -190,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_was_read_too_long_ago_or_never_is_stale() {
-        let followed = Followed::new("inventory.yaml", EVERY, Duration::from_mins(1));
+        let followed = Followed::new("inventory.yaml", EVERY, Duration::from_mins(1)).unwrap();
         assert!(followed.stale(at(0)).unwrap().contains("has not been read from inventory.yaml"));
         followed.seen().read_at = Some(at(100));
         assert_eq!(followed.stale(at(160)), None);
@@ -200,8 +226,29 @@ mod tests {
     }
 
     #[test]
+    fn a_url_in_the_clear_is_of_this_host_only() {
+        for (url, good) in [
+            ("http://127.0.0.1:8080/i.yaml", true),
+            ("http://ops:secret@[::1]/i.yaml", true),
+            ("http://[::1]:80", true),
+            ("http://localhost:8080/i.yaml", true),
+            ("https://cmdb.internal/i.yaml", true),
+            ("http://cmdb.internal/i.yaml", false),
+            ("http://localhost.example/i.yaml", false),
+            ("http://127.0.0.1@cmdb.internal/i.yaml", false),
+            ("http://cmdb.internal?@127.0.0.1", false),
+            ("http://cmdb.internal#@127.0.0.1", false),
+            ("http://cmdb.internal\\@127.0.0.1", false),
+            ("http://10.0.0.1/i.yaml", false),
+        ] {
+            assert_eq!(Followed::new(url, EVERY, MAX_AGE).is_ok(), good, "{url}");
+        }
+    }
+
+    #[test]
     fn credentials_of_a_url_are_not_shown() {
-        let followed = Followed::new("https://user:secret@cmdb.internal/v1/inventory?key=secret", EVERY, MAX_AGE);
+        let followed =
+            Followed::new("https://user:secret@cmdb.internal/v1/inventory?key=secret", EVERY, MAX_AGE).unwrap();
         assert_eq!(followed.name(), "https://cmdb.internal/v1/inventory");
     }
 }

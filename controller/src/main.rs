@@ -77,7 +77,7 @@ pub(crate) struct ServeOptions {
     /// How many probes of one target (host:port) begin in a second at most, over all agents of a run [default: 1000].
     #[arg(long, value_name = "N")]
     target_rate: Option<NonZeroU32>,
-    /// A file or URL (http, https) that another system writes the inventory to; it is read again and again.
+    /// A file or URL (https; http on this host only) that another system writes the inventory to; it is read again and again.
     #[arg(long, value_name = "FILE|URL")]
     inventory: Option<String>,
     /// How often the inventory's source is read [default: 30s].

@@ -17,7 +17,7 @@ use preflight_core::run::{Mode, Run, Witness};
 use preflight_core::verdict::{self, JudgedCell, Reason};
 use preflight_proto::api;
 
-use crate::store::LatestCell;
+use crate::store::{Found, LatestCell, Place};
 
 /// A verdict may be used for this long after its run.
 const VALID_FOR: Duration = Duration::from_mins(10);
@@ -35,8 +35,8 @@ pub(crate) struct Beside {
     pub(crate) versions: BTreeMap<String, String>,
 }
 
-/// A gate's verdict with its evidence, and the cells' latest states: of those that were probed.
-pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp) -> (api::Gate, Vec<LatestCell>) {
+/// A gate's verdict with its evidence, and what it tells the matrix.
+pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp) -> (api::Gate, Found) {
     let spec = run.spec();
     let judged = run.judged(rosters);
     let verdict = verdict::give(&spec.plan, &judged, &spec.basis);
@@ -101,16 +101,20 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
     };
     let probed = judged.iter().filter(|judged| !matches!(judged.duty, Duty::Proven(_)));
     let latest = probed.map(|judged| LatestCell {
-        region: judged.cell.fleet.region.clone(),
-        fleet: judged.cell.fleet.fleet.clone(),
-        dependency: judged.cell.dependency.clone(),
+        digest: judged.digest.0.clone(),
         target: judged.cell.spec.target.to_string(),
         state: judged.folded.state,
         reason: judged.folded.why.map(|why| why.as_str().to_owned()),
         phases: slowest(judged),
         certificate_until: first_to_end(judged),
     });
-    (gate, latest.collect())
+    let place = |judged: &JudgedCell<'_>| Place {
+        region: judged.cell.fleet.region.clone(),
+        fleet: judged.cell.fleet.fleet.clone(),
+        dependency: judged.cell.dependency.clone(),
+        digest: judged.digest.0.clone(),
+    };
+    (gate, Found { latest: latest.collect(), places: judged.iter().map(place).collect() })
 }
 
 /// Makes a verdict's decisions again, by what stands beside it at `now`. The verdict stays.

@@ -92,12 +92,17 @@ impl Roster {
     /// A roster that expects back whom the store knows: each is away since `now`.
     pub(crate) fn new(known: &[AgentRow], now: Timestamp) -> Self {
         let recent = |row: &&AgentRow| {
-            !row.left && !row.revoked && row.gone_at.is_some_and(|gone| now.duration_since(gone) < REMEMBERED)
+            let Some(gone) = row.gone_at.filter(|_| !row.revoked) else { return false };
+            match row.left_at {
+                None => now.duration_since(gone) < REMEMBERED,
+                // Who said goodbye is missed for as long as without the restart. Who was forgotten has left without one.
+                Some(left) => left == gone && now.duration_since(left) < LEAVING,
+            }
         };
         let entry = |row: &AgentRow| Entry {
             id: row.id.clone(),
             identity: row.identity.clone().unwrap_or_default(),
-            link: Link::Down { since: now },
+            link: row.left_at.map_or(Link::Down { since: now }, |since| Link::Left { since }),
             losses: VecDeque::new(),
             instances: VecDeque::new(),
         };
@@ -373,6 +378,27 @@ mod tests {
         assert_eq!(presence(&roster, at(3 + 120)), None);
         assert!(roster.standing("web-1", at(4)).is_none());
         assert_eq!(roster.identities(&fleet(), at(4)), []);
+    }
+
+    #[test]
+    fn a_restart_forgets_nobody_and_recalls_nobody_who_was_forgotten() {
+        let row = |gone: i64, left: Option<i64>| AgentRow {
+            id: arrival("a").id,
+            identity: None,
+            version: None,
+            clock_skew_ms: None,
+            connected_at: Some(at(0)),
+            gone_at: Some(at(gone)),
+            left_at: left.map(at),
+            revoked: false,
+            remark: None,
+            certificate_until: None,
+        };
+        let after = |row: AgentRow, now: i64| presence(&Roster::new(&[row], at(100)), at(now));
+        assert_eq!(after(row(90, None), 139), Some(Presence::Away), "it has its time from the restart on");
+        assert_eq!(after(row(90, Some(90)), 101), Some(Presence::Left));
+        assert_eq!(after(row(90, Some(90)), 90 + 120), None);
+        assert_eq!(after(row(90, Some(95)), 101), None, "forgotten");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::Dispatch;
 use crate::result::{self, Beside};
-use crate::store::{Closed, NewTestimony, OpenRun, Store, StoreError};
+use crate::store::{Closed, Found, NewTestimony, OpenRun, Store, StoreError};
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,6 +330,14 @@ impl Task {
         // Answers alone change nobody's presence: the rosters are looked at again when agents come or go, and in time.
         let mut look = true;
         loop {
+            // What came in by now counts, also where time is up: a testimony that was given in time, and one that must not be believed.
+            let mut inputs = Vec::new();
+            while let Ok(input) = self.inputs.try_recv() {
+                inputs.push(input);
+            }
+            self.take_in(inputs).await;
+            // Whoever came or went while answers were put on disk is seen before these can end the run.
+            look |= changes.has_changed().unwrap_or(false);
             let now = Timestamp::now();
             if look {
                 changes.mark_unchanged();
@@ -423,6 +431,9 @@ impl Task {
 
     /// Takes in what came: counts it once it is on disk, and then says so.
     async fn take_in(&mut self, inputs: Vec<Input>) {
+        if inputs.is_empty() {
+            return;
+        }
         let mut counted = Vec::new();
         let mut stored = Vec::new();
         for input in inputs {
@@ -468,8 +479,9 @@ impl Task {
     }
 
     fn progress(&self) -> Progress {
-        let waiting: BTreeSet<String> =
-            self.run.waiting_agents().map(|(fleet, agent)| format!("{}/{agent}", fleet.region)).collect();
+        let absent = self.run.awaited_fleets().into_iter().map(|fleet| format!("any agent of {fleet}"));
+        let asked = self.run.waiting_agents().map(|(fleet, agent)| format!("{}/{agent}", fleet.region));
+        let waiting: BTreeSet<String> = absent.chain(asked).collect();
         let progress = self.run.progress();
         Progress {
             id: self.run.spec().id.clone(),
@@ -487,17 +499,17 @@ impl Task {
         let spec = self.run.spec();
         let (closed, outcome) = loop {
             let now = Timestamp::now();
-            let (outcome, latest, entry, guard) = match self.kind {
+            let (outcome, found, entry, guard) = match self.kind {
                 Kind::Gate => {
                     let (beside, version) = beside(&self.store, &spec.plan.application, now).await?;
-                    let (gate, latest) = result::gate(&self.run, rosters, &beside, now);
+                    let (gate, found) = result::gate(&self.run, rosters, &beside, now);
                     let entry = (result::audit_entry(&gate, now), now);
-                    (RunResult::Gate(Box::new(gate)), latest, Some(entry), Some(version))
+                    (RunResult::Gate(Box::new(gate)), found, Some(entry), Some(version))
                 }
-                Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Vec::new(), None, None),
+                Kind::Probe => (RunResult::Probe(result::probe(&self.run, rosters)), Found::default(), None, None),
             };
             let ended = now.min(spec.deadline);
-            match self.store.close_run(spec, &outcome.to_json()?, &latest, ended, entry, guard).await? {
+            match self.store.close_run(spec, &outcome.to_json()?, &found, ended, entry, guard).await? {
                 // A lock that came in between holds this very verdict.
                 Closed::GuardChanged => {}
                 closed @ (Closed::Now | Closed::Before) => break (closed, outcome),

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
 use preflight_core::run::RunSpec;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{App, Strangers};
@@ -37,15 +38,17 @@ pub(crate) fn main(options: ServeOptions) -> ExitCode {
     let filter = EnvFilter::try_from_env("PREFLIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
-    let options = match with_config(options) {
-        Ok(options) => options,
+    let options = with_config(options).and_then(|options| followed(&options).map(|followed| (options, followed)));
+    let (options, followed) = match options {
+        Ok(both) => both,
         Err(error) => {
             tracing::error!("{error:#}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let served = runtime.context("failed to start the runtime").and_then(|runtime| runtime.block_on(serve(options)));
+    let served =
+        runtime.context("failed to start the runtime").and_then(|runtime| runtime.block_on(serve(options, followed)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -75,7 +78,7 @@ fn with_config(flags: ServeOptions) -> anyhow::Result<ServeOptions> {
     })
 }
 
-async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+async fn serve(options: ServeOptions, followed: Option<Arc<Followed>>) -> anyhow::Result<()> {
     let dir = options.data_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
     let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let api_address = options.api_listen.unwrap_or(any(API_PORT));
@@ -114,7 +117,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         runs,
         quota,
         target_rate,
-        followed: followed(&options),
+        followed,
         longest_override: options.longest_override.map_or(LONGEST_OVERRIDE, |span| span.0),
         allow_advisory: !options.forbid_advisory,
         strangers,
@@ -126,10 +129,13 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 
     let grpc = tonic::service::Routes::new(agents::service(app.clone())).into_axum_router();
     tokio::spawn(listen::serve(agent_listener, agent_tls, grpc, Protocol::Agents));
-    tokio::spawn(listen::serve(api_listener, api_tls, api::router(app.clone()), Protocol::Api));
     if let Some(followed) = &app.followed {
-        tokio::spawn(followed.clone().run(app.clone()));
+        let (first, read) = oneshot::channel();
+        tokio::spawn(followed.clone().run(app.clone(), first));
+        // A gate that comes at once must not find an inventory that was never read. What is slow holds nothing up for long.
+        let _ = tokio::time::timeout(follow::FIRST_READ, read).await;
     }
+    tokio::spawn(listen::serve(api_listener, api_tls, api::router(app.clone()), Protocol::Api));
     tokio::spawn(housekeeping(app, certificate));
     tracing::info!(
         api = url, agents = %agent_address, data_dir = %dir.display(), client = %client.display(), resumed, "serving"
@@ -145,10 +151,12 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 }
 
 /// The inventory's source, if it has one.
-fn followed(options: &ServeOptions) -> Option<Arc<Followed>> {
+fn followed(options: &ServeOptions) -> anyhow::Result<Option<Arc<Followed>>> {
     let every = options.inventory_every.map_or(follow::EVERY, |span| span.0);
     let max_age = options.inventory_max_age.map_or(follow::MAX_AGE, |span| span.0);
-    options.inventory.as_ref().map(|place| Arc::new(Followed::new(place, every, max_age)))
+    let Some(place) = &options.inventory else { return Ok(None) };
+    let followed = Followed::new(place, every, max_age).map_err(|error| anyhow!("--inventory: {error}"))?;
+    Ok(Some(Arc::new(followed)))
 }
 
 /// Each agent is a descriptor.

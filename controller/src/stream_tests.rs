@@ -152,6 +152,7 @@ impl Port {
             deadline: started.checked_add(Duration::from_secs(seconds)).unwrap(),
             fail_fast: false,
             strict: false,
+            await_agents: false,
             unlisted: Vec::new(),
             target_rate: RunSpec::TARGET_RATE,
             duties: Vec::new(),

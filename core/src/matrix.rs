@@ -233,6 +233,13 @@ impl Folded {
         self
     }
 
+    /// Whether it is not known for want of agents alone: those that there are have answered, and others may come.
+    pub fn lacks_agents(&self) -> bool {
+        let of_agents =
+            matches!(self.why, Some(Why::Unknown(Unknown::NoAgent | Unknown::TooFewAgents | Unknown::Silent)));
+        of_agents && self.counts.silent == 0 && self.counts.void == 0
+    }
+
     /// Whether asking on cannot change the state, and nobody is waited for.
     pub fn settled(&self) -> bool {
         self.ask.is_empty() && self.counts.pending == 0

@@ -283,3 +283,22 @@ proptest! {
         prop_assert_eq!(folded.refuted, None);
     }
 }
+
+#[test]
+fn why_an_agent_is_missing_comes_before_that_there_are_too_few() {
+    // One has answered; the other, of the same identity, is stopped, lost or comes and goes.
+    for presence in [Presence::Left, Presence::Lost, Presence::Unsteady] {
+        let roster = roster(&[("a", WEB, Presence::Connected), ("b", WEB, presence)]);
+        let folded = fold(2, false, &roster, &web(&[("a", OK)]));
+        assert_eq!(folded.why, Some(Why::Unknown(Unknown::Silent)), "{presence:?}");
+        assert_eq!(folded.absent, [Absent { agent: "b".into(), presence }]);
+        assert!(folded.lacks_agents());
+    }
+    // Or it answers for itself that it cannot.
+    for (other, why) in [(VOID, "local_resources"), (Answer::Silent, "silent")] {
+        let roster = roster(&[("a", WEB, Presence::Connected), ("b", WEB, Presence::Connected)]);
+        let folded = fold(2, false, &roster, &web(&[("a", OK), ("b", other)]));
+        assert_eq!(folded.why.map(Why::as_str), Some(why));
+        assert!(!folded.lacks_agents(), "those that there are had their turn");
+    }
+}

@@ -149,7 +149,7 @@ reasons! {
         NoAgent = "no_agent", "no agent of this fleet is connected",
             "Start an agent on this fleet: `preflight token join --region R --fleet F`, then preflight-agent run with that token.";
         TooFewAgents = "too_few_agents", "fewer agents answered than the fleet's `min_agents` asks for",
-            "Start more agents on this fleet, or lower its `min_agents` in the inventory.";
+            "Look whether agents of this fleet are missing (`preflight agents` shows those that were stopped or revoked): start those again, or more of them, or lower the fleet's `min_agents` in the inventory.";
         Silent = "silent", "agents of this fleet did not answer in time, or are lost or were stopped a moment ago",
             "Look at those agents: `preflight agents` shows on which host each is and since when it is lost.";
         NoContrast = "no_contrast", "the path looks blocked, but no other fleet connected to the very address meanwhile, so the target may be down",

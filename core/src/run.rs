@@ -41,6 +41,9 @@ pub struct RunSpec {
     pub fail_fast: bool,
     /// One sick host fails its cell.
     pub strict: bool,
+    /// A required cell that lacks agents waits for some to connect, until the deadline.
+    #[serde(default)]
+    pub await_agents: bool,
     /// Fleets of the plan's regions for which certificates exist and which the inventory lacks.
     pub unlisted: Vec<FleetId>,
     /// At most this many probes of one target (`host:port`) begin in a second, over all agents.
@@ -195,6 +198,8 @@ struct Question {
     start: Timestamp,
     /// Whether it may have begun already, at `start`.
     sent: bool,
+    /// The agent was away when it was last looked at, so its time has not begun.
+    away: bool,
     deadline: Timestamp,
     state: QuestionState,
 }
@@ -226,8 +231,16 @@ struct CellRun {
     /// As of the last step.
     settled: bool,
     failing: bool,
-    /// It is well but for an agent elsewhere that reaches the target, which may still come.
-    awaits_contrast: bool,
+    /// What it lacks, and may still come.
+    awaits: Option<Awaited>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// An agent elsewhere that reaches the target: but for that it is well.
+    Contrast,
+    /// Agents.
+    Agents,
 }
 
 /// What one agent contributed to a cell.
@@ -275,13 +288,7 @@ pub struct Progress {
 impl Run {
     /// A run of which nobody has been asked yet.
     pub fn new(spec: RunSpec) -> Self {
-        let new = |digest| CellRun {
-            digest,
-            questions: BTreeMap::new(),
-            settled: false,
-            failing: false,
-            awaits_contrast: false,
-        };
+        let new = |digest| CellRun { digest, questions: BTreeMap::new(), settled: false, failing: false, awaits: None };
         let cells: Vec<CellRun> = spec.plan.cells.iter().map(|cell| new(cell.digest())).collect();
         let mut by_digest = HashMap::new();
         for (index, cell) in cells.iter().enumerate() {
@@ -347,7 +354,8 @@ impl Run {
     fn put_question(&mut self, index: usize, agent: &str, key: IdentityKey, start: Timestamp, sent: bool) {
         let (Some(cell), Some(run)) = (self.spec.plan.cells.get(index), self.cells.get_mut(index)) else { return };
         let deadline = later(start, cell.spec.worst_case() + ANSWER_GRACE);
-        let question = Question { key, start, sent, deadline, state: QuestionState::Waiting };
+        // After a restart everybody is away at first.
+        let question = Question { key, start, sent, away: sent, deadline, state: QuestionState::Waiting };
         run.questions.insert(agent.to_owned(), question);
     }
 
@@ -467,16 +475,22 @@ impl Run {
             self.rosters.clone_from(rosters);
             self.news = self.probed();
         }
+        let awaiting = self.spec.await_agents;
         for index in std::mem::take(&mut self.news) {
             self.expire(index, rosters, now);
             let folded = self.fold(index, rosters);
             let required = *self.spec.duty(index) == Duty::Required;
             let certain = self.is_strict(index) || folded.counts.short > 1;
             if let Some(cell) = self.cells.get_mut(index) {
-                cell.settled = folded.settled();
+                let contrast = matches!(folded.why, Some(Why::Unknown(Unknown::NoContrast | Unknown::EgressUnproven)));
+                let agents = awaiting && required && folded.lacks_agents();
+                cell.awaits = match (contrast, agents) {
+                    (true, _) => Some(Awaited::Contrast),
+                    (false, true) => Some(Awaited::Agents),
+                    (false, false) => None,
+                };
+                cell.settled = folded.settled() && cell.awaits != Some(Awaited::Agents);
                 cell.failing = required && folded.state == State::Fail && (certain || cell.settled);
-                cell.awaits_contrast =
-                    matches!(folded.why, Some(Why::Unknown(Unknown::NoContrast | Unknown::EgressUnproven)));
             }
             for agent in if over { Vec::new() } else { folded.ask } {
                 let key = self.roster(index, rosters).iter().find(|c| c.agent == agent).map(|c| c.key.clone());
@@ -495,29 +509,55 @@ impl Run {
         let questions = self.cells.iter().flat_map(|c| c.questions.values());
         // Who is away has no time of its own: its presence ends it, which is looked at now and then.
         let soon = later(now, LOOK_AGAIN);
-        let waiting = questions
-            .filter(|q| q.state == QuestionState::Waiting)
-            .map(|q| if q.sent || q.deadline > now { q.deadline } else { soon });
-        self.wake = waiting.chain([self.spec.deadline]).min();
+        let waiting =
+            questions.filter(|q| q.state == QuestionState::Waiting).map(|q| if q.away { soon } else { q.deadline });
+        let awaited = self.cells.iter().any(|cell| cell.awaits == Some(Awaited::Agents)).then_some(soon);
+        self.wake = waiting.chain(awaited).chain([self.spec.deadline]).min();
         Step { ask, wake: self.wake, ended: false }
     }
 
     /// How far it is.
     pub fn progress(&self) -> Progress {
         Progress {
-            settled: self.cells.iter().filter(|cell| cell.settled && (self.ended || !cell.awaits_contrast)).count(),
+            settled: self
+                .cells
+                .iter()
+                .filter(|cell| cell.settled && (self.ended || cell.awaits != Some(Awaited::Contrast)))
+                .count(),
             failing: self.cells.iter().filter(|cell| cell.failing).count(),
         }
     }
 
-    /// Who has no time left, is lost or gone, counts as silent.
+    /// Fleets whose agents have yet to connect, as of the last step.
+    pub fn awaited_fleets(&self) -> BTreeSet<&FleetId> {
+        let cells = self.spec.plan.cells.iter().zip(&self.cells);
+        cells
+            .filter(|(_, run)| run.awaits == Some(Awaited::Agents) && !self.ended)
+            .map(|(cell, _)| &cell.fleet)
+            .collect()
+    }
+
+    /// Who has no time left, is lost or gone, counts as silent; where agents are awaited, who was never reached may still be asked.
     fn expire(&mut self, index: usize, rosters: &BTreeMap<FleetId, Vec<Candidate>>, now: Timestamp) {
         let roster = self.roster(index, rosters);
-        let Some(run) = self.cells.get_mut(index) else { return };
+        let (Some(cell), Some(run)) = (self.spec.plan.cells.get(index), self.cells.get_mut(index)) else { return };
+        let presence = |agent: &String| {
+            roster.iter().find(|c| c.agent == *agent).map(|c| c.presence).filter(|presence| presence.is_there())
+        };
+        if self.spec.await_agents && now < self.spec.deadline {
+            let reachable = |agent: &String, question: &mut Question| {
+                question.sent || question.state != QuestionState::Waiting || presence(agent).is_some()
+            };
+            run.questions.retain(reachable);
+        }
         for (agent, question) in &mut run.questions {
-            let presence = roster.iter().find(|c| c.agent == *agent).map(|c| c.presence).filter(|p| p.is_there());
-            // Who is away has not been asked yet, and its presence ends its time.
-            let late = now >= question.deadline && (question.sent || presence == Some(Presence::Connected));
+            let presence = presence(agent);
+            if question.away && presence == Some(Presence::Connected) {
+                question.deadline = later(question.start.max(now), cell.spec.worst_case() + ANSWER_GRACE);
+            }
+            // Who is away has not been asked yet, or not since the restart, and its presence ends its time.
+            question.away = presence == Some(Presence::Away) && (!question.sent || question.away);
+            let late = now >= question.deadline && !question.away;
             if question.state == QuestionState::Waiting && (late || presence.is_none()) {
                 question.state = QuestionState::Silent;
             }

@@ -48,6 +48,7 @@ fn run(fleets: &[&str]) -> Run {
         deadline: at(30_000),
         fail_fast: false,
         strict: false,
+        await_agents: false,
         unlisted: Vec::new(),
         target_rate: RunSpec::TARGET_RATE,
         duties: Vec::new(),
@@ -119,6 +120,78 @@ fn who_does_not_answer_in_time_is_silent_and_replaced() {
     let step = run.step(&rosters, wake);
     assert_eq!(step.ask.keys().collect::<Vec<_>>(), ["web-3"]);
     assert_eq!(run.record(&label, &agent("web", 1), testimony(true), wake), Err(Refused::Late));
+}
+
+#[test]
+fn who_is_away_has_its_whole_time_from_when_it_is_back() {
+    // As right after a restart of the controller: nobody is connected yet, and all come back, late.
+    let away: BTreeMap<FleetId, Vec<Candidate>> = rosters(&["web"], 2)
+        .into_iter()
+        .map(|(fleet, all)| (fleet, all.into_iter().map(|c| Candidate { presence: Presence::Away, ..c }).collect()))
+        .collect();
+    let back = rosters(&["web"], 2);
+    let mut run = run(&["web"]);
+    // One was asked before the restart.
+    let digest = run.digest(0).unwrap().clone();
+    run.recall_asked(&digest, &agent("web", 0).agent, IdentityKey::default(), at(0));
+    assert_eq!(run.step(&away, at(0)).ask.len(), 1);
+    // Beyond what a probe may take from when it was first asked for.
+    for ms in [5_000, 15_000, 20_000, 24_000] {
+        let step = run.step(&away, at(ms));
+        assert!(!step.ended && step.wake.is_some_and(|wake| wake > at(ms)), "at {ms} ms: {step:?}");
+    }
+    assert!(!run.step(&back, at(25_000)).ended);
+    let label = label(&run, 0);
+    for n in 0..2 {
+        assert!(run.send(0, &agent("web", n).agent, at(25_000)).is_some());
+        run.record(&label, &agent("web", n), testimony(true), at(26_000)).unwrap();
+    }
+    assert!(run.step(&back, at(26_000)).ended);
+    assert_eq!(run.fold(0, &back).state, State::Pass);
+}
+
+#[test]
+fn a_fleet_that_lacks_agents_is_waited_for_where_that_is_asked_for() {
+    let spec = RunSpec { await_agents: true, ..run(&["web", "worker"]).spec().clone() };
+    let mut run = Run::new(spec);
+    let mut there = rosters(&["worker"], 2);
+    let label = |run: &Run, index| label(run, index);
+    run.step(&there, at(0));
+    for n in 0..2 {
+        run.record(&label(&run, 1), &agent("worker", n), testimony(true), at(10)).unwrap();
+    }
+    let step = run.step(&there, at(10));
+    assert!(!step.ended && step.wake <= Some(at(5_010)), "{step:?}");
+    assert_eq!(run.awaited_fleets(), BTreeSet::from([&fleet("web")]));
+    assert_eq!(run.progress().settled, 1);
+    // One is too few.
+    there.extend(rosters(&["web"], 1));
+    assert_eq!(run.step(&there, at(10_000)).ask.keys().collect::<Vec<_>>(), ["web-0"]);
+    run.record(&label(&run, 0), &agent("web", 0), testimony(true), at(10_010)).unwrap();
+    assert!(!run.step(&there, at(10_010)).ended);
+    there.extend(rosters(&["web"], 2));
+    assert_eq!(run.step(&there, at(20_000)).ask.keys().collect::<Vec<_>>(), ["web-1"]);
+    run.record(&label(&run, 0), &agent("web", 1), testimony(true), at(20_010)).unwrap();
+    assert!(run.step(&there, at(20_010)).ended);
+    assert_eq!(run.fold(0, &there).state, State::Pass);
+}
+
+#[test]
+fn who_was_lost_before_it_was_asked_is_asked_when_it_is_back_where_agents_are_awaited() {
+    let with = |presence| {
+        let all = rosters(&["web"], 2);
+        let of = |(fleet, all): (FleetId, Vec<Candidate>)| {
+            (fleet, all.into_iter().map(|c| Candidate { presence, ..c }).collect())
+        };
+        all.into_iter().map(of).collect::<BTreeMap<FleetId, Vec<Candidate>>>()
+    };
+    let mut run = Run::new(RunSpec { await_agents: true, ..run(&["web"]).spec().clone() });
+    assert_eq!(run.step(&with(Presence::Away), at(0)).ask.len(), 2);
+    assert!(!run.step(&with(Presence::Lost), at(10_000)).ended);
+    assert_eq!(run.step(&with(Presence::Connected), at(20_000)).ask.len(), 2);
+    // The wait ends all the same.
+    assert!(run.step(&with(Presence::Lost), at(30_000)).ended);
+    assert_eq!(run.fold(0, &with(Presence::Lost)).why, Some(Why::Unknown(Unknown::Silent)));
 }
 
 #[test]

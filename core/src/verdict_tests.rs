@@ -101,6 +101,7 @@ fn run_beside(plan: Plan, agents: &[Sees<'_>], skew_ms: i64, proven: BTreeMap<St
         deadline: at(30_000),
         fail_fast: false,
         strict: false,
+        await_agents: false,
         unlisted: Vec::new(),
         target_rate: RunSpec::TARGET_RATE,
         duties,

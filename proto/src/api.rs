@@ -19,6 +19,7 @@ mod releases;
 ///
 /// Sending the same `id` again joins the run that it started, or answers its verdict: a caller that lost its connection
 /// asks again.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -51,6 +52,9 @@ pub struct GateRequest {
     /// One sick host fails its cell.
     #[serde(default)]
     pub strict: bool,
+    /// A required cell whose fleet has too few agents connected waits for more until `wait_ms` is over, instead of being unknown at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub await_agents: bool,
     /// What the verdict is asked for. A controller may forbid `advisory`.
     #[serde(default)]
     pub mode: Mode,
@@ -614,7 +618,7 @@ pub struct Progress {
     pub cells: u32,
     /// Cells that fail so far.
     pub failing: u32,
-    /// Who is waited for: `eu/web-1`, …, at most ten.
+    /// Who is waited for: `any agent of eu/worker` (none is connected yet, or too few), `eu/web-1`, …, at most ten.
     pub waiting_for: Vec<String>,
 }
 
@@ -723,7 +727,7 @@ pub struct Agents {
     pub remarks: Vec<String>,
 }
 
-/// `GET /v1/matrix`: the latest state of every cell.
+/// `GET /v1/matrix`: the latest state of every cell of what is deployed; where nothing is, of the latest gate.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Matrix {

@@ -58,6 +58,53 @@ fn killed_and_never_back_the_waiting_gate_ends_without_a_verdict() {
 }
 
 #[test]
+fn a_gate_right_after_a_restart_waits_for_agents_that_are_on_their_way_back() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 2);
+    small.controller.kill();
+    // Long enough that they pause for seconds between two attempts.
+    wait_for("both agents to back off", SOON, || {
+        let tries = |log: String| log.matches("retry in").count();
+        small.agents.iter().all(|agent| tries(agent.process.log()) >= 4).then_some(())
+    });
+    small.controller.start();
+    let answer = small.gate(&[]).expect_code(0);
+    assert_eq!(answer.state(CELL), "pass");
+    // Where they do not come back: until the wait is over, and nobody is told to start an agent.
+    small.controller.kill();
+    for agent in &mut small.agents {
+        agent.process.kill();
+    }
+    small.controller.start();
+    let answer = small.gate(&[]).expect_code(3);
+    assert_eq!(answer.state(CELL), "unknown silent");
+    assert!(answer.took >= Duration::from_secs(29), "its wait is 30 s: {:?}", answer.took);
+    let reason = &answer.json["regions"][0]["reasons"][0];
+    assert!(!reason.to_string().contains("Start an agent") && reason["fix"].is_string(), "{reason}");
+}
+
+#[test]
+fn a_fleet_without_agents_is_unknown_at_once_and_waited_for_with_a_wait() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 0);
+    let answer = small.gate(&[]).expect_code(3);
+    assert_eq!(answer.state(CELL), "unknown no_agent");
+    assert!(answer.took < Duration::from_secs(20), "{:?}", answer.took);
+    let gate = small.controller.preflight_start("gate", &[GATE.as_slice(), &["--wait", "2m"]].concat());
+    wait_for("it to say what it waits for", SOON, || {
+        gate.log().contains("waiting for any agent of us/web").then_some(())
+    });
+    let _agents: Vec<_> = (1..=2)
+        .map(|n| {
+            let host = lab.host(&format!("us-web-{n}"), &[&format!("10.1.1.{n}")]);
+            small.controller.agent(&host, "us", "web", &AgentOptions::default())
+        })
+        .collect();
+    let answer = Controller::preflight_end(gate, SOON).expect_code(0);
+    assert_eq!(answer.state(CELL), "pass");
+}
+
+#[test]
 fn verdicts_and_agents_outlive_a_kill() {
     let lab = Lab::new();
     let mut small = Small::new(&lab, 2);

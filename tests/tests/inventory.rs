@@ -32,11 +32,12 @@ fn write(path: &Path, text: &str) {
 fn a_followed_inventory_counts_while_it_is_young_and_good() {
     let lab = Lab::new();
     let mut controller = lab.controller_stopped(&[]);
-    let cmdb = lab.host("cmdb", &["10.9.0.9"]);
+    // In the clear only on the controller's own host.
+    let cmdb = controller.host.clone();
     let path = cmdb.dir().join("inventory.yaml");
     write(&path, INVENTORY);
     let mut web = Some(cmdb.http_file(8080, &path));
-    let url = "http://ops:secret@10.9.0.9:8080/inventory.yaml";
+    let url = "http://ops:secret@127.0.0.1:8080/inventory.yaml";
     controller.flags(&["--inventory", url, "--inventory-every", "1s", "--inventory-max-age", "8s"]);
     controller.start();
     controller.file("preflight.yaml", MANIFEST);
@@ -58,7 +59,7 @@ fn a_followed_inventory_counts_while_it_is_young_and_good() {
     // People do not change what a system writes.
     controller.file("inventory.yaml", MORE);
     let refused = controller.preflight(&["inventory", "apply", "inventory.yaml"]).expect_code(4);
-    assert!(refused.stderr.contains("http://10.9.0.9:8080/inventory.yaml"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("http://127.0.0.1:8080/inventory.yaml"), "{}", refused.stderr);
     assert!(!refused.stderr.contains("secret"), "{}", refused.stderr);
 
     // A bad one is told, and the last good one stays.
@@ -95,4 +96,34 @@ fn a_followed_inventory_counts_while_it_is_young_and_good() {
     assert_eq!(answer.state("us/worker/cache"), "unknown no_agent");
     let standing = api.get(&format!("/v1/verdicts/{id}/standing")).unwrap().json();
     assert_eq!(standing["objections"][0]["code"], "inventory_changed");
+}
+
+#[test]
+fn a_followed_inventory_is_read_before_anybody_is_answered_and_not_in_the_clear() {
+    let lab = Lab::new();
+    let mut controller = lab.controller_stopped(&[]);
+    controller.flags(&["--inventory", "http://10.9.0.9:8080/inventory.yaml"]);
+    let ended = controller.launch().wait(SOON);
+    assert!(ended.code == 64 && ended.text().contains("use https"), "{}", ended.text());
+    let path = controller.host.dir().join("inventory.yaml");
+    write(&path, INVENTORY);
+    let place = path.to_string_lossy().into_owned();
+    controller.flags(&["--inventory", &place, "--inventory-every", "1h"]);
+    controller.start();
+    assert_eq!(controller.api().get("/v1/inventory").unwrap().json()["inventory"], INVENTORY);
+    controller.kill();
+    // A source that takes its time.
+    fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let writer = std::thread::spawn(move || {
+        use std::io::Write as _;
+        // It opens once somebody reads.
+        let mut pipe = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        pipe.write_all(INVENTORY.as_bytes()).unwrap();
+    });
+    controller.start();
+    let shown = controller.api().get("/v1/inventory").unwrap().json();
+    assert!(shown["read_at"].is_string(), "{shown}");
+    writer.join().unwrap();
 }

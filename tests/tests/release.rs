@@ -91,11 +91,24 @@ fn what_is_deployed_is_not_asked_for_again_and_what_is_new_is() {
     let all = gate(&small.controller, "r2", &["--scope", "all"]).expect_code(0);
     assert!(required(&all, CELL) && all.cell(CELL).get("proven_by").is_none(), "{}", all.text());
 
+    // The matrix is of what is deployed: neither the second dependency nor an advisory gate of something else is.
+    let matrix = || -> Vec<String> {
+        let shown = small.controller.preflight(&["matrix", "--application", "app", "-o", "json"]).expect_code(0);
+        let text = |cell: &Value, key: &str| cell[key].as_str().unwrap().to_owned();
+        let cells = shown.json["cells"].as_array().unwrap().iter();
+        cells.map(|cell| format!("{} {}", text(cell, "dependency"), text(cell, "state"))).collect()
+    };
+    small.controller.file("preflight.yaml", &TWO.replace("6379", "6399"));
+    let _ = gate(&small.controller, "experiment", &["--advisory"]).expect_code(0);
+    assert_eq!(matrix(), ["cache pass"]);
+    small.controller.file("preflight.yaml", TWO);
+
     // What it took as proven is not what is deployed any more.
     let _ = check(&small.controller, "r2", &id(&more)).expect_code(0);
     let _ = deployed(&small.controller, "r2", &id(&all)).expect_code(0);
     let void = check(&small.controller, "r2", &id(&more)).expect_code(3);
     assert!(void.stdout.contains("another deployment was recorded since"), "{}", void.text());
+    assert_eq!(matrix(), ["cache pass", "queue pass"]);
 
     // A dependency that is gone is nothing new; it is said, and that nothing was probed.
     small.controller.file("preflight.yaml", MANIFEST);
@@ -115,6 +128,12 @@ fn what_is_deployed_is_not_asked_for_again_and_what_is_new_is() {
     let wrong = ["release", "deployed", "--application", "app", "--region", "su", "--release", "r3"];
     let _ = small.controller.preflight(&wrong).expect_code(64);
     let _ = deployed(&small.controller, "r3", &id(&all)).expect_code(4);
+    // Under another name it is the same cell: nobody probes it, and it stays in sight.
+    small.controller.file("preflight.yaml", &TWO.replace("cache:", "store:"));
+    let renamed = gate(&small.controller, "r3", &[]).expect_code(0);
+    assert_eq!(codes(&renamed), ["no_change"], "{}", renamed.text());
+    let _ = deployed(&small.controller, "r3", &id(&renamed)).expect_code(0);
+    assert_eq!(matrix(), ["queue pass", "store pass"]);
     assert!(audit(&small.controller, "POST").iter().any(|(outcome, _)| outcome == "refused"));
 }
 

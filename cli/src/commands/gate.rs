@@ -18,6 +18,8 @@ use crate::report::{GoesOn, Missing, ReportArgs, Told};
 use crate::spool::Spool;
 use crate::{duration, input, words};
 
+/// The longest to wait for the verdict, unless told otherwise.
+const WAIT: Duration = Duration::from_secs(30);
 /// The longest to try for a controller that cannot be asked, where there is no time.
 const HURRY: Duration = Duration::from_secs(5);
 
@@ -61,9 +63,10 @@ pub(crate) struct Args {
     /// Which cells are required: those that no deployed release has proven, or all
     #[arg(long, value_enum, default_value = "new")]
     scope: ScopeArg,
-    /// The longest to wait for the verdict
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
-    wait: Duration,
+    /// The longest to wait for the verdict [default: 30s]. Given, it is also waited for agents that have yet to connect, where a
+    /// fleet has too few; without it, such a fleet is unknown at once
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    wait: Option<Duration>,
     /// End as soon as a required cell fails
     #[arg(long)]
     fail_fast: bool,
@@ -148,6 +151,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
     let digest = sha256(source.text.as_bytes());
     let client = connect()?;
     let id = run_id()?;
+    let wait = args.wait.unwrap_or(WAIT);
     let request = GateRequest {
         id: Some(id.clone()),
         manifest: source.text,
@@ -159,20 +163,21 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
             ScopeArg::New => Scope::New,
             ScopeArg::All => Scope::All,
         },
-        wait_ms: duration::millis(args.wait),
+        wait_ms: duration::millis(wait),
         fail_fast: args.fail_fast,
         strict: args.strict,
+        await_agents: args.wait.is_some() && !args.rollback,
         mode: match (args.advisory, args.rollback) {
             (_, true) => Mode::Rollback,
             (true, false) => Mode::Advisory,
             (false, false) => Mode::Gate,
         },
     };
-    let hurry = args.wait.min(HURRY);
+    let hurry = wait.min(HURRY);
     let patience = match (args.rollback, args.break_glass) {
         (true, _) => Patience::hurried(hurry, hurry),
-        (false, true) => Patience::hurried(args.wait, hurry),
-        (false, false) => Patience::new(args.wait),
+        (false, true) => Patience::hurried(wait, hurry),
+        (false, false) => Patience::new(wait),
     };
     let gate = match ask(&client, &request, patience).await {
         Ok(gate) => gate,

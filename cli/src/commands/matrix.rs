@@ -8,10 +8,11 @@ use crate::failure::Failure;
 use crate::output::{self, OutputArgs};
 use crate::render;
 
-/// Show the latest known state of every cell: fleets across, dependencies down
+/// Show the latest known state of every cell of what is deployed: fleets across, dependencies down
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-This lists what is known and exits 0 whatever it is; `preflight gate` decides.
+These are the cells of the release that was recorded as deployed in each region (`preflight release deployed`), each as the latest
+gate that probed it has found it; where none was recorded, those of the latest gate. This exits 0 whatever it is; `preflight gate` decides.
 
 Example:
   preflight matrix --application shop --region eu")]

@@ -97,6 +97,7 @@ fn of_metadata(mut metadata: BTreeMap<String, String>) -> Result<GateRequest, Fa
         wait_ms: metadata.get("wait").map_or(Ok(DEFAULT_WAIT_MS), |text| wait_ms(text))?,
         fail_fast: false,
         strict: false,
+        await_agents: false,
         mode: Mode::Gate,
     })
 }

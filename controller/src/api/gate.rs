@@ -131,6 +131,8 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         deadline: deadline(started, wait_ms)?,
         fail_fast: request.fail_fast,
         strict: request.strict,
+        // Nobody must wait for what does not decide.
+        await_agents: request.await_agents && mode != Mode::Rollback,
         unlisted,
         target_rate: app.target_rate,
         duties,
@@ -217,7 +219,9 @@ async fn check_deployed_before(app: &App, plan: &Plan, release: &str) -> Result<
 /// Fleets of the plan's regions that have agents and are not in the inventory: hosts that nobody gates.
 async fn unlisted(app: &App, inventory: &Inventory, plan: &Plan) -> Result<Vec<FleetId>, Failure> {
     let now = Timestamp::now();
-    let live = |row: &AgentRow| !row.revoked && !row.left && row.certificate_until.is_some_and(|until| until > now);
+    let live = |row: &AgentRow| {
+        !row.revoked && row.left_at.is_none() && row.certificate_until.is_some_and(|until| until > now)
+    };
     let agents = app.store.agents().await?.into_iter().filter(live).map(|row| row.id.fleet);
     let odd = |fleet: &FleetId| plan.regions.contains(&fleet.region) && inventory.fleet(fleet).is_none();
     let fleets: BTreeSet<FleetId> = agents.filter(odd).collect();

@@ -21,6 +21,7 @@ use super::auth::{Principal, Scope};
 use super::gate::{Stated, release, stored_verdict};
 use super::overrides::text;
 use super::problem::Failure;
+use super::release::places;
 use super::releases;
 use crate::app::{App, audit_entry};
 use crate::secret;
@@ -230,7 +231,9 @@ pub(super) async fn rollback(
         let proven =
             Proven { release: request.to.clone(), verdict: None, cells: BTreeMap::new(), identities: BTreeMap::new() };
         let (application, region, principal) = (place.application.clone(), region.clone(), principal.name.clone());
-        deployed.push(Deployed { id: 0, application, region, proven, at: now, principal });
+        let record = Deployed { id: 0, application, region, proven, at: now, principal };
+        let places = places(&app, None, &record).await?;
+        deployed.push((record, places));
     }
     let regions = place.regions.join(", ");
     let roll_back = |guard: &mut Guard| {

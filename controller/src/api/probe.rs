@@ -63,6 +63,7 @@ pub(super) async fn probe(
         deadline: deadline(started, request.wait_ms)?,
         fail_fast: false,
         strict: false,
+        await_agents: false,
         unlisted: Vec::new(),
         target_rate: app.target_rate,
         duties: Vec::new(),

@@ -22,7 +22,7 @@ use super::guard::Where;
 use super::problem::Failure;
 use crate::app::{App, audit_entry};
 use crate::result::core_override;
-use crate::store::{BesideGuard, Deployed};
+use crate::store::{BesideGuard, Deployed, Place};
 
 /// A verdict is what a release shipped with if it was given no longer ago than this.
 const SHIPS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
@@ -73,6 +73,7 @@ pub(super) async fn deployed(
     let carried = gate.iter().flat_map(|gate| &gate.regions).filter(|region| region.region == deployed.region);
     let cells = carried.flat_map(|region| &region.cells).map(|cell| CellDigest(cell.digest.clone())).collect();
     let overrides: Vec<Override> = overrides.iter().filter_map(core_override).collect();
+    let places = places(&app, gate.as_ref(), &deployed).await?;
     let record = |guard: &mut Guard| {
         let asked = Asked {
             application: &deployed.application,
@@ -83,7 +84,7 @@ pub(super) async fn deployed(
         };
         let holds = guard.word(&asked, &overrides, deployed.at).holds;
         guard.deployed(&deployed.region, &deployed.proven.release);
-        Ok::<_, GuardError>((holds, BesideGuard { entries: vec![entry], deployed: vec![deployed.clone()] }))
+        Ok::<_, GuardError>((holds, BesideGuard { entries: vec![entry], deployed: vec![(deployed.clone(), places)] }))
     };
     let holds = app.store.change_guard(&deployed.application, deployed.at, record).await??;
     // What has shipped is a fact, also where it should not have.
@@ -91,6 +92,31 @@ pub(super) async fn deployed(
     let notices: Vec<String> = notice.into_iter().chain(held).collect();
     let notice = (!notices.is_empty()).then(|| notices.join(" "));
     Ok(Json(api::Deployed { notice, ..shown(deployed) }))
+}
+
+/// The cells that the matrix shows of it: its verdict's, else those of the verdict that it shipped with before. None where there is none.
+pub(super) async fn places(app: &App, gate: Option<&Gate>, deployed: &Deployed) -> Result<Vec<Place>, Failure> {
+    let Deployed { application, region, proven, .. } = deployed;
+    // A rollback's verdict may show nothing of a manifest that does not fit the inventory of now.
+    let of_region = |gate: &Gate| {
+        let cells = gate.regions.iter().filter(|of| of.region == *region).flat_map(|of| &of.cells);
+        let place = |cell: &api::Cell| Place {
+            region: region.clone(),
+            fleet: cell.fleet.clone(),
+            dependency: cell.dependency.clone(),
+            digest: cell.digest.clone(),
+        };
+        cells.map(place).collect::<Vec<_>>()
+    };
+    let places = gate.map(of_region).unwrap_or_default();
+    if !places.is_empty() {
+        return Ok(places);
+    }
+    let before = app.store.deployed(application, region, Some(&proven.release)).await?;
+    match before.and_then(|before| before.proven.verdict) {
+        Some(id) => Ok(of_region(&stored_verdict(app, &id).await?)),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// What a verdict has shown of a region.
@@ -183,11 +209,11 @@ fn notice(gate: Option<&Gate>, request: &DeployedRequest, decided: &str, unprove
                 _ if unproven.is_empty() => return None,
                 _ => "did not show all",
             };
-            let mut names =
-                unproven.iter().take(UNPROVEN_NAMED).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
+            let mut names: Vec<String> = unproven.iter().take(UNPROVEN_NAMED).map(|name| escape(name)).collect();
             if unproven.len() > UNPROVEN_NAMED {
-                names.push_str(&format!(" and {} more", unproven.len() - UNPROVEN_NAMED));
+                names.push(format!("and {} more", unproven.len() - UNPROVEN_NAMED));
             }
+            let names = names.join(", ");
             match (unproven.is_empty(), decided) {
                 (true, "rollback") => return None,
                 (true, _) => format!("{by}{what}"),

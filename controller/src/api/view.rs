@@ -65,7 +65,7 @@ fn agent(app: &App, row: AgentRow, now: Timestamp) -> Agent {
         standing.as_str()
     } else if row.connected_at.is_none() {
         "enrolled"
-    } else if row.left {
+    } else if row.left_at.is_some() {
         "left"
     } else {
         "lost"

@@ -21,7 +21,8 @@ pub(crate) struct AgentRow {
     pub(crate) connected_at: Option<Timestamp>,
     /// When its last connection ended; none while it is connected.
     pub(crate) gone_at: Option<Timestamp>,
-    pub(crate) left: bool,
+    /// When it said goodbye, which ends its connection, or was forgotten.
+    pub(crate) left_at: Option<Timestamp>,
     pub(crate) revoked: bool,
     pub(crate) remark: Option<String>,
     pub(crate) certificate_until: Option<Timestamp>,
@@ -188,7 +189,7 @@ impl Store {
     pub(crate) async fn agents(&self) -> Result<Vec<AgentRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT a.agent, a.region, a.fleet, a.identity, a.version, a.clock_skew_ms, a.connected_at, a.gone_at, \
-                    a.left_at IS NOT NULL, a.revoked_at IS NOT NULL, a.remark, \
+                    a.left_at, a.revoked_at IS NOT NULL, a.remark, \
                     (SELECT max(c.not_after) FROM certificate c WHERE c.agent = a.agent) \
              FROM agent a ORDER BY a.region, a.fleet, a.agent",
         )
@@ -208,7 +209,7 @@ fn agent_row(row: &SqliteRow) -> Result<AgentRow, StoreError> {
         clock_skew_ms: row.get(5),
         connected_at: row.get::<Option<i64>, _>(6).map(time).transpose()?,
         gone_at: row.get::<Option<i64>, _>(7).map(time).transpose()?,
-        left: row.get(8),
+        left_at: row.get::<Option<i64>, _>(8).map(time).transpose()?,
         revoked: row.get(9),
         remark: row.get(10),
         certificate_until: row.get::<Option<i64>, _>(11).map(time).transpose()?,

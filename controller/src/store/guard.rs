@@ -6,15 +6,15 @@ use preflight_proto::api::AuditEntry;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::releases::insert_deployed;
-use super::{Deployed, Store, StoreError, insert_audit, json, to_json};
+use super::{Deployed, Place, Store, StoreError, insert_audit, json, to_json};
 
 /// What is stored together with a changed guard, or not at all.
 #[derive(Debug, Default)]
 pub(crate) struct Beside {
     /// For the audit log.
     pub(crate) entries: Vec<AuditEntry>,
-    /// What has shipped.
-    pub(crate) deployed: Vec<Deployed>,
+    /// What has shipped, with the cells that the matrix shows of it.
+    pub(crate) deployed: Vec<(Deployed, Vec<Place>)>,
 }
 
 impl Store {
@@ -64,8 +64,8 @@ impl Store {
         for entry in &beside.entries {
             insert_audit(entry, now).execute(&mut *tx).await.map_err(failed)?;
         }
-        for deployed in &beside.deployed {
-            insert_deployed(&mut tx, self, deployed).await?;
+        for (deployed, places) in &beside.deployed {
+            insert_deployed(&mut tx, self, deployed, places).await?;
         }
         tx.commit().await.map_err(failed)?;
         Ok(Ok(made))

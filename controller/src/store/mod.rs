@@ -2,6 +2,7 @@
 
 mod agents;
 mod guard;
+mod matrix;
 mod releases;
 mod runs;
 mod tokens;
@@ -17,8 +18,9 @@ use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
 pub(crate) use guard::Beside as BesideGuard;
+pub(crate) use matrix::{Found, LatestCell, Measured, Place};
 pub(crate) use releases::Deployed;
-pub(crate) use runs::{Closed, LatestCell, Measured, NewTestimony, OpenRun};
+pub(crate) use runs::{Closed, NewTestimony, OpenRun};
 pub(crate) use tokens::JoinRefused;
 
 /// A writer waits this long for another one before it gives up with [`StoreError::Busy`].
@@ -128,6 +130,11 @@ impl Store {
         )
             .bind(oldest)
             .bind(oldest_verdict)
+            .execute(&self.write)
+            .await
+            .map_err(|e| self.failed(e))?;
+        sqlx::query("DELETE FROM latest WHERE at < ? AND digest NOT IN (SELECT digest FROM shown)")
+            .bind(oldest)
             .execute(&self.write)
             .await
             .map_err(|e| self.failed(e))?;

@@ -9,6 +9,7 @@ use preflight_proto::api::{AuditEntry, Override};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
+use super::matrix::{self, Place};
 use super::{Store, StoreError, insert_audit, json, time, to_json};
 
 /// A release as it is recorded for a region.
@@ -23,11 +24,12 @@ pub(crate) struct Deployed {
     pub(crate) principal: String,
 }
 
-/// Records within a transaction that a release shipped.
+/// Records within a transaction that a release shipped, and shows its cells (none where they are not known).
 pub(super) async fn insert_deployed(
     tx: &mut SqliteConnection,
     store: &Store,
     deployed: &Deployed,
+    places: &[Place],
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO deployed (application, region, release, verdict, cells, identities, at, principal) \
@@ -43,8 +45,10 @@ pub(super) async fn insert_deployed(
     .bind(&deployed.principal)
     .execute(&mut *tx)
     .await
-    .map(|_| ())
-    .map_err(|e| store.failed(e))
+    .map_err(|e| store.failed(e))?;
+    matrix::show_deployed(&mut *tx, &deployed.application, &deployed.region, places, deployed.at)
+        .await
+        .map_err(|e| store.failed(e))
 }
 
 impl Store {

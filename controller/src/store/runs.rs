@@ -6,14 +6,13 @@ use std::convert::Infallible;
 use jiff::Timestamp;
 use preflight_core::guard::{Candidate, Guard};
 use preflight_core::identity::IdentityKey;
-use preflight_core::matrix::State;
-use preflight_core::observation::Phases;
 use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::run::{AgentId, RunSpec, Testimony};
-use preflight_proto::api::{AuditEntry, MatrixCell};
+use preflight_proto::api::AuditEntry;
 use sqlx::Row as _;
 
 use super::guard::{change_within, version_within};
+use super::matrix::{self, Found};
 use super::{Store, StoreError, insert_audit, json, time, to_json};
 
 /// A run as the store knows it.
@@ -54,29 +53,6 @@ pub(crate) struct NewTestimony {
     pub(crate) at: Timestamp,
     pub(crate) late: bool,
     pub(crate) testimony: Testimony,
-}
-
-/// A cell's state as of a verdict.
-#[derive(Debug, Clone)]
-pub(crate) struct LatestCell {
-    pub(crate) region: String,
-    pub(crate) fleet: String,
-    pub(crate) dependency: String,
-    pub(crate) target: String,
-    pub(crate) state: State,
-    pub(crate) reason: Option<String>,
-    /// The slowest of each phase that was seen.
-    pub(crate) phases: Phases,
-    /// When the first certificate of a presented chain ends.
-    pub(crate) certificate_until: Option<Timestamp>,
-}
-
-/// What metrics tell of a cell beside its state.
-#[derive(Debug, Clone)]
-pub(crate) struct Measured {
-    pub(crate) cell: MatrixCell,
-    pub(crate) phases: Phases,
-    pub(crate) certificate_until: Option<Timestamp>,
 }
 
 impl Store {
@@ -217,7 +193,7 @@ impl Store {
         &self,
         spec: &RunSpec,
         result: &str,
-        latest: &[LatestCell],
+        found: &Found,
         now: Timestamp,
         entry: Option<(AuditEntry, Timestamp)>,
         guard: Option<i64>,
@@ -242,51 +218,10 @@ impl Store {
         if let Some((entry, at)) = entry {
             insert_audit(&AuditEntry { principal, ..entry }, at).execute(&mut *tx).await.map_err(failed)?;
         }
-        for cell in latest {
-            sqlx::query(
-                "INSERT INTO latest (application, region, fleet, dependency, target, state, reason, phases, certificate_until, \
-                 verdict, release, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-                 ON CONFLICT (application, region, fleet, dependency) DO UPDATE SET target = excluded.target, \
-                 state = excluded.state, reason = excluded.reason, phases = excluded.phases, \
-                 certificate_until = excluded.certificate_until, verdict = excluded.verdict, \
-                 release = excluded.release, at = excluded.at WHERE excluded.at >= latest.at",
-            )
-            .bind(&spec.plan.application)
-            .bind(&cell.region)
-            .bind(&cell.fleet)
-            .bind(&cell.dependency)
-            .bind(&cell.target)
-            .bind(cell.state.as_str())
-            .bind(&cell.reason)
-            .bind(to_json(&cell.phases)?)
-            .bind(cell.certificate_until.map(Timestamp::as_millisecond))
-            .bind(&spec.id)
-            .bind(&spec.release)
-            .bind(now.as_millisecond())
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
-        }
-        // Cells that the plan has no more must not stay as they were last seen. What is proven was not probed, and stays.
-        let cells: Vec<(&str, &str, &str)> = spec
-            .plan
-            .cells
-            .iter()
-            .map(|cell| (cell.fleet.region.as_str(), cell.fleet.fleet.as_str(), cell.dependency.as_str()))
-            .collect();
-        let cells = to_json(&cells)?;
-        for region in &spec.plan.regions {
-            sqlx::query(
-                "DELETE FROM latest WHERE application = ?1 AND region = ?2 AND at <= ?3 AND (region, fleet, dependency) NOT IN \
-                 (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?4))",
-            )
-                .bind(&spec.plan.application)
-                .bind(region)
-                .bind(now.as_millisecond())
-                .bind(&cells)
-                .execute(&mut *tx)
-                .await
-                .map_err(failed)?;
+        matrix::put_latest(&mut tx, &found.latest, &spec.id, &spec.release, now).await.map_err(failed)?;
+        for region in spec.plan.regions.iter().filter(|_| !found.places.is_empty()) {
+            let application = &spec.plan.application;
+            matrix::show_gate(&mut tx, application, region, &found.places, now).await.map_err(failed)?;
         }
         tx.commit().await.map_err(failed)?;
         Ok(Closed::Now)
@@ -343,44 +278,6 @@ impl Store {
             });
         }
         Ok(open)
-    }
-
-    /// The latest state of every cell, by application, region, dependency and fleet.
-    pub(crate) async fn latest(
-        &self,
-        application: Option<&str>,
-        region: Option<&str>,
-    ) -> Result<Vec<Measured>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT application, region, fleet, dependency, target, state, reason, verdict, release, at, phases, \
-                    certificate_until FROM latest \
-             WHERE (?1 IS NULL OR application = ?1) AND (?2 IS NULL OR region = ?2) \
-             ORDER BY application, region, dependency, fleet",
-        )
-        .bind(application)
-        .bind(region)
-        .fetch_all(&self.read)
-        .await
-        .map_err(|e| self.failed(e))?;
-        rows.iter()
-            .map(|row| {
-                let state: String = row.get(5);
-                let cell = MatrixCell {
-                    application: row.get(0),
-                    region: row.get(1),
-                    fleet: row.get(2),
-                    dependency: row.get(3),
-                    target: row.get(4),
-                    state: json(&format!("\"{state}\""))?,
-                    reason: row.get(6),
-                    verdict: row.get(7),
-                    release: row.get(8),
-                    at: time(row.get(9))?.to_string(),
-                };
-                let certificate_until = row.get::<Option<i64>, _>(11).map(time).transpose()?;
-                Ok(Measured { cell, phases: json(row.get(10))?, certificate_until })
-            })
-            .collect()
     }
 
     /// How many runs ended, by kind.

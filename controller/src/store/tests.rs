@@ -59,6 +59,7 @@ fn spec(id: &str) -> RunSpec {
         deadline: at(30),
         fail_fast: false,
         strict: false,
+        await_agents: false,
         unlisted: Vec::new(),
         target_rate: RunSpec::TARGET_RATE,
         duties: Vec::new(),
@@ -191,8 +192,11 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
     assert_eq!((open.spec.clone(), open.questions.len()), (spec("run-1"), 1));
     let [(_, _, _, first)] = open.testimonies.as_slice() else { panic!("one answer") };
     assert_eq!(first.report.resolved, 1, "the first answer stays");
-    assert!(store.close_run(&spec("run-1"), "{}", &[], at(2), None, None).await.unwrap() == Closed::Now);
-    assert_eq!(store.close_run(&spec("run-1"), "{\"other\":1}", &[], at(3), None, None).await.unwrap(), Closed::Before);
+    assert!(store.close_run(&spec("run-1"), "{}", &Found::default(), at(2), None, None).await.unwrap() == Closed::Now);
+    assert_eq!(
+        store.close_run(&spec("run-1"), "{\"other\":1}", &Found::default(), at(3), None, None).await.unwrap(),
+        Closed::Before
+    );
     assert_eq!(store.run("run-1").await.unwrap().unwrap().result.as_deref(), Some("{}"));
     assert!(store.open_runs(None).await.unwrap().is_empty());
 }
@@ -276,7 +280,7 @@ async fn a_verdict_is_in_the_audit_log_once_with_who_asked_for_it() {
     assert!(store.create_run("gate", "r", &spec("run-1"), "pipeline", false).await.unwrap());
     for _ in 0..2 {
         let told = Some((entry("verdict"), at(2)));
-        store.close_run(&spec("run-1"), "{}", &[], at(2), told, None).await.unwrap();
+        store.close_run(&spec("run-1"), "{}", &Found::default(), at(2), told, None).await.unwrap();
     }
     let kept = store.audit_log(&AuditFilter::default(), 10).await.unwrap();
     assert_eq!((kept.len(), kept[0].principal.as_str()), (1, "pipeline"));
@@ -305,8 +309,86 @@ async fn a_verdict_is_stored_only_while_the_guard_is_what_it_went_by() {
     assert_eq!(refused.await.unwrap(), Err("no"));
     let (locked, newer) = store.guard(&app).await.unwrap();
     assert!(newer > version && locked.place("us").unwrap().lock.is_some(), "what is refused changes nothing");
-    let close = async |version| store.close_run(&spec("run-1"), "{}", &[], at(2), None, Some(version)).await.unwrap();
+    let close = async |version| {
+        store.close_run(&spec("run-1"), "{}", &Found::default(), at(2), None, Some(version)).await.unwrap()
+    };
     assert_eq!(close(version).await, Closed::GuardChanged);
     assert_eq!(close(newer).await, Closed::Now);
     assert_eq!(close(newer).await, Closed::Before);
+}
+
+#[tokio::test]
+async fn the_matrix_shows_what_is_deployed_and_else_the_latest_gate() {
+    use preflight_core::matrix::State;
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let place = |(dependency, digest): &(&str, &str)| Place {
+        region: "eu".into(),
+        fleet: "worker".into(),
+        dependency: (*dependency).into(),
+        digest: (*digest).into(),
+    };
+    // A gate of these places that probed these cells.
+    let gate = async |id: &str, second: i64, places: &[(&str, &str)], probed: &[(&str, State)]| {
+        let cell = |(digest, state): &(&str, State)| LatestCell {
+            digest: (*digest).into(),
+            target: "tcp://a:1".into(),
+            state: *state,
+            reason: None,
+            phases: preflight_core::observation::Phases::default(),
+            certificate_until: None,
+        };
+        let found = Found { latest: probed.iter().map(cell).collect(), places: places.iter().map(place).collect() };
+        assert!(store.create_run("gate", id, &spec(id), "ci", false).await.unwrap());
+        let closed = store.close_run(&spec(id), "{}", &found, at(second), None, None).await.unwrap();
+        assert_eq!(closed, Closed::Now);
+    };
+    let deploy = async |places: &[(&str, &str)]| {
+        let deployed = Deployed {
+            id: 0,
+            application: "shop".into(),
+            region: "eu".into(),
+            proven: preflight_core::baseline::Proven {
+                release: "r1".into(),
+                verdict: None,
+                cells: std::collections::BTreeMap::new(),
+                identities: std::collections::BTreeMap::new(),
+            },
+            at: at(5),
+            principal: "ci".into(),
+        };
+        let places: Vec<Place> = places.iter().map(place).collect();
+        let record = |_: &mut Guard| {
+            Ok::<_, String>(((), BesideGuard { entries: Vec::new(), deployed: vec![(deployed, places)] }))
+        };
+        store.change_guard("shop", at(5), record).await.unwrap().unwrap();
+    };
+    let shown = async || -> Vec<String> {
+        let all = store.latest(None, None).await.unwrap();
+        all.into_iter().map(|m| format!("{} {} {}", m.cell.dependency, m.cell.state.as_str(), m.cell.verdict)).collect()
+    };
+    let (pass, fail) = (State::Pass, State::Fail);
+    gate("g1", 1, &[("cache", "c")], &[("c", pass)]).await;
+    gate("g2", 2, &[("cache", "c"), ("queue", "q")], &[("c", pass), ("q", fail)]).await;
+    assert_eq!(shown().await, ["cache pass g2", "queue fail g2"], "nothing is deployed: the latest gate");
+    gate("g3", 3, &[("cache", "c")], &[("c", pass)]).await;
+    assert_eq!(shown().await, ["cache pass g3"]);
+    // An older run that ends late takes no place.
+    gate("g0", 0, &[("old", "o")], &[("o", fail)]).await;
+    assert_eq!(shown().await, ["cache pass g3"]);
+    deploy(&[("cache", "c")]).await;
+    gate("g4", 6, &[("cache", "other"), ("new", "n")], &[("other", fail), ("n", fail)]).await;
+    assert_eq!(shown().await, ["cache pass g3"], "an experiment replaces nothing and removes nothing");
+    gate("g5", 7, &[("renamed", "c")], &[("c", fail)]).await;
+    assert_eq!(shown().await, ["cache fail g5"], "a cell's latest state, whichever gate has found it");
+    // Under its new name it is deployed, and nobody has probed it since.
+    deploy(&[("renamed", "c")]).await;
+    assert_eq!(shown().await, ["renamed fail g5"]);
+    store.prune(at(100 * 24 * 3600)).await.unwrap();
+    assert_eq!(shown().await, ["renamed fail g5"], "what is shown is kept");
+    // What is deployed now is not known.
+    deploy(&[]).await;
+    assert_eq!(shown().await, ["renamed fail g5"]);
+    gate("g6", 8, &[("queue", "q2")], &[("q2", pass)]).await;
+    assert_eq!(shown().await, ["queue pass g6"]);
 }

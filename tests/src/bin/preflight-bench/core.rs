@@ -99,6 +99,7 @@ fn fold(dependencies: usize) -> Duration {
         deadline,
         fail_fast: false,
         strict: false,
+        await_agents: false,
         unlisted: Vec::new(),
         target_rate: RunSpec::TARGET_RATE,
         duties: Vec::new(),
