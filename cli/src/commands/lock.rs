@@ -19,8 +19,8 @@ use crate::{duration, render, words};
 Every gate of the application is refused there (exit 4), but for a rollback. Each region has a lock of its own; no clock lifts it.
 
 Examples:
-  preflight lock --region eu --reason 'latency since 10:46'
-  preflight lock --application shop --all-regions --reason 'the cache is out of reach' --remind 2h")]
+  preflight lock --region eu --reason latency
+  preflight lock --application shop --all-regions --reason unreachable --remind 2h")]
 pub(crate) struct LockArgs {
     /// The application; may be left out where the inventory has only one
     #[arg(long)]
@@ -56,7 +56,7 @@ the regions would not all ship the same. The first release to ship after it is t
 Examples:
   preflight unlock --all-regions --release 2025-03-31.2
   preflight unlock --all-regions --release 2025-03-31.2 --ready
-  preflight unlock --confirm eu=2025-03-31.2 --confirm us=2025-03-31.3 --reason 'us has the fix already'")]
+  preflight unlock --confirm eu=2025-03-31.2 --confirm us=2025-03-31.3 --reason fixed")]
 pub(crate) struct UnlockArgs {
     /// The application; may be left out where the inventory has only one
     #[arg(long)]

@@ -24,7 +24,7 @@ takes a token with the scope `override`.
 Examples:
   preflight override --verdict 4f1c9a7be02d63a8 --cell eu/web/ai-cache --reason legacy --ticket OPS-7 --expires 1h
   preflight override --verdict 4f1c9a7be02d63a8 --all-blocking --reason legacy --ticket OPS-7 --expires 1h
-  preflight override --release 2025-03-31.1 --region eu --reason 'it is the fix' --ticket OPS-8 --expires 1h
+  preflight override --release 2025-03-31.1 --region eu --reason hotfix --ticket OPS-8 --expires 1h
   preflight override list
   preflight override withdraw 9b1f00c2d4e87a35"
 )]

@@ -62,11 +62,11 @@ Its gate is refused (exit 4), also as a rollback, until the quarantine is lifted
 (`preflight override --release`). A cell is caught under another release, too; a rollback is held by that of its release only.
 
 Examples:
-  preflight release quarantine 2025-03-31.1 --reason 'the cache is out of reach'
-  preflight release quarantine --verdict 4f1c9a7be02d63a8 --cell eu/web/ai-cache --reason 'out of reach'")]
+  preflight release quarantine 2025-03-31.1 --reason unreachable
+  preflight release quarantine --verdict 4f1c9a7be02d63a8 --cell eu/web/ai-cache --reason unreachable")]
     Quarantine(QuarantineArgs),
     /// Lift a quarantine; takes a token with the scope `override`
-    #[command(after_help = "Example:\n  preflight release lift 9b1f00c2d4e87a35 --reason 'the group is admitted'")]
+    #[command(after_help = "Example:\n  preflight release lift 9b1f00c2d4e87a35 --reason admitted")]
     Lift {
         /// The quarantine's id, as the list shows it
         id: String,
