@@ -270,9 +270,10 @@ fn sign(state: State) -> &'static str {
 /// Foreign text as it may stand anywhere inside a line, also of a table, and where a block begins.
 ///
 /// Escaped with a backslash (`CommonMark` 0.31, 2.4) is what could mean something where it stands, and no more, so that names and
-/// addresses read as they are: what opens emphasis, code, a link, HTML, an entity, mathematics or a table's column; what GitHub links by itself
-/// (`https://`, `www.`); and at the beginning what opens a block. `@` and `#` that mention people and issues, or make a mail
-/// address, which is looked for after Markdown is done, become code. Space is collapsed, so that none of it indents.
+/// addresses read as they are: what opens emphasis, code, a link, HTML, an entity, mathematics or a table's column, or ends a
+/// heading's attributes; what GitHub links by itself (`https://`, `www.`); and at the beginning what opens a block. `@` and `#`
+/// that mention people and issues, or make a mail address, which is looked for after Markdown is done, become code. Space is
+/// collapsed, so that none of it indents.
 pub(super) fn safe(text: &str) -> String {
     escaped(text, true)
 }
@@ -355,7 +356,7 @@ fn mentions(before: char, c: char, after: &str) -> bool {
 /// Whether a character is more than itself inside of a line.
 fn means_something(before: char, c: char, after: &str) -> bool {
     match c {
-        '\\' | '`' | '*' | '[' | ']' | '<' | '>' | '&' | '|' | '~' | '^' | '$' | '{' | '}' => true,
+        '\\' | '`' | '*' | '[' | '<' | '&' | '|' | '~' | '^' | '$' | '}' => true,
         // Inside of a word it opens nothing.
         '_' => !(before.is_alphanumeric() && after.starts_with(char::is_alphanumeric)),
         ':' => after.starts_with("//"),
