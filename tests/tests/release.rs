@@ -372,7 +372,7 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
         assert!(told.stderr.contains(odd), "{odd}: {}", told.stderr);
     }
     assert!(told.stderr.contains("1 record in spool for another controller's URL"), "{}", told.stderr);
-    assert_eq!(kept(&small.controller), [foreign.clone()]);
+    assert_eq!(kept(&small.controller), std::slice::from_ref(&foreign));
     fs::remove_file(foreign).unwrap();
     // Told twice, it is known once.
     fs::write(&files[0], &copy).unwrap();
