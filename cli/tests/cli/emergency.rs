@@ -73,29 +73,31 @@ fn with_nobody_to_ask_it_goes_on_loudly_and_keeps_a_record() {
     }
 }
 
-/// Somebody who answers has been reached, whatever the answer; only a failure of the server's side is as if there were nobody.
+/// Somebody who answers has been reached, whatever the answer; only a failure of the server's side is as if there were nobody. A
+/// rollback, which no verdict decides, also goes on where who answers does not know the token, or is no controller.
 #[test]
 fn whoever_answers_was_reached() {
-    let answers: [(Reply, i32); 10] = [
-        (Reply::problem(401, "unauthorized", "no"), 1),
-        (Reply::problem(403, "forbidden", "no"), 1),
-        (Reply::problem(404, "not_found", "no"), 1),
-        (Reply::problem(409, "conflict", "no"), 1),
-        (Reply::problem(409, "refused", "never deployed there"), 4),
-        (Reply::problem(422, "usage", "no"), 64),
-        (Reply::problem(429, "busy", "no"), 1),
+    // With its exit codes for broken glass and for a rollback.
+    let answers: [(Reply, i32, i32); 10] = [
+        (Reply::problem(401, "unauthorized", "no"), 1, 0),
+        (Reply::problem(403, "forbidden", "no"), 1, 1),
+        (Reply::problem(404, "not_found", "no"), 1, 1),
+        (Reply::problem(409, "conflict", "no"), 1, 1),
+        (Reply::problem(409, "refused", "never deployed there"), 4, 4),
+        (Reply::problem(422, "usage", "no"), 64, 64),
+        (Reply::problem(429, "busy", "no"), 1, 1),
         // Of somebody else's making: the status says whose fault it is, and the words must agree.
-        (Reply::problem(401, "unavailable", "no"), 1),
-        (Reply { status: 403, lines: vec!["<html>".into()], breaks: false }, 1),
-        (Reply { lines: vec!["<html>hello</html>".into()], ..Reply::lines(&[]) }, 1),
+        (Reply::problem(401, "unavailable", "no"), 1, 0),
+        (Reply { status: 403, lines: vec!["<html>".into()], breaks: false }, 1, 0),
+        (Reply { lines: vec!["<html>hello</html>".into()], ..Reply::lines(&[]) }, 1, 0),
     ];
-    for (reply, code) in answers {
-        for how in [ROLLBACK.as_slice(), &BREAK_GLASS] {
+    for (reply, glass, rollback) in answers {
+        for (how, code) in [(ROLLBACK.as_slice(), rollback), (&BREAK_GLASS, glass)] {
             let (spool, reply) = (spool(), reply.clone());
             let server = Server::start(move |_, _| reply.clone());
             let run = gate(&server.url, &spool, how);
             assert_eq!(run.code, code, "{how:?}: {run:?}");
-            assert!(files(&spool).is_empty(), "{run:?}");
+            assert_eq!(files(&spool).is_empty(), code != 0, "{run:?}");
             assert_eq!(run.stderr.contains("--break-glass was not used"), how != ROLLBACK, "{run:?}");
         }
     }

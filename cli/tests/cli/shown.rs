@@ -323,9 +323,9 @@ fn overrides_that_were_given_since_are_named() {
 fn an_override_is_withdrawn_and_who_still_holds_the_cell_is_named() {
     let withdraw = ["override", "withdraw", "0000000000000001"];
     let last = shown(&withdraw, &json!({"overrides": []}), 80);
-    assert!(last.contains("its cell blocks again"), "{last}");
+    assert!(last.contains("what it was for is held back again"), "{last}");
     let more = shown(&withdraw, &json!({"overrides": [given("eu")]}), 80);
-    assert!(!more.contains("blocks again"), "{more}");
+    assert!(!more.contains("held back again"), "{more}");
     snapshot("override_withdrawn_80", &more);
 }
 
@@ -335,9 +335,57 @@ fn releases_overrides_and_the_audit_log() {
         json!({"application": "shop", "region": region, "release": release, "verdict": verdict, "proven": proven,
             "at": "2025-03-31T10:29:00.123Z", "by": "pipeline"})
     };
-    let releases = json!({"deployed": [deployed("eu", "2025-03-31.1", Some("4f1c9a7be02d63a8"), 12), deployed("us", "2025-03-30.4", None, 0)]});
-    snapshot("releases_80", &shown(&["release", "list"], &releases, 80));
-    snapshot("releases_empty", &shown(&["release", "list"], &json!({"deployed": []}), 80));
+    let candidate = |release: &str, verdict: Option<&str>, state: Value, quarantined: &[&str], differs: Value| {
+        json!({"release": release, "verdict": verdict, "state": state, "quarantined": quarantined, "differs": differs,
+            "by": "pipeline", "at": "2025-03-31T12:29:00.5Z"})
+    };
+    let lock = |reason: &str, remind: Value, except: Value| json!({"by": "ann", "at": "2025-03-31T10:52:00Z", "reason": reason, "remind_at": remind, "except": except});
+    let region = |name: &str, deployed: Value, candidate: Value, lock: Value, named: Value| json!({"application": "shop", "region": name, "deployed": deployed, "candidate": candidate, "lock": lock, "named": named});
+    let named = json!({"release": "2025-03-31.2", "by": "ben", "at": "2025-03-31T12:30:00Z", "reason": ""});
+    let (bad, none) = ("4f1c9a7be02d63a8", Value::Null);
+    let rows = [
+        region(
+            "us",
+            deployed("us", "2025-03-30.4", None, 0),
+            candidate("2025-03-31.2", Some("8c1e00000000beef"), json!("pass"), &[], none.clone()),
+            none.clone(),
+            named,
+        ),
+        region(
+            "eu",
+            deployed("eu", "2025-03-30.4", Some(bad), 12),
+            candidate(
+                "2025-03-31.1",
+                Some("8c1e00000000dead"),
+                json!("fail"),
+                &["0123456789abcdef"],
+                json!("differs from that of us: + ai-cache"),
+            ),
+            lock(
+                "rollback from 2025-03-31.1 to 2025-03-30.4: latency",
+                json!("2025-03-31T12:52:00Z"),
+                json!("2025-03-30.4"),
+            ),
+            none.clone(),
+        ),
+        region("au", none.clone(), none.clone(), none.clone(), none.clone()),
+    ];
+    let quarantine = json!({"id": "0123456789abcdef", "application": "shop", "release": "2025-03-31.1", "digest": null, "cell": null,
+        "regions": [], "by": "ann", "at": "2025-03-31T10:52:00Z", "reason": "rolled back in eu: latency"});
+    let releases = json!({"regions": rows, "quarantines": [quarantine]});
+    snapshot("releases_100", &shown(&["release", "list"], &releases, 100));
+    snapshot("releases_60", &shown(&["release", "list"], &releases, 60));
+    snapshot("releases_empty", &shown(&["release", "list"], &json!({"regions": [], "quarantines": []}), 80));
+    let changed = json!({"done": ["us is unlocked for 2025-03-31.2"],
+        "notices": ["eu stays locked: 2025-03-31.1 would ship there, not 2025-03-31.2"], "releases": releases});
+    snapshot("unlock_100", &shown(&["unlock", "--release", "2025-03-31.2", "--ready"], &changed, 100));
+    // A refusal is exit 4, with the regions side by side on stdout.
+    let refusal = json!({"error": {"code": "refused", "message": "nothing is unlocked: eu: \u{1b}[31m", "fix": "Wait.", "releases": releases}});
+    let server = Server::start(move |_, _| Reply { status: 409, ..Reply::lines(std::slice::from_ref(&refusal)) });
+    let run = server.run(&["unlock", "--release", "2025-03-31.2", "--all-regions"]);
+    assert_eq!(run.code, 4, "{run:?}");
+    assert!(run.stdout.contains("candidate") && run.stdout.contains("may ship"), "{run:?}");
+    assert!(run.stderr.contains("error: nothing is unlocked") && !run.stderr.contains('\u{1b}'), "{run:?}");
     let mut withdrawn = given("us");
     withdrawn["withdrawn"] = json!("2025-03-31T10:25:00Z by bob");
     let overrides = json!({"overrides": [given("eu"), withdrawn]});

@@ -133,7 +133,8 @@ fn write(stream: &mut TcpStream, reply: &Reply) {
 /// The real binary, with nothing of this host's configuration.
 pub(crate) fn preflight(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_preflight"));
-    command.args(args).env_clear().env("HOME", "/nonexistent").env("COLUMNS", "100");
+    // Below a file there is no directory to keep anything in.
+    command.args(args).env_clear().env("HOME", "/dev/null").env("COLUMNS", "100");
     command
 }
 

@@ -144,9 +144,12 @@ async fn tell_apart(
         }
         let (Some(base), Some(theirs)) = (&base, theirs) else { continue };
         let words: Vec<String> = manifest::diff(base, &theirs).iter().take(5).map(in_words).collect();
-        let differs = if words.is_empty() { "depends on the same".to_owned() } else { words.join(", ") };
         if let Some(candidate) = &mut row.candidate {
-            candidate.differs = Some(format!("against {to}: {differs}"));
+            candidate.differs = Some(if words.is_empty() {
+                format!("depends on the same as that of {to}")
+            } else {
+                format!("differs from that of {to}: {}", words.join(", "))
+            });
         }
     }
     Ok(())
