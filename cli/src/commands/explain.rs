@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 /// What a verdict says of a region: the code, what it means, and what to do next.
-const OF_VERDICTS: [(&str, &str, &str); 10] = [
+const OF_VERDICTS: [(&str, &str, &str); 13] = [
     (
         "no_change",
         "every cell was shown before, by the verdict that is named, and is the same now: nothing was probed, and what was removed \
@@ -55,6 +55,22 @@ const OF_VERDICTS: [(&str, &str, &str); 10] = [
         "other_manifest",
         "the manifest given with --rollback is not the one that the release shipped with: what is shown is of the one given",
         "Give the manifest of the release that you go back to.",
+    ),
+    (
+        "locked",
+        "somebody locked the region: nothing ships there but a rollback, whatever the cells say, and no clock lifts it",
+        "`preflight release list` says who, why and since when. `preflight unlock --region … --release …` names what should ship.",
+    ),
+    (
+        "quarantined",
+        "somebody said that this release, or a cell that it carries, must not ship",
+        "Ship a release without what is wrong with it. Who answers for this one: `preflight override --release … --region …`; \
+         `preflight release lift ID` ends a quarantine.",
+    ),
+    (
+        "not_named",
+        "the region was unlocked for another release, which has to ship first",
+        "Ship the one that was named and record it (`preflight release deployed`), or unlock again for this one.",
     ),
     (
         "inventory_changed",
