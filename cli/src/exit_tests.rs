@@ -86,6 +86,12 @@ fn honest_blocks_have_their_codes() {
     // A lock: every cell passes, and the decision is to block.
     let locked = [("/decision", json!("block")), ("/regions/0/decision", json!("block"))];
     assert_eq!(exit(&with(passing(&["eu"]), &locked), Regions::All), Exit::Refused);
+    // One where a cell fails as well.
+    for code in ["locked", "quarantined", "not_named"] {
+        let hold = ("/regions/0/reasons/0/code", json!(code));
+        let both: Vec<_> = fail.iter().cloned().chain([hold]).collect();
+        assert_eq!(exit(&with(passing(&["eu"]), &both), Regions::All), Exit::Refused);
+    }
 }
 
 /// What it is, what is changed in an answer that passes, and what it must come to.
@@ -107,6 +113,7 @@ fn no_inconsistent_answer_proceeds() {
         ("a cell that is unknown", vec![(format!("{cell}/state"), json!("unknown"))], Exit::NoVerdict),
         ("a cell that nobody reached", vec![(format!("{cell}/agents/ok"), json!(0))], Exit::NoVerdict),
         ("a passing cell with a reason", vec![(format!("{cell}/reason"), json!("connect_timeout"))], Exit::NoVerdict),
+        ("a lock that holds nothing", vec![("/regions/0/reasons/0/code".into(), json!("locked"))], Exit::NoVerdict),
         ("verdict unknown", vec![("/verdict".into(), json!("unknown"))], Exit::NoVerdict),
         ("verdict fail", vec![("/verdict".into(), json!("fail"))], Exit::NoVerdict),
         ("decision block", vec![("/decision".into(), json!("block"))], Exit::NoVerdict),

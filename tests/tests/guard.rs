@@ -331,6 +331,10 @@ fn what_passed_before_a_lock_does_not_ship_after_it() {
         || run(&["verdict", "check", &id, "--application", "app", "--release", "r1", "--region", "us", "-o", "json"]);
     let held = check().expect_code(4);
     assert_eq!(held.json["holds"][0]["code"], "locked", "{}", held.text());
+    let metrics = small.controller.api().get("/metrics").unwrap().body;
+    for name in ["preflight_lock_timestamp_seconds", "preflight_lock_reminder_timestamp_seconds"] {
+        assert!(metrics.contains(&format!("{name}{{application=\"app\",region=\"us\"}} ")), "{metrics}");
+    }
     // A second lock changes nothing, and says whose the first is.
     let again = run(&["lock", "--region", "us", "--reason", "another one"]).expect_code(0);
     assert!(again.stdout.contains("us was locked already"), "{}", again.text());

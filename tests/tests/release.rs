@@ -121,9 +121,9 @@ fn what_is_deployed_is_not_asked_for_again_and_what_is_new_is() {
     small.controller.file("preflight.yaml", TWO);
 
     let listed = small.controller.preflight(&["release", "list", "--application", "app", "-o", "json"]).expect_code(0);
-    let now = &listed.json["deployed"][0];
+    let now = &listed.json["regions"][0]["deployed"];
     assert_eq!((&now["release"], &now["verdict"], &now["proven"]), (&json!("r2"), &json!(id(&all)), &json!(2)));
-    assert_eq!(listed.json["deployed"].as_array().unwrap().len(), 1);
+    assert_eq!(listed.json["regions"].as_array().unwrap().len(), 1);
     // Nothing is recorded for what does not exist, nor by a verdict for something else.
     let wrong = ["release", "deployed", "--application", "app", "--region", "su", "--release", "r3"];
     let _ = small.controller.preflight(&wrong).expect_code(64);
@@ -188,11 +188,11 @@ fn an_override_lets_one_release_go_and_proves_nothing() {
     assert_eq!((&region["decision"], &region["overrides"]), (&json!("block"), &json!([])), "as it was given");
     let still = controller.preflight(&["override", "withdraw", &override_id]).expect_code(0);
     let second = second.as_str().unwrap();
-    assert!(still.stdout.contains("still does not block") && still.stdout.contains(second), "{}", still.stdout);
+    assert!(still.stdout.contains("is still let through") && still.stdout.contains(second), "{}", still.stdout);
     let _ = gate(controller, "r3", &[]).expect_code(0);
     let _ = controller.preflight(&["override", "withdraw", &override_id]).expect_code(1);
     let last = controller.preflight(&["override", "withdraw", second]).expect_code(0);
-    assert!(last.stdout.contains("its cell blocks again"), "{}", last.stdout);
+    assert!(last.stdout.contains("is held back again"), "{}", last.stdout);
     let _ = check(controller, "r1", &first).expect_code(2);
     let _ = check(controller, "r3", &id(&third)).expect_code(2);
     let blocks = gate(controller, "r3", &[]).expect_code(2);

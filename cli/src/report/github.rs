@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use preflight_core::guard;
 use preflight_core::text::escape_to;
-use preflight_proto::api::{Cell, Decision, Gate, Region, State};
+use preflight_proto::api::{Cell, Decision, Gate, ReasonText, Region, State};
 
 use super::{GoesOn, Told, beside, decision, file, markdown, overridden, unwritten};
 use crate::failure::Failure;
@@ -107,6 +108,14 @@ pub(super) fn commands(told: Told<'_>) -> String {
         let text = format!("{more} more dependencies are held back; the step's summary and `-o json` have all.");
         notes.push(command(level(gate, advisory), &[("title", "preflight")], &text));
     }
+    // What holds a release back whatever its cells say stands first.
+    let holds = gate.regions.iter().flat_map(|r| &r.reasons).filter(|reason| guard::is_hold(&reason.code));
+    let hold = |reason: &ReasonText| {
+        let title = format!("preflight: {}", reason.code);
+        let fix = reason.fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
+        command("error", &[("title", &title)], &format!("{}{fix}", reason.text))
+    };
+    notes.splice(0..0, holds.map(hold));
     if notes.is_empty() && decision(gate.decision) == "block" {
         let said: Vec<&str> = gate.regions.iter().flat_map(|r| &r.reasons).map(|reason| reason.text.as_str()).collect();
         let text = if said.is_empty() { "no reason is given".to_owned() } else { said.join("; ") };

@@ -7,6 +7,7 @@ use preflight_core::text::escape_to;
 use preflight_proto::api::{Cell, Decision, Excluded, Gate, Record, Region, State};
 
 use super::{Emergency, GoesOn, Told, beside, decision, markdown, overridden, seconds};
+use crate::exit;
 
 /// Each name and sentence is cut here, in characters.
 const TEXT: usize = 2_000;
@@ -133,7 +134,8 @@ fn left_out(region: &Region, excluded: &Excluded) -> Case {
 fn decided_otherwise(region: &Region, cases: &[Case]) -> Option<Case> {
     let told = cases.iter().any(|case| matches!(case.became, Became::Failure(..) | Became::Error(..)));
     let empty = region.cells.is_empty();
-    if told || (region.decision == Decision::Proceed && !empty) {
+    let held = exit::is_held(region);
+    if (told && !held) || (region.decision == Decision::Proceed && !empty) {
         return None;
     }
     let said: Vec<&str> = region.reasons.iter().map(|reason| reason.text.as_str()).collect();

@@ -124,19 +124,10 @@ fn of_region(region: &Region, page: &mut Page) {
     }
     matrix(region, page);
     for given in &region.overrides {
-        page.line(&format!(
-            "- **overridden**: {} answers for {} from {} until {}: {} ({})",
-            safe(&given.by),
-            safe(&given.dependency),
-            safe(&given.fleet),
-            safe(&moment(&given.expires_at)),
-            safe(&given.reason),
-            safe(&given.ticket)
-        ));
+        page.line(&format!("- **overridden**: {}, {}", safe(&given.subject()), safe(&answers(given))));
     }
     for given in &region.overrides_since {
-        let cell = format!("{}/{}/{}", given.region, given.fleet, given.dependency);
-        page.line(&format!("- **overridden since**: {}, {}", safe(&cell), safe(&answers(given))));
+        page.line(&format!("- **overridden since**: {}, {}", safe(&given.subject()), safe(&answers(given))));
     }
     for excluded in &region.excluded {
         let (fleet, dependency) = (safe(&excluded.fleet), safe(&excluded.dependency));

@@ -71,6 +71,43 @@ fn the_exit_code_is_the_verdicts_in_every_format() {
     }
 }
 
+/// A lock holds back what passes and what fails, also with --advisory, and every format says who, why and what to do, and reads as a block.
+#[test]
+fn what_the_guard_holds_is_refused_in_every_format() {
+    for (code, more) in ["locked", "quarantined", "not_named"].into_iter().zip([&[][..], &["--advisory"], &[]]) {
+        for state in ["pass", "fail"] {
+            let server = Server::start(move |_, request| {
+                let mut answer = gate::gate(request, state);
+                let hold = json!({"code": code, "text": "eu is held by ann since noon: an incident", "fix": "`preflight unlock` names it."});
+                answer["decision"] = json!("block");
+                answer["regions"][0]["decision"] = json!("block");
+                answer["regions"][0]["reasons"].as_array_mut().unwrap().insert(0, hold);
+                Reply::lines(&[answer])
+            });
+            let (run, reports) = reported(&server, more);
+            assert_eq!(run.code, 4, "{run:?}");
+            assert!(run.stdout.starts_with("BLOCK"), "{run:?}");
+            for (format, report) in FORMATS.iter().zip(&reports) {
+                assert!(report.contains("held by ann since noon: an incident"), "{format}: {report}");
+                assert!(report.contains("preflight unlock") || *format == "junit", "{format}: {report}");
+                assert!(!report.contains("ADVISORY"), "{format}: {report}");
+            }
+            let xml = roxmltree::Document::parse(&reports[3]).unwrap();
+            let case = xml
+                .descendants()
+                .find(|node| node.has_tag_name("testcase") && node.attribute("name") == Some("decision"))
+                .unwrap();
+            assert!(case.children().any(|node| node.has_tag_name("failure")), "{}", reports[3]);
+            assert!(
+                reports[4].starts_with("::error title=preflight%3A ")
+                    || reports[4].starts_with("::error title=preflight"),
+                "{}",
+                reports[4]
+            );
+        }
+    }
+}
+
 #[test]
 fn advisory_says_so_in_every_format() {
     let server = answering("fail");

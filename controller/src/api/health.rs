@@ -55,6 +55,17 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
     );
     registry.register("probe_ssl_earliest_cert_expiry", "When the first certificate of the chain ends", expiry.clone());
     registry.register("preflight_cell_timestamp_seconds", "When the cell's latest state was found", age.clone());
+    let (locks, reminders) = (Family::<Labels, Gauge>::default(), Family::<Labels, Gauge>::default());
+    registry.register(
+        "preflight_lock_timestamp_seconds",
+        "When a region was locked; absent while it is not",
+        locks.clone(),
+    );
+    registry.register(
+        "preflight_lock_reminder_timestamp_seconds",
+        "By when somebody should look whether the lock is still needed",
+        reminders.clone(),
+    );
     registry.register("preflight_agents", "Agents by fleet and standing", agents.clone());
     registry.register("preflight_runs_ended", "Runs kept that have ended, by kind", runs.clone());
     registry.register("preflight_runs_under_way", "Runs under way", under_way.clone());
@@ -92,6 +103,16 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
             let mut labels = labels;
             labels.push(("reason".to_owned(), reason));
             failure.get_or_create(&labels).set(1);
+        }
+    }
+    for (application, guard) in app.store.guards(None).await? {
+        for (region, place) in guard.regions {
+            let Some(lock) = place.lock else { continue };
+            let labels: Labels = vec![("application".to_owned(), application.clone()), ("region".to_owned(), region)];
+            locks.get_or_create(&labels).set(lock.act.at.as_second());
+            if let Some(remind) = lock.remind_at {
+                reminders.get_or_create(&labels).set(remind.as_second());
+            }
         }
     }
     for ((fleet, standing), count) in app.roster.counts(Timestamp::now()) {

@@ -67,7 +67,7 @@ impl Store {
     /// Checks a certificate as it is used, and notes the use.
     pub(crate) async fn use_certificate(&self, serial: &str, now: Timestamp) -> Result<CertificateCheck, StoreError> {
         let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         let row = sqlx::query(
             "SELECT c.agent, a.revoked_at, a.remark, \
                     EXISTS (SELECT 1 FROM certificate s WHERE s.used_at IS NOT NULL \

@@ -48,7 +48,7 @@ impl Store {
         change: impl FnOnce(&mut Guard) -> Result<(T, Beside), E>,
     ) -> Result<Result<T, E>, StoreError> {
         let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         let mut beside = Beside::default();
         let made = change_within(&mut tx, self, application, |guard| {
             change(guard).map(|(made, stored)| {

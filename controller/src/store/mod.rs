@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use preflight_proto::api::AuditEntry;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row as _, SqlitePool};
+use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
 pub(crate) use guard::Beside as BesideGuard;
@@ -115,6 +115,22 @@ impl Store {
         }
     }
 
+    /// Begins a transaction of the one writer.
+    ///
+    /// When the disk is full SQLite rolls back by itself, and the connection goes on counting a transaction that is no more. Such a
+    /// connection is thrown away.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        let failed = |e| self.failed(e);
+        match self.write.begin_with("BEGIN IMMEDIATE").await {
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                // What closing it says is of no use: it is gone either way.
+                let _ = self.write.acquire().await.map_err(failed)?.close().await;
+                self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)
+            }
+            begun => begun.map_err(failed),
+        }
+    }
+
     /// Whether the store can be read.
     pub(crate) async fn ready(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.read).await.map(|_| ()).map_err(|e| self.failed(e))
@@ -180,7 +196,7 @@ impl Store {
         entry: &AuditEntry,
     ) -> Result<(), StoreError> {
         let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         insert_audit(entry, now).execute(&mut *tx).await.map_err(failed)?;
         sqlx::query("INSERT INTO inventory (name, text, applied_at, applied_by) VALUES (?, ?, ?, ?)")
             .bind(name)
@@ -244,7 +260,7 @@ pub(crate) struct AuditFilter<'a> {
     pub(crate) before: Option<i64>,
 }
 
-type Insert<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+type Insert<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
 
 fn insert_audit(entry: &AuditEntry, now: Timestamp) -> Insert<'_> {
     sqlx::query("INSERT INTO audit (at, principal, action, outcome, source, detail) VALUES (?, ?, ?, ?, ?, ?)")

@@ -132,7 +132,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         for (new, entry) in overrides {
             insert_audit(entry, now).execute(&mut *tx).await.map_err(failed)?;
             let ms = |text: &str| text.parse::<Timestamp>().map(Timestamp::as_millisecond);
@@ -206,7 +206,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         let done =
             sqlx::query("UPDATE override SET withdrawn = ? WHERE id = ? AND withdrawn IS NULL AND expires_at > ?")
                 .bind(format!("{now} by {by}"))
@@ -226,7 +226,7 @@ impl Store {
     /// Adds an entry to the audit log for a record, once for each id.
     pub(crate) async fn put_record(&self, id: &str, entry: &AuditEntry, now: Timestamp) -> Result<(), StoreError> {
         let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         let new = sqlx::query("INSERT INTO record (id) VALUES (?) ON CONFLICT DO NOTHING")
             .bind(id)
             .execute(&mut *tx)

@@ -67,7 +67,7 @@ impl Store {
         candidate: bool,
     ) -> Result<bool, StoreError> {
         let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         let done = sqlx::query(
             "INSERT INTO run (id, kind, request, spec, principal, started_at) VALUES (?, ?, ?, ?, ?, ?) \
              ON CONFLICT (id) DO NOTHING",
@@ -199,7 +199,7 @@ impl Store {
         guard: Option<i64>,
     ) -> Result<Closed, StoreError> {
         let failed = |e| self.failed(e);
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         if let Some(version) = guard
             && version_within(&mut tx, self, &spec.plan.application).await? != version
         {

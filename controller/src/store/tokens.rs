@@ -119,7 +119,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<AgentId, JoinRefused> {
         let failed = |e| JoinRefused::Store(self.failed(e));
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut tx = self.begin().await?;
         let row = sqlx::query("SELECT region, fleet, hash, uses_left, source, expires_at FROM join_token WHERE id = ?")
             .bind(id)
             .fetch_optional(&mut *tx)
