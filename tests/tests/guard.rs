@@ -110,12 +110,12 @@ impl Door for Cli<'_> {
     fn gate(&self, manifest: &str, release: &str, region: &str, mode: &str) -> Answer {
         let manifest = format!("{manifest}.yaml");
         let words = ["gate", "--manifest", &manifest, "--release", release, "--region", region];
-        let more: &[&str] = match mode {
+        let flags: &[&str] = match mode {
             "gate" => &[],
             "advisory" => &["--advisory"],
             _ => &["--rollback"],
         };
-        self.run(&[words.as_slice(), more].concat())
+        self.run(&[words.as_slice(), flags].concat())
     }
 
     fn override_all(&self, verdict: &str) -> Answer {
