@@ -92,12 +92,17 @@ impl Roster {
     /// A roster that expects back whom the store knows: each is away since `now`.
     pub(crate) fn new(known: &[AgentRow], now: Timestamp) -> Self {
         let recent = |row: &&AgentRow| {
-            !row.left && !row.revoked && row.gone_at.is_some_and(|gone| now.duration_since(gone) < REMEMBERED)
+            // Who said goodbye a moment ago may only be restarted.
+            let while_ = if row.left { LEAVING } else { REMEMBERED };
+            !row.revoked && row.gone_at.is_some_and(|gone| now.duration_since(gone) < while_)
         };
         let entry = |row: &AgentRow| Entry {
             id: row.id.clone(),
             identity: row.identity.clone().unwrap_or_default(),
-            link: Link::Down { since: now },
+            link: match row.gone_at.filter(|_| row.left) {
+                Some(since) => Link::Left { since },
+                None => Link::Down { since: now },
+            },
             losses: VecDeque::new(),
             instances: VecDeque::new(),
         };
@@ -373,6 +378,27 @@ mod tests {
         assert_eq!(presence(&roster, at(3 + 120)), None);
         assert!(roster.standing("web-1", at(4)).is_none());
         assert_eq!(roster.identities(&fleet(), at(4)), []);
+    }
+
+    #[test]
+    fn who_said_goodbye_a_moment_before_a_restart_is_still_one_of_the_fleet_for_a_while() {
+        let row = |left: bool, gone: i64| AgentRow {
+            id: AgentId { fleet: fleet(), agent: "web-1".into() },
+            identity: None,
+            version: None,
+            clock_skew_ms: None,
+            connected_at: Some(at(0)),
+            gone_at: Some(at(gone)),
+            left,
+            revoked: false,
+            remark: None,
+            certificate_until: None,
+        };
+        let after = |left, gone| presence(&Roster::new(&[row(left, gone)], at(60)), at(100));
+        assert_eq!(after(true, 10), Some(Presence::Left));
+        assert_eq!(after(true, -70), None);
+        assert_eq!(after(false, -70), Some(Presence::Lost));
+        assert_eq!(presence(&Roster::new(&[row(true, 10)], at(60)), at(130)), None, "it is counted from the goodbye");
     }
 
     #[test]

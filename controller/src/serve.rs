@@ -101,7 +101,8 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let now = Timestamp::now();
     store.all_agents_gone(now).await?;
     let roster = Arc::new(Roster::new(&store.agents().await?, now));
-    let runs = Runs::new(store.clone(), roster.clone());
+    let followed = followed(&options);
+    let runs = Runs::new(store.clone(), roster.clone(), followed.clone());
     let api_listener = bind(api_address, "--api-listen").await?;
     let agent_listener = bind(agent_address, "--agent-listen").await?;
     let ports = vec![api_listener.local_addr()?.port(), agent_listener.local_addr()?.port()];
@@ -114,7 +115,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         runs,
         quota,
         target_rate,
-        followed: followed(&options),
+        followed,
         longest_override: options.longest_override.map_or(LONGEST_OVERRIDE, |span| span.0),
         allow_advisory: !options.forbid_advisory,
         strangers,

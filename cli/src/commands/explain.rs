@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 /// What a verdict says of a region: the code, what it means, and what to do next.
-const OF_VERDICTS: [(&str, &str, &str); 10] = [
+const OF_VERDICTS: [(&str, &str, &str); 12] = [
     (
         "no_change",
         "every cell was shown before, by the verdict that is named, and is the same now: nothing was probed, and what was removed \
@@ -55,6 +55,16 @@ const OF_VERDICTS: [(&str, &str, &str); 10] = [
         "other_manifest",
         "the manifest given with --rollback is not the one that the release shipped with: what is shown is of the one given",
         "Give the manifest of the release that you go back to.",
+    ),
+    (
+        "expired",
+        "the verdict was given too long ago, or by a clock that was set back since",
+        "Run `preflight gate` for this release and these regions.",
+    ),
+    (
+        "newer_manifest",
+        "the release was gated in the region with another manifest since",
+        "Run `preflight gate` with the manifest that ships, or name it to `preflight verdict check` by --manifest.",
     ),
     (
         "inventory_changed",

@@ -17,7 +17,7 @@ use sqlx::{Row as _, SqlitePool};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
 pub(crate) use guard::Beside as BesideGuard;
-pub(crate) use releases::Deployed;
+pub(crate) use releases::{Deployed, Recorded};
 pub(crate) use runs::{Closed, LatestCell, Measured, NewTestimony, OpenRun};
 pub(crate) use tokens::JoinRefused;
 
@@ -124,7 +124,7 @@ impl Store {
         let oldest_verdict = now.as_millisecond() - i64::try_from(KEEP_VERDICTS.as_millis()).unwrap_or(i64::MAX);
         sqlx::query(
             "DELETE FROM run WHERE ended_at IS NOT NULL AND started_at < CASE kind WHEN 'gate' THEN ?2 ELSE ?1 END AND id NOT IN \
-             (SELECT verdict FROM deployed WHERE verdict IS NOT NULL UNION SELECT value FROM deployed, json_each(deployed.cells))",
+             (SELECT verdict FROM deployed WHERE verdict IS NOT NULL UNION SELECT value ->> '$.verdict' FROM deployed, json_each(deployed.cells))",
         )
             .bind(oldest)
             .bind(oldest_verdict)
