@@ -173,3 +173,73 @@ fn identities(
     };
     new.into_iter().map(text).chain(gone.into_iter().map(missing)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use preflight_core::guard::Guard;
+    use preflight_proto::api::{Decision, Override};
+    use serde_json::json;
+
+    use super::*;
+    use crate::result::{Beside, decide_again, void};
+
+    const STARTED: &str = "2025-03-31T10:00:00Z";
+    const UNTIL: &str = "2025-03-31T10:10:00Z";
+
+    /// Of one region with one cell.
+    fn gate(state: &str, decision: &str, until: &str) -> Gate {
+        let cell = json!({
+            "fleet": "web", "dependency": "cache", "target": "tcp://10.0.0.1:1", "digest": "sha256:c", "required": true, "state": state,
+            "line": 0, "identities": [], "agents": {"asked": 1, "ok": 1, "short": 0, "void": 0, "silent": 0}, "evidence": [],
+        });
+        let region = json!({
+            "region": "eu", "verdict": state, "decision": decision, "valid_until": until, "cells": [cell], "excluded": [], "fleets": [],
+            "findings": [], "reasons": [], "overrides": [], "overrides_since": [],
+        });
+        let gate = json!({
+            "id": "v1", "application": "shop", "release": "r1", "verdict": state, "decision": decision, "manifest_digest": "",
+            "manifest_name": "", "inventory_digest": "", "versions": {}, "controller_version": "", "advisory": false,
+            "rollback": false, "started_at": STARTED, "ended_at": STARTED, "regions": [region],
+        });
+        serde_json::from_value(gate).unwrap()
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn time_that_is_up_or_cannot_be_told_is_over() {
+        let passes = gate("pass", "proceed", UNTIL);
+        assert_eq!(expired(&passes, at("2025-03-31T10:05:00Z")), []);
+        assert_eq!(expired(&passes, at("2025-03-31T10:10:01Z")).len(), 1);
+        assert_eq!(expired(&passes, at("2025-03-31T09:59:50Z")).len(), 1, "the clock was set back");
+        assert_eq!(expired(&gate("pass", "proceed", "soon"), at(STARTED)).len(), 1);
+    }
+
+    #[test]
+    fn what_does_not_stand_does_not_proceed_and_is_less_than_a_pass() {
+        let mut voided = gate("pass", "proceed", UNTIL);
+        void(&mut voided, &[Objection::new(Some("us"), "rolled_back", String::new())]);
+        assert_eq!(voided.decision, Decision::Proceed, "that is another region");
+        void(&mut voided, &[Objection::new(None, "inventory_changed", String::new())]);
+        assert_eq!((voided.verdict, voided.decision), (preflight_proto::api::State::Unknown, Decision::Block));
+        assert_eq!(voided.regions[0].reasons[0].code, "inventory_changed");
+        decide_again(&mut voided, &Beside::default(), at(STARTED));
+        assert_eq!(voided.decision, Decision::Block);
+    }
+
+    #[test]
+    fn a_decision_that_is_made_again_is_not_valid_for_longer_than_its_override() {
+        let mut overridden = gate("fail", "block", UNTIL);
+        let given: Override = serde_json::from_value(json!({
+            "id": "o1", "application": "shop", "region": "eu", "fleet": "web", "dependency": "cache", "digest": "sha256:c",
+            "verdict": "v1", "by": "anna", "reason": "known", "ticket": "OPS-7", "at": STARTED, "expires_at": "2025-03-31T10:02:00Z",
+        }))
+        .unwrap();
+        let beside = Beside { overrides: vec![given], guard: Guard::default(), versions: BTreeMap::new() };
+        decide_again(&mut overridden, &beside, at("2025-03-31T10:01:00Z"));
+        assert_eq!(overridden.decision, Decision::Proceed);
+        assert_eq!(overridden.regions[0].valid_until, "2025-03-31T10:02:00Z");
+    }
+}
