@@ -344,12 +344,14 @@ fn a_run_whose_basis_changed_under_it_does_not_proceed() {
     let mut small = Small::new(&lab, 2);
     // Nobody answers until the inventory is another one.
     small.agents.iter_mut().for_each(|agent| agent.process.freeze());
-    let (controller, agents) = (&small.controller, &mut small.agents);
+    let (controller, agents) = (&small.controller, &small.agents);
     let answer = std::thread::scope(|scope| {
         let run = scope.spawn(|| gate(controller, "r1", &["--wait", "1m"]));
         wait_for("the gate to be asked for", SOON, || (!audit(controller, "gate").is_empty()).then_some(()));
         controller.inventory(&INVENTORY.replace("web: {}", "web: {min_agents: 1}"));
-        agents.iter_mut().for_each(|agent| agent.process.thaw());
+        for agent in agents.iter() {
+            agent.process.thaw();
+        }
         run.join().unwrap()
     });
     let answer = answer.expect_code(3);
@@ -464,7 +466,7 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
         assert!(told.stderr.contains(odd), "{odd}: {}", told.stderr);
     }
     assert!(told.stderr.contains("1 record in spool for another controller's URL"), "{}", told.stderr);
-    assert_eq!(kept(&small.controller), [foreign.clone()]);
+    assert_eq!(kept(&small.controller), std::slice::from_ref(&foreign));
     fs::remove_file(foreign).unwrap();
     // Told twice, it is known once.
     fs::write(&files[0], &copy).unwrap();
