@@ -260,9 +260,8 @@ fn region_contradictions(region: &Region, gate: &Gate, at: Option<Timestamp>) ->
             let of_it = |given: &&Override| given.is_for(&gate.application, &region.region, &cell.digest);
             region.overrides.iter().filter(of_it).any(holds)
         };
-        // Which fleets there are is not known by an inventory that is too old: nobody can answer for that.
-        let outdated = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
-        if outdated || blocking.peek().is_none() || !blocking.all(answered_for) {
+        // Which fleets there are is not known by an inventory that is too old, for one: nobody can answer for that.
+        if is_void(region) || blocking.peek().is_none() || !blocking.all(answered_for) {
             texts.push(format!("the decision is proceed, the verdict is {}", region.verdict.as_str()));
         }
     }
@@ -276,7 +275,12 @@ pub(crate) fn is_held(region: &Region) -> bool {
 
 /// Whether the verdict is less than its cells for a reason that it names: nobody is misled by that.
 fn is_held_back(region: &Region) -> bool {
-    region.verdict == State::Unknown && region.reasons.iter().any(|reason| reason.code == "inventory_stale")
+    region.verdict == State::Unknown && is_void(region)
+}
+
+/// Whether what the verdict rests on was not so any more, or not known to be, when it was given.
+fn is_void(region: &Region) -> bool {
+    region.reasons.iter().any(|reason| guard::is_void(&reason.code))
 }
 
 /// Judges an ad hoc run: each of `targets` (in canonical form) must have an answer, and every answer must pass.

@@ -23,6 +23,8 @@ pub(crate) struct Patience {
     reached: bool,
     /// For a caller that must not be held up: how long to try while nobody answers.
     hurry: Option<Duration>,
+    /// Somebody has taken this attempt up.
+    in_touch: bool,
     /// When somebody answered last, or the start.
     answered: Instant,
 }
@@ -41,6 +43,8 @@ pub(crate) struct GivenUp {
 pub(crate) enum Cause {
     /// Nobody could be asked, and why.
     Unavailable(String),
+    /// The controller took the call up and did not end it in time, and why.
+    Slow(String),
     /// Whoever answered is not known to be the controller, or does not know this token; and why.
     Stranger(String),
     /// The controller refuses what was asked for.
@@ -80,7 +84,7 @@ impl Patience {
     /// Starts the clock.
     pub(crate) fn new(wait: Duration) -> Self {
         let now = Instant::now();
-        Self { wait, start: now, pause: FIRST_PAUSE, reached: false, hurry: None, answered: now }
+        Self { wait, start: now, pause: FIRST_PAUSE, reached: false, in_touch: false, hurry: None, answered: now }
     }
 
     /// The same for a caller that must not be held up: who cannot be asked is tried for `hurry` only.
@@ -90,7 +94,7 @@ impl Patience {
 
     /// Somebody is there and carries out the call.
     pub(crate) fn answered(&mut self) {
-        (self.reached, self.answered) = (true, Instant::now());
+        (self.reached, self.in_touch, self.answered) = (true, true, Instant::now());
     }
 
     /// By when an attempt that has got through must be answered.
@@ -117,7 +121,7 @@ impl Patience {
         self.reached |= error.reached();
         let end = self.connect_by();
         let next = Instant::now() + self.pause.mul_f64(jitter());
-        let cause = Cause::of(&error);
+        let cause = self.cause(&error);
         let may_pass = error.may_pass() || (self.hurry.is_some() && error.is_unavailable());
         if matches!(error, CallError::Late) || (may_pass && next >= end) {
             return Err(GivenUp { failure: self.given_up(&error, client), cause });
@@ -135,6 +139,15 @@ impl Patience {
         Ok(())
     }
 
+    /// What an attempt that ended in this way means.
+    fn cause(&mut self, error: &CallError) -> Cause {
+        let taken_up = std::mem::take(&mut self.in_touch);
+        if taken_up && matches!(error, CallError::Late) {
+            return Cause::Slow(escape_to(&error.to_string(), 500));
+        }
+        Cause::of(error)
+    }
+
     fn given_up(&self, error: &CallError, client: &Client) -> Failure {
         let waited = self.start.elapsed().as_secs_f32();
         let what = if self.reached { "gave no answer that is whole" } else { "could not be reached" };
@@ -150,4 +163,18 @@ impl Patience {
 fn jitter() -> f64 {
     let random = getrandom::u32().unwrap_or(u32::MAX);
     0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_took_the_call_up_and_was_slow_was_reached() {
+        let mut patience = Patience::new(Duration::from_secs(1));
+        assert!(matches!(patience.cause(&CallError::Late), Cause::Unavailable(_)));
+        patience.answered();
+        assert!(matches!(patience.cause(&CallError::Late), Cause::Slow(_)));
+        assert!(matches!(patience.cause(&CallError::Late), Cause::Unavailable(_)), "the next attempt met nobody");
+    }
 }

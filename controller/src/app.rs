@@ -74,7 +74,7 @@ pub(crate) struct App {
 impl App {
     /// Why the inventory in force may not be true any more.
     pub(crate) fn stale_inventory(&self) -> Option<String> {
-        self.followed.as_ref().and_then(|followed| followed.stale(Timestamp::now()))
+        self.runs.stale_inventory(Timestamp::now())
     }
 }
 

@@ -15,6 +15,7 @@ use preflight_core::text::escape;
 use tokio::sync::oneshot;
 
 use crate::app::{App, audit_entry};
+use crate::standing::CLOCK_STEP;
 
 /// A source is read this often, unless told otherwise.
 pub(crate) const EVERY: Duration = Duration::from_secs(30);
@@ -95,7 +96,8 @@ impl Followed {
     pub(crate) fn stale(&self, now: Timestamp) -> Option<String> {
         let seen = self.seen();
         let since = match seen.read_at {
-            Some(at) if now.duration_since(at) <= self.max_age => return None,
+            // What was read in the future was read before the clock was set back: nobody knows how long ago.
+            Some(at) if (-CLOCK_STEP..=self.max_age).contains(&now.duration_since(at)) => return None,
             Some(at) => format!("was last read from {} at {at:.0}", self.name()),
             None => format!("has not been read from {} since this controller started", self.name()),
         };
@@ -220,6 +222,8 @@ mod tests {
         assert!(followed.stale(at(0)).unwrap().contains("has not been read from inventory.yaml"));
         followed.seen().read_at = Some(at(100));
         assert_eq!(followed.stale(at(160)), None);
+        assert!(followed.stale(at(97)).is_some(), "the clock was set back");
+        assert_eq!(followed.stale(at(99)), None);
         followed.seen().error = Some("no such file".into());
         let text = followed.stale(at(161)).unwrap();
         assert!(text.contains("1970-01-01T00:01:40Z") && text.ends_with("1 min old at most: no such file"), "{text}");

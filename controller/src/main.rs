@@ -13,6 +13,7 @@ mod roster;
 mod runs;
 mod secret;
 mod serve;
+mod standing;
 mod store;
 #[cfg(test)]
 mod stream_tests;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use preflight_core::baseline::{Duty, Proven};
+use preflight_core::baseline::Duty;
 use preflight_core::decision::{self, Given, Override, Subject};
 use preflight_core::findings::{self, Finding};
 use preflight_core::guard::{self, Asked, Guard};
@@ -17,6 +17,7 @@ use preflight_core::run::{Mode, Run, Witness};
 use preflight_core::verdict::{self, JudgedCell, Reason};
 use preflight_proto::api;
 
+use crate::standing::Objection;
 use crate::store::{Found, LatestCell, Place};
 
 /// A verdict may be used for this long after its run.
@@ -68,7 +69,7 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
             overrides: beside.overrides.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect(),
             cells: cells.iter().map(|judged| cell(judged)).collect(),
             excluded: excluded.map(api_excluded).collect(),
-            fleets: fleets(&cells, rosters, spec.basis.proven.get(&given.region)),
+            fleets: fleets(&cells, rosters),
             findings: findings::find(&cells, unlisted).into_iter().map(api_finding).collect(),
             reasons: decided.reasons.into_iter().chain(given.reasons).map(api_reason).collect(),
             region: given.region,
@@ -137,15 +138,38 @@ pub(crate) fn decide_again(gate: &mut api::Gate, beside: &Beside, now: Timestamp
         };
         let word = beside.guard.word(&asked, &overrides, now);
         let blocking = region.cells.iter().filter(|cell| cell.blocks()).map(digest).collect();
-        let held = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
+        let held = region.reasons.iter().any(|reason| guard::is_void(&reason.code));
         let looked = Given { region: &region.region, state: region.verdict, blocking: &blocking, held, mode };
         let decided = decision::decide(&looked, word, &overrides, now);
         region.decision = api_decision(decided.proceed);
+        // What cannot be read is over already.
+        if let (Some(until), Ok(given)) = (decided.until, region.valid_until.parse::<Timestamp>()) {
+            region.valid_until = until.min(given).to_string();
+        }
         region.overrides = beside.overrides.iter().filter(|o| decided.overrides.contains(&o.id)).cloned().collect();
         let of_decision = |code: &str| matches!(code, "overridden" | "rollback") || guard::is_hold(code);
         region.reasons.retain(|reason| !of_decision(&reason.code));
         region.reasons.splice(0..0, decided.reasons.into_iter().map(api_reason));
     }
+    gate.decision = api_decision(gate.regions.iter().all(|region| region.decision == api::Decision::Proceed));
+}
+
+/// Blocks the regions that would proceed although what they rest on is not so any more when the run ends.
+pub(crate) fn void(gate: &mut api::Gate, objections: &[Objection]) {
+    for region in gate.regions.iter_mut().filter(|region| region.decision == api::Decision::Proceed) {
+        let concerned = objections.iter().filter(|one| one.region.as_ref().is_none_or(|only| *only == region.region));
+        let reasons: Vec<_> = concerned.map(|one| one.reason.clone()).collect();
+        if reasons.is_empty() {
+            continue;
+        }
+        region.decision = api::Decision::Block;
+        region.overrides.clear();
+        if region.verdict == State::Pass {
+            region.verdict = State::Unknown;
+        }
+        region.reasons.splice(0..0, reasons);
+    }
+    gate.verdict = State::all(gate.regions.iter().map(|region| region.verdict));
     gate.decision = api_decision(gate.regions.iter().all(|region| region.decision == api::Decision::Proceed));
 }
 
@@ -225,16 +249,12 @@ fn first_to_end(judged: &JudgedCell<'_>) -> Option<Timestamp> {
 }
 
 /// Which kinds of hosts each fleet has, as far as the run knew.
-fn fleets(cells: &[&JudgedCell<'_>], rosters: &Rosters, proven: Option<&Proven>) -> Vec<api::FleetSeen> {
+fn fleets(cells: &[&JudgedCell<'_>], rosters: &Rosters) -> Vec<api::FleetSeen> {
     let mut fleets: BTreeMap<&FleetId, BTreeSet<&IdentityKey>> = BTreeMap::new();
     for judged in cells {
         let keys = fleets.entry(&judged.cell.fleet).or_default();
         keys.extend(judged.folded.identities.keys());
         keys.extend(rosters.get(&judged.cell.fleet).into_iter().flatten().map(|candidate| &candidate.key));
-        // What was known when it was shown is still shown by that.
-        if let (Duty::Proven(_), Some(proven)) = (judged.duty, proven) {
-            keys.extend(proven.identities.get(&judged.cell.fleet.fleet).into_iter().flatten());
-        }
     }
     let seen = |(fleet, keys): (&FleetId, BTreeSet<&IdentityKey>)| api::FleetSeen {
         fleet: fleet.fleet.clone(),

@@ -8,15 +8,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use preflight_core::identity::IdentityKey;
 use preflight_core::plan::{CellDigest, FleetId};
-use preflight_core::run::{AgentId, Label, Mode, Refused, Run, RunSpec, Testimony};
+use preflight_core::run::{AgentId, Label, Refused, Run, RunSpec, Testimony};
 use preflight_proto::agent as wire;
-use preflight_proto::api::{Event, Gate, ProbeResults, Progress};
+use preflight_proto::api::{AuditEntry, Decision, Event, Gate, ProbeResults, Progress};
 use preflight_proto::convert::MAX_MESSAGE_BYTES;
 use prost::Message as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::Dispatch;
+use crate::follow::Followed;
 use crate::result::{self, Beside};
+use crate::standing::{self, Objection};
 use crate::store::{Closed, Found, NewTestimony, OpenRun, Store, StoreError};
 
 /// What a run is for.
@@ -59,17 +61,6 @@ impl RunResult {
         }
     }
 
-    /// Whether it is a verdict whose time is up.
-    fn is_stale(&self, now: Timestamp) -> bool {
-        match self {
-            Self::Gate(gate) => gate.regions.iter().any(|region| {
-                let until: Result<Timestamp, _> = region.valid_until.parse();
-                until.is_ok_and(|until| until < now)
-            }),
-            Self::Probe(_) => false,
-        }
-    }
-
     fn to_json(&self) -> Result<String, StoreError> {
         let text = match self {
             Self::Gate(gate) => serde_json::to_string(gate),
@@ -86,8 +77,8 @@ pub(crate) enum RunError {
     Store(Arc<StoreError>),
     #[error("the run {0} was started by another request; use another id")]
     OtherRequest(String),
-    #[error("the verdict {0} is no longer valid; ask again with another id")]
-    Stale(String),
+    #[error("the verdict {0} is no longer valid ({1}); ask again with another id")]
+    Stale(String, String),
     #[error("the controller is stopping; ask again with the same id")]
     Stopping,
 }
@@ -147,12 +138,29 @@ pub(crate) type Admission = Result<Option<Refused>, Arc<StoreError>>;
 pub(crate) struct Runs {
     store: Store,
     dispatch: Arc<dyn Dispatch>,
+    /// Where the inventory comes from, if not from people.
+    followed: Option<Arc<Followed>>,
     active: Mutex<HashMap<String, Active>>,
 }
 
 impl Runs {
-    pub(crate) fn new(store: Store, dispatch: Arc<dyn Dispatch>) -> Arc<Self> {
-        Arc::new(Self { store, dispatch, active: Mutex::default() })
+    pub(crate) fn new(store: Store, dispatch: Arc<dyn Dispatch>, followed: Option<Arc<Followed>>) -> Arc<Self> {
+        Arc::new(Self { store, dispatch, followed, active: Mutex::default() })
+    }
+
+    /// Why the inventory in force may not be true any more.
+    pub(crate) fn stale_inventory(&self, now: Timestamp) -> Option<String> {
+        self.followed.as_ref().and_then(|followed| followed.stale(now))
+    }
+
+    /// Why a verdict does not stand at `now`.
+    pub(crate) async fn objections(
+        &self,
+        spec: &RunSpec,
+        gate: &Gate,
+        now: Timestamp,
+    ) -> Result<Vec<Objection>, StoreError> {
+        standing::objections(&self.store, &*self.dispatch, self.stale_inventory(now), spec, gate, now).await
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Active>> {
@@ -178,15 +186,21 @@ impl Runs {
         match stored.result {
             Some(text) => {
                 let mut result = RunResult::parse(&stored.kind, &text)?;
-                // An old pass must not be served as if it were fresh.
-                if result.is_stale(Timestamp::now()) {
-                    return Err(RunError::Stale(id.to_owned()));
-                }
                 if let RunResult::Gate(gate) = &mut result {
                     // An override may have been withdrawn since, or the region locked.
                     let now = Timestamp::now();
                     let (beside, _) = beside(&self.store, &gate.application, now).await?;
                     result::decide_again(gate, &beside, now);
+                    // An old pass must not be served as if it were fresh.
+                    let mut objections = standing::expired(gate, now);
+                    if gate.regions.iter().any(|region| region.decision == Decision::Proceed) {
+                        let spec = self.store.run_spec(id).await?;
+                        let spec = spec.ok_or_else(|| StoreError::Unreadable(format!("the run {id}")))?;
+                        objections.extend(self.objections(&spec, gate, now).await?);
+                    }
+                    if let Some(why) = objections.into_iter().next() {
+                        return Err(RunError::Stale(id.to_owned(), why.reason.text));
+                    }
                 }
                 Ok(Some(Handle::Ended(result)))
             }
@@ -200,17 +214,17 @@ impl Runs {
         beside(&self.store, application, now).await
     }
 
-    /// Starts a run: it is on disk before anybody is asked. If one of that id exists, joins it.
+    /// Starts a run: it is on disk, with its entry in the audit log, before anybody is asked. If one of that id exists, joins it.
     pub(crate) async fn start(
         self: &Arc<Self>,
         kind: Kind,
         request: &str,
         spec: RunSpec,
         principal: &str,
+        entry: Option<&AuditEntry>,
     ) -> Result<Handle, RunError> {
         let id = spec.id.clone();
-        let candidate = kind == Kind::Gate && spec.mode != Mode::Rollback;
-        if !self.store.create_run(kind.as_str(), request, &spec, principal, candidate).await? {
+        if !self.store.create_run(kind.as_str(), request, &spec, principal, entry).await? {
             return self.find(&id, request).await?.ok_or(RunError::Stopping);
         }
         Ok(Handle::Active(self.carry_out(kind, Run::new(spec))))
@@ -259,6 +273,7 @@ impl Runs {
             run,
             store: self.store.clone(),
             dispatch: self.dispatch.clone(),
+            runs: self.clone(),
             inputs: received,
             events,
             sent: HashMap::new(),
@@ -316,6 +331,7 @@ struct Task {
     run: Run,
     store: Store,
     dispatch: Arc<dyn Dispatch>,
+    runs: Arc<Runs>,
     inputs: mpsc::Receiver<Input>,
     events: broadcast::Sender<Event>,
     /// The connection on which each agent was last asked, and for which cells: one that came back is asked again.
@@ -502,7 +518,12 @@ impl Task {
             let (outcome, found, entry, guard) = match self.kind {
                 Kind::Gate => {
                     let (beside, version) = beside(&self.store, &spec.plan.application, now).await?;
-                    let (gate, found) = result::gate(&self.run, rosters, &beside, now);
+                    let (mut gate, found) = result::gate(&self.run, rosters, &beside, now);
+                    // It began by what was so then.
+                    if gate.regions.iter().any(|region| region.decision == Decision::Proceed) {
+                        let objections = self.runs.objections(spec, &gate, now).await?;
+                        result::void(&mut gate, &objections);
+                    }
                     let entry = (result::audit_entry(&gate, now), now);
                     (RunResult::Gate(Box::new(gate)), found, Some(entry), Some(version))
                 }

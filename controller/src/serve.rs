@@ -104,7 +104,7 @@ async fn serve(options: ServeOptions, followed: Option<Arc<Followed>>) -> anyhow
     let now = Timestamp::now();
     store.all_agents_gone(now).await?;
     let roster = Arc::new(Roster::new(&store.agents().await?, now));
-    let runs = Runs::new(store.clone(), roster.clone());
+    let runs = Runs::new(store.clone(), roster.clone(), followed.clone());
     let api_listener = bind(api_address, "--api-listen").await?;
     let agent_listener = bind(agent_address, "--agent-listen").await?;
     let ports = vec![api_listener.local_addr()?.port(), agent_listener.local_addr()?.port()];
@@ -125,7 +125,6 @@ async fn serve(options: ServeOptions, followed: Option<Arc<Followed>>) -> anyhow
     });
     let url = url(&options.advertise, api_listener.local_addr()?);
     let client = write_client_file(&app, &dir, &url).await?;
-    let resumed = app.runs.resume(None, now).await?.len();
 
     let grpc = tonic::service::Routes::new(agents::service(app.clone())).into_axum_router();
     tokio::spawn(listen::serve(agent_listener, agent_tls, grpc, Protocol::Agents));
@@ -135,6 +134,7 @@ async fn serve(options: ServeOptions, followed: Option<Arc<Followed>>) -> anyhow
         // A gate that comes at once must not find an inventory that was never read. What is slow holds nothing up for long.
         let _ = tokio::time::timeout(follow::FIRST_READ, read).await;
     }
+    let resumed = app.runs.resume(None, now).await?.len();
     tokio::spawn(listen::serve(api_listener, api_tls, api::router(app.clone()), Protocol::Api));
     tokio::spawn(housekeeping(app, certificate));
     tracing::info!(

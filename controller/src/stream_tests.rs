@@ -34,6 +34,9 @@ use crate::runs::{Handle, Kind, RunResult, Runs};
 use crate::secret::{self, NewSecret};
 use crate::store::Store;
 
+/// The one in force; runs here are of plans of their own.
+const INVENTORY: &str = "";
+
 /// A controller's agent port on loopback.
 struct Port {
     app: Arc<App>,
@@ -55,11 +58,13 @@ impl Port {
             std::env::temp_dir().join(format!("preflight-stream-{}", secret::hex(&secret::bytes::<8>().unwrap())));
         std::fs::create_dir(&dir).unwrap();
         let store = Store::open(&dir, false).await.unwrap();
+        let entry = crate::app::audit_entry("test", "inventory apply", "ok", "", "", Timestamp::now());
+        store.put_inventory("inventory.yaml", INVENTORY, Timestamp::now(), "test", &entry).await.unwrap();
         let authority = Authority::open(&dir).unwrap();
         let certificate = ServerCertificate::new(&authority, vec!["127.0.0.1".into()]).unwrap();
         let tls = authority::agent_tls(&authority, certificate).unwrap();
         let roster = Arc::new(Roster::new(&[], Timestamp::now()));
-        let runs = Runs::new(store.clone(), roster.clone());
+        let runs = Runs::new(store.clone(), roster.clone(), None);
         let app = Arc::new(App {
             store,
             authority,
@@ -157,10 +162,13 @@ impl Port {
             target_rate: RunSpec::TARGET_RATE,
             duties: Vec::new(),
             mode: preflight_core::run::Mode::Gate,
-            basis: preflight_core::run::Basis::default(),
+            basis: preflight_core::run::Basis {
+                inventory_digest: preflight_core::plan::sha256(INVENTORY.as_bytes()),
+                ..preflight_core::run::Basis::default()
+            },
             only: None,
         };
-        self.app.runs.start(Kind::Gate, "request", spec, "test").await.unwrap()
+        self.app.runs.start(Kind::Gate, "request", spec, "test", None).await.unwrap()
     }
 }
 

@@ -15,17 +15,46 @@ pub struct Proven {
     pub release: String,
     /// The verdict it shipped with; none where it shipped without one.
     pub verdict: Option<String>,
-    /// What that verdict held as `pass`, each with the verdict whose run has shown it: the same one, or an earlier one.
-    pub cells: BTreeMap<CellDigest, String>,
-    /// By fleet, which kinds of hosts were known when that was shown.
-    pub identities: BTreeMap<String, BTreeSet<IdentityKey>>,
+    /// What that verdict held as `pass`.
+    pub cells: BTreeMap<CellDigest, ShownBy>,
+    /// Sets of kinds of hosts, to which `cells` refer: most cells of a fleet were shown from the same ones.
+    pub kinds: Vec<BTreeSet<IdentityKey>>,
+}
+
+/// What has shown a cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownBy {
+    /// The verdict whose run has: the one that the release shipped with, or an earlier one.
+    pub verdict: String,
+    /// From which kinds of hosts: an index into [`Proven::kinds`].
+    pub kinds: usize,
 }
 
 impl Proven {
-    /// Whether every kind of host that a fleet has was known then: of another one nothing is shown.
-    fn knows(&self, fleet: &str, has: Option<&BTreeSet<IdentityKey>>) -> bool {
-        let known = self.identities.get(fleet);
-        has.is_none_or(|has| known.is_some_and(|known| has.is_subset(known)))
+    /// A release of which nothing is proven.
+    pub fn nothing(release: String, verdict: Option<String>) -> Self {
+        Self { release, verdict, cells: BTreeMap::new(), kinds: Vec::new() }
+    }
+
+    /// Adds a cell that a verdict has shown from these kinds of hosts.
+    pub fn insert(&mut self, cell: CellDigest, verdict: String, from: BTreeSet<IdentityKey>) {
+        let kinds = self.kinds.iter().position(|have| *have == from).unwrap_or_else(|| {
+            self.kinds.push(from);
+            self.kinds.len() - 1
+        });
+        self.cells.insert(cell, ShownBy { verdict, kinds });
+    }
+
+    /// From which kinds of hosts a cell was shown; none if it was not.
+    pub fn shown_from(&self, cell: &CellDigest) -> Option<&BTreeSet<IdentityKey>> {
+        self.cells.get(cell).and_then(|shown| self.kinds.get(shown.kinds))
+    }
+
+    /// The verdict that has shown a cell from every kind of host that its fleet `has`: from another one nothing is shown.
+    fn shown_by(&self, cell: &CellDigest, has: Option<&BTreeSet<IdentityKey>>) -> Option<&str> {
+        let from = self.shown_from(cell)?;
+        let shown = self.cells.get(cell).filter(|_| has.is_none_or(|has| has.is_subset(from)));
+        shown.map(|shown| shown.verdict.as_str())
     }
 }
 
@@ -43,7 +72,7 @@ pub enum Duty {
 
 /// What a run does about each cell of its plan, in the plan's order.
 ///
-/// Required is what `proven` does not hold, by region, and every cell of a fleet that `has` hosts of a kind that was not known then. Where a path that must be blocked is required, the region's other cells are
+/// Required is what `proven` does not hold, by region, and every cell of a fleet that `has` hosts of a kind from which it was not shown. Where a path that must be blocked is required, the region's other cells are
 /// probed beside it: without them nothing would show that the target is up and that the agents' own network works.
 pub fn duties(
     plan: &Plan,
@@ -52,8 +81,7 @@ pub fn duties(
 ) -> Vec<Duty> {
     let shown_by = |cell: &Cell| {
         let proven = proven.get(&cell.fleet.region)?;
-        let knows = proven.knows(&cell.fleet.fleet, has.get(&cell.fleet));
-        proven.cells.get(&cell.digest()).filter(|_| knows).cloned()
+        proven.shown_by(&cell.digest(), has.get(&cell.fleet)).map(str::to_owned)
     };
     let mut duties: Vec<Duty> =
         plan.cells.iter().map(|cell| shown_by(cell).map_or(Duty::Required, Duty::Proven)).collect();
@@ -97,12 +125,15 @@ mod tests {
         let open = Expect::Reachable;
         let (old, new) = (cell("eu", "tcp://10.0.0.1:1", open), cell("eu", "tcp://10.0.0.2:1", open));
         let elsewhere = cell("us", "tcp://10.0.0.1:1", open);
-        let proven = Proven {
-            release: "r1".into(),
-            verdict: Some("v2".into()),
-            cells: [(old.digest(), "v1".to_owned())].into(),
-            identities: [("web".to_owned(), [IdentityKey("subnet=a".into())].into())].into(),
-        };
+        let mut proven = Proven::nothing("r1".into(), Some("v2".into()));
+        proven.insert(old.digest(), "v1".to_owned(), [IdentityKey("subnet=a".into())].into());
+        // Another cell of the fleet was shown from more of it, which shows nothing of this one.
+        let wide = cell("eu", "tcp://10.0.0.9:1", open);
+        let both = ["subnet=a", "subnet=b"].map(|key| IdentityKey(key.into()));
+        proven.insert(wide.digest(), "v1".to_owned(), both.clone().into());
+        assert_eq!(proven.kinds.len(), 2);
+        proven.insert(cell("eu", "tcp://10.0.0.8:1", open).digest(), "v1".to_owned(), both.into());
+        assert_eq!(proven.kinds.len(), 2, "a set is kept once");
         let proven: BTreeMap<_, _> = [("eu".to_owned(), proven)].into();
         let renamed = Cell { dependency: "another-name".into(), usage: Usage::default(), line: 7, ..old.clone() };
         let plan = |cells| Plan {
@@ -120,7 +151,7 @@ mod tests {
         let has =
             |subnet: &str| BTreeMap::from([(old.fleet.clone(), BTreeSet::from([IdentityKey(subnet.to_owned())]))]);
         assert_eq!(duties(&plan(vec![old.clone()]), &proven, &has("subnet=a")), [shown()]);
-        assert_eq!(duties(&plan(vec![old.clone()]), &proven, &has("subnet=b")), [Duty::Required]);
+        assert_eq!(duties(&plan(vec![old.clone(), wide]), &proven, &has("subnet=b")), [Duty::Required, shown()]);
         let stricter = Cell { min_agents: 2, ..old.clone() };
         assert_eq!(duties_of(vec![stricter]), [Duty::Required]);
 

@@ -145,6 +145,14 @@ pub fn is_hold(code: &str) -> bool {
     matches!(code, "locked" | "quarantined" | "not_named")
 }
 
+/// Whether a reason's code says that what the verdict rests on is not so any more, or not known to be: no override lifts that.
+pub fn is_void(code: &str) -> bool {
+    matches!(
+        code,
+        "inventory_stale" | "expired" | "inventory_changed" | "new_identity" | "baseline_changed" | "rolled_back"
+    )
+}
+
 /// An unlock: compare and set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unlock {

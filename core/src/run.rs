@@ -96,6 +96,9 @@ pub struct Basis {
     /// By region, which record of a deployment was the last one; 0 where there was none.
     #[serde(default)]
     pub deployed: BTreeMap<String, i64>,
+    /// By region, which record of a rollback was the last one; 0 where there was none.
+    #[serde(default)]
+    pub rolled_back: BTreeMap<String, i64>,
     /// Why the inventory may not be true any more: what is required does not pass by it.
     #[serde(default)]
     pub stale_inventory: Option<String>,

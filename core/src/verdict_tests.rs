@@ -199,12 +199,7 @@ fn a_plan_without_cells_is_never_a_pass() {
     empty.cells.clear();
     let verdict = give(&empty, &[], &Basis::default());
     assert_eq!(verdict.state, State::Unknown);
-    let proven = Proven {
-        release: "r0".into(),
-        verdict: Some("v0".into()),
-        cells: BTreeMap::new(),
-        identities: BTreeMap::new(),
-    };
+    let proven = Proven::nothing("r0".into(), Some("v0".into()));
     assert_eq!(
         give(&empty, &[], &Basis { proven: [("us".to_owned(), proven)].into(), ..Basis::default() }).state,
         State::Unknown
@@ -216,9 +211,11 @@ fn a_plan_without_cells_is_never_a_pass() {
 #[test]
 fn what_a_deployed_release_has_proven_is_not_asked_about_again() {
     let plan = plan(&["us/web", "us/worker"]);
-    let mut cells: BTreeMap<CellDigest, String> = plan.cells.iter().map(|c| (c.digest(), "v0".to_owned())).collect();
-    cells.insert(CellDigest("sha256:gone".into()), "v0".into());
-    let proven = Proven { release: "r0".into(), verdict: Some("v1".into()), cells, identities: BTreeMap::new() };
+    let mut proven = Proven::nothing("r0".into(), Some("v1".into()));
+    for cell in &plan.cells {
+        proven.insert(cell.digest(), "v0".to_owned(), BTreeSet::new());
+    }
+    proven.insert(CellDigest("sha256:gone".into()), "v0".to_owned(), BTreeSet::new());
     let proven: BTreeMap<String, Proven> = [("us".to_owned(), proven)].into();
     let (run, rosters) = run_beside(plan.clone(), &[], 0, proven.clone());
     let (verdict, cells) = judge(&run, &rosters);

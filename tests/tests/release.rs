@@ -261,6 +261,146 @@ fn a_verdict_holds_until_something_that_it_rests_on_changes() {
     assert_eq!(void.json["decision"], "block");
 }
 
+/// A host of `us/web` of a kind of its own.
+fn sealed(lab: &Lab, controller: &Controller, name: &str, address: &str) -> preflight_tests::lab::Agent {
+    let host = lab.host(name, &[address]);
+    let options = AgentOptions { identity: vec!["security_group=sealed".into()], ..AgentOptions::default() };
+    controller.agent(&host, "us", "web", &options)
+}
+
+#[test]
+fn a_cell_is_proven_from_the_hosts_that_have_shown_it_and_from_no_others() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let controller = &small.controller;
+    let first_sealed = sealed(&lab, controller, "sealed", "10.1.1.8");
+    controller.await_agents(3);
+    let first = gate(controller, "r1", &[]).expect_code(0);
+    let _ = deployed(controller, "r1", &id(&first)).expect_code(0);
+    // While hosts of that kind are away, what is new is shown from the others only.
+    let agents = controller.agents();
+    let name = agents.iter().find(|agent| agent["identity"]["host"] == json!(["sealed"])).unwrap()["agent"].clone();
+    first_sealed.process.stop(SOON);
+    controller.await_agents(2);
+    let _ = controller.preflight(&["agents", "forget", name.as_str().unwrap()]).expect_code(0);
+    let _queue = small.cache.redis(6380, &[]);
+    controller.file("preflight.yaml", TWO);
+    let second = gate(controller, "r2", &[]).expect_code(0);
+    let _ = deployed(controller, "r2", &id(&second)).expect_code(0);
+    let same = gate(controller, "r3", &[]).expect_code(0);
+    assert_eq!(codes(&same), ["no_change"], "{}", same.text());
+    let _sealed = sealed(&lab, controller, "sealed-2", "10.1.1.9");
+    controller.await_agents(3);
+    let _ = check(controller, "r3", &id(&same)).expect_code(3);
+    let back = gate(controller, "r3", &[]).expect_code(0);
+    assert_eq!((required(&back, CELL), required(&back, "us/web/queue")), (false, true), "{}", back.text());
+}
+
+#[test]
+fn who_went_back_has_no_baseline_and_what_was_proven_before_is_not_brought_back() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let controller = &small.controller;
+    let first = id(&gate(controller, "r1", &[]).expect_code(0));
+    let _ = deployed(controller, "r1", &first).expect_code(0);
+    let _queue = small.cache.redis(6380, &[]);
+    controller.file("preflight.yaml", TWO);
+    let second = id(&gate(controller, "r2", &[]).expect_code(0));
+    let _ = deployed(controller, "r2", &second).expect_code(0);
+    let same = gate(controller, "r2", &[]).expect_code(0);
+    assert_eq!(codes(&same), ["no_change"]);
+    // What it had decided by is another deployment by now.
+    let late = deployed(controller, "r1", &first).expect_code(0);
+    assert!(late.stderr.contains("does not stand"), "{}", late.text());
+    let all = gate(controller, "r2", &[]).expect_code(0);
+    assert!(required(&all, CELL), "{}", all.text());
+    let _ = deployed(controller, "r2", &id(&all)).expect_code(0);
+    assert_eq!(codes(&gate(controller, "r2", &[]).expect_code(0)), ["no_change"]);
+
+    let _ = gate(controller, "r1", &["--rollback"]).expect_code(0);
+    let again = gate(controller, "r2", &[]).expect_code(0);
+    assert!(required(&again, CELL) && required(&again, "us/web/queue"), "{}", again.text());
+    let void = deployed(controller, "r2", &id(&all)).expect_code(0);
+    assert!(void.stderr.contains("a rollback, was recorded"), "{}", void.text());
+    // To what never shipped there, nothing says that it did.
+    let words = ["release", "rollback", "--application", "app", "--region", "us", "--from", "r2", "--to", "r0"];
+    let back = controller.preflight(&[words.as_slice(), &["--reason", "bad"]].concat()).expect_code(0);
+    assert!(back.text().contains("is not recorded by this"), "{}", back.text());
+    let _ = gate(controller, "r0", &["--rollback"]).expect_code(4);
+}
+
+#[test]
+fn what_passed_beside_a_sick_host_is_not_proven() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let controller = &small.controller;
+    let sick = lab.host("sick", &["10.1.1.8"]);
+    sick.firewall(&Firewall::open().drop_output("10.9.0.1".parse().unwrap()));
+    let _sick = controller.agent(&sick, "us", "web", &AgentOptions::default());
+    controller.await_agents(3);
+    // Which hosts are asked is by chance.
+    let passed = wait_for("the sick host to be asked", SOON, || {
+        let passed = gate(controller, "r1", &["--scope", "all"]).expect_code(0);
+        (passed.cell(CELL)["agents"]["short"] == 1).then_some(passed)
+    });
+    let recorded = deployed(controller, "r1", &id(&passed)).expect_code(0);
+    assert!(recorded.stderr.contains(CELL), "{}", recorded.text());
+    assert!(required(&gate(controller, "r2", &[]), CELL));
+}
+
+#[test]
+fn an_ended_run_is_served_again_only_while_its_verdict_stands() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let controller = &small.controller;
+    let request = json!({
+        "id": "0123456789abcdef", "manifest": MANIFEST, "manifest_name": "preflight.yaml", "regions": ["us"], "release": "r1",
+        "wait_ms": 30_000,
+    });
+    let ask = || controller.api().request("POST", "/v1/gate", Some(&request)).unwrap();
+    assert_eq!(ask().json()["decision"], "proceed");
+    assert_eq!(ask().json()["decision"], "proceed");
+    controller.inventory(&INVENTORY.replace("web: {}", "web: {min_agents: 1}"));
+    assert_eq!(ask().status, 409);
+    controller.inventory(INVENTORY);
+    assert_eq!(ask().json()["decision"], "proceed");
+    // Another manifest of this release is not what the verdict is for, unless the caller says which it has.
+    let _queue = small.cache.redis(6380, &[]);
+    controller.file("other.yaml", TWO);
+    let words = ["gate", "--manifest", "other.yaml", "--region", "us", "--release", "r1"];
+    let _ = controller.preflight(&words).expect_code(0);
+    let void = check(controller, "r1", "0123456789abcdef").expect_code(3);
+    assert!(void.stdout.contains("another manifest"), "{}", void.text());
+    let words = ["verdict", "check", "0123456789abcdef", "--application", "app", "--release", "r1", "--region", "us"];
+    let _ = controller.preflight(&[words.as_slice(), &["--manifest", "preflight.yaml"]].concat()).expect_code(0);
+    // Asked for when a rollback came, it is void.
+    let _ = deployed(controller, "r1", "0123456789abcdef").expect_code(0);
+    assert_eq!(ask().json()["decision"], "proceed");
+    let _ = gate(controller, "r1", &["--rollback"]).expect_code(0);
+    assert_eq!(ask().status, 409);
+}
+
+#[test]
+fn a_run_whose_basis_changed_under_it_does_not_proceed() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 2);
+    // Nobody answers until the inventory is another one.
+    small.agents.iter_mut().for_each(|agent| agent.process.freeze());
+    let (controller, agents) = (&small.controller, &small.agents);
+    let answer = std::thread::scope(|scope| {
+        let run = scope.spawn(|| gate(controller, "r1", &["--wait", "1m"]));
+        wait_for("the gate to be asked for", SOON, || (!audit(controller, "gate").is_empty()).then_some(()));
+        controller.inventory(&INVENTORY.replace("web: {}", "web: {min_agents: 1}"));
+        for agent in agents {
+            agent.process.thaw();
+        }
+        run.join().unwrap()
+    });
+    let answer = answer.expect_code(3);
+    assert!(codes(&answer).contains(&"inventory_changed"), "{}", answer.text());
+    assert_eq!(answer.state(CELL), "pass");
+}
+
 /// The files that are kept for the controller.
 fn kept(controller: &Controller) -> Vec<PathBuf> {
     let dir = fs::read_dir(controller.pipeline.dir().join("spool"));
@@ -269,6 +409,29 @@ fn kept(controller: &Controller) -> Vec<PathBuf> {
 
 const SPOOL: [&str; 2] = ["--spool-dir", "spool"];
 const BREAK_GLASS: [&str; 5] = ["--break-glass", "--reason", "us is down", "--ticket", "OPS-9"];
+
+/// A wrong token and a foreign authority hold up no rollback. For the glass, who answers has been reached.
+fn a_stranger_holds_up_no_rollback(controller: &Controller, rollback: &[&str], break_glass: &[&str]) {
+    let context = fs::read_to_string(controller.context()).unwrap();
+    let context: toml::Table = context.parse().unwrap();
+    let text = |key: &str| context[key].as_str().unwrap().to_owned();
+    controller.file("ca.pem", &text("ca_pem"));
+    controller.file("foreign.pem", &preflight_tests::certificates::Authority::new("foreign").pem);
+    for (token, ca) in [("pft_wrong", "ca.pem"), (text("token").as_str(), "foreign.pem")] {
+        let environment =
+            [("PREFLIGHT_URL", text("url")), ("PREFLIGHT_TOKEN", token.to_owned()), ("PREFLIGHT_CA", ca.to_owned())];
+        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r1"];
+        let _ = controller.preflight_with(&[words.as_slice(), break_glass].concat(), &environment).expect_code(1);
+        let _ = controller.preflight_with(&words, &environment).expect_code(1);
+        assert!(kept(controller).is_empty());
+        let back = controller.preflight_with(&[words.as_slice(), rollback].concat(), &environment).expect_code(0);
+        assert!(back.stderr.contains("WITHOUT a verdict") && back.stdout.contains("PROCEED"), "{}", back.text());
+        let files = kept(controller);
+        assert_eq!(files.len(), 1);
+        fs::remove_file(&files[0]).unwrap();
+    }
+}
 
 #[test]
 fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_later() {
@@ -295,34 +458,15 @@ fn with_the_controller_gone_a_rollback_and_a_broken_glass_go_on_and_are_told_lat
     let whole = gate(&small.controller, "r2", &break_glass).expect_code(2);
     assert!(whole.stderr.contains("was not used") && whole.stderr.contains("preflight override"), "{}", whole.stderr);
     small.controller.file("preflight.yaml", MANIFEST);
-    // A wrong token and a foreign authority hold up no rollback. For the glass, who answers has been reached.
-    let context = fs::read_to_string(small.controller.context()).unwrap();
-    let context: toml::Table = context.parse().unwrap();
-    let text = |key: &str| context[key].as_str().unwrap().to_owned();
-    small.controller.file("ca.pem", &text("ca_pem"));
-    small.controller.file("foreign.pem", &preflight_tests::certificates::Authority::new("foreign").pem);
-    for (token, ca) in [("pft_wrong", "ca.pem"), (text("token").as_str(), "foreign.pem")] {
-        let environment =
-            [("PREFLIGHT_URL", text("url")), ("PREFLIGHT_TOKEN", token.to_owned()), ("PREFLIGHT_CA", ca.to_owned())];
-        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r1"];
-        let _ =
-            small.controller.preflight_with(&[words.as_slice(), &break_glass].concat(), &environment).expect_code(1);
-        let _ = small.controller.preflight_with(&words, &environment).expect_code(1);
-        assert!(kept(&small.controller).is_empty());
-        let back =
-            small.controller.preflight_with(&[words.as_slice(), &rollback].concat(), &environment).expect_code(0);
-        assert!(back.stderr.contains("WITHOUT a verdict") && back.stdout.contains("PROCEED"), "{}", back.text());
-        let files = kept(&small.controller);
-        assert_eq!(files.len(), 1);
-        fs::remove_file(&files[0]).unwrap();
-    }
+    a_stranger_holds_up_no_rollback(&small.controller, &rollback, &break_glass);
     // Nor does a manifest of before that does not fit the inventory of now.
     let old = MANIFEST.replace("10.9.0.1", "{gone}.example");
     small.controller.file("preflight.yaml", &old);
     let all = ["gate", "--manifest", "preflight.yaml", "--all-regions", "--release", "r1", "-o", "json"];
     let back = small.controller.preflight(&[all.as_slice(), &rollback].concat()).expect_code(0);
     assert_eq!((&back.json["rollback"], &back.json["regions"][0]["region"]), (&json!(true), &json!("us")));
+    let twice = ["gate", "--manifest", "preflight.yaml", "--region", "us,us", "--release", "r1", "-o", "json"];
+    let _ = small.controller.preflight(&[twice.as_slice(), &rollback].concat()).expect_code(0);
     let _ = small.controller.preflight(&all).expect_code(64);
     small.controller.inventory(&INVENTORY.replace("  app:", "  another:"));
     let back = small.controller.preflight(&[all.as_slice(), &rollback].concat()).expect_code(0);

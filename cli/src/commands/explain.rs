@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 /// What a verdict says of a region: the code, what it means, and what to do next.
-const OF_VERDICTS: [(&str, &str, &str); 13] = [
+const OF_VERDICTS: [(&str, &str, &str); 15] = [
     (
         "no_change",
         "every cell was shown before, by the verdict that is named, and is the same now: nothing was probed, and what was removed \
@@ -71,6 +71,16 @@ const OF_VERDICTS: [(&str, &str, &str); 13] = [
         "not_named",
         "the region was unlocked for another release, which has to ship first",
         "Ship the one that was named and record it (`preflight release deployed`), or unlock again for this one.",
+    ),
+    (
+        "expired",
+        "the verdict was given too long ago, or by a clock that was set back since",
+        "Run `preflight gate` for this release and these regions.",
+    ),
+    (
+        "newer_manifest",
+        "the release was gated in the region with another manifest since",
+        "Run `preflight gate` with the manifest that ships, or name it to `preflight verdict check` by --manifest.",
     ),
     (
         "inventory_changed",

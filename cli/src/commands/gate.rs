@@ -112,7 +112,7 @@ pub(crate) async fn run(
     let result = verdict(args, connect, spool).await;
     if let Err(GivenUp { failure, cause }) = &result {
         // A token that is wrong, or a controller that is not trusted, must not be a way around what the controller forbids.
-        let excused = advisory && matches!(cause, Cause::Unavailable(_));
+        let excused = advisory && matches!(cause, Cause::Unavailable(_) | Cause::Slow(_));
         let goes_on = if excused { GoesOn::Advisory } else { GoesOn::No };
         report.deliver(Told::Nothing { failure, goes_on }, failure.exit, missing);
     }
@@ -126,7 +126,7 @@ pub(crate) async fn run(
             return Ok(Exit::Refused);
         }
         Ok(exit) => exit,
-        Err(GivenUp { failure, cause: Cause::Unavailable(_) }) => {
+        Err(GivenUp { failure, cause: Cause::Unavailable(_) | Cause::Slow(_) }) => {
             crate::say(&failure);
             failure.exit
         }
@@ -250,7 +250,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
 fn goes_past<'a>(cause: &'a Cause, args: &Args) -> Option<&'a str> {
     match cause {
         Cause::Unavailable(error) => (args.rollback || args.break_glass).then_some(error),
-        Cause::Stranger(error) => args.rollback.then_some(error),
+        Cause::Slow(error) | Cause::Stranger(error) => args.rollback.then_some(error),
         Cause::Refused | Cause::Other => None,
     }
 }

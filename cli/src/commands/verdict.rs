@@ -45,7 +45,7 @@ Examples:
     /// Exit by a verdict that was given: only for the release and regions named, while it is valid, as things stand now
     #[command(after_help = "\
 It does not hold any more (exit 3) once its time is over, the inventory gives other cells, a fleet has hosts of a kind that it did
-not have, or what it took as proven is not deployed any more. Overrides count as of now: one that was given since lets it proceed,
+not have, the release was gated with another manifest since (unless --manifest says which), or what it took as proven is not deployed any more. Overrides count as of now: one that was given since lets it proceed,
 one that ended or was withdrawn blocks again.
 
 Example:
@@ -141,6 +141,9 @@ async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
         now: Some(answer.date.unwrap_or_else(Timestamp::now)),
     };
     let mut judgement = exit::judge(&gate, &asked);
+    // Who has the manifest in hand knows that it is for that one, whatever else the release was gated with since.
+    let known = |why: &ReasonText| why.code == "newer_manifest" && digest.as_ref() == Some(&gate.manifest_digest);
+    let objections: Vec<ReasonText> = objections.into_iter().filter(|why| !known(why)).collect();
     // What the controller objects to counts beside what this side does.
     if !objections.is_empty() {
         judgement.exit = Exit::over([judgement.exit, Exit::Unknown]);

@@ -21,7 +21,7 @@ use super::auth::Principal;
 use super::flagger;
 use super::problem::Failure;
 use super::stream;
-use crate::app::App;
+use crate::app::{App, audit_entry};
 use crate::dispatch::Dispatch as _;
 use crate::runs::{Handle, Kind, RunResult};
 use crate::secret;
@@ -101,12 +101,15 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
         Mode::Rollback => check_deployed_before(app, &plan, &request.release).await?,
         Mode::Gate | Mode::Advisory => BTreeMap::new(),
     };
-    let (mut proven, mut deployed): (BTreeMap<String, Proven>, BTreeMap<String, i64>) = Default::default();
+    let mut proven: BTreeMap<String, Proven> = BTreeMap::new();
+    let (mut deployed, mut rolled_back): (BTreeMap<String, i64>, BTreeMap<String, i64>) = Default::default();
     for region in &plan.regions {
-        let last = app.store.deployed(&plan.application, region, None).await?;
-        deployed.insert(region.clone(), last.as_ref().map_or(0, |last| last.id));
-        if request.scope == Scope::New && mode != Mode::Rollback {
-            proven.extend(last.map(|last| (region.clone(), last.proven)));
+        let recorded = app.store.recorded(&plan.application, region).await?;
+        deployed.insert(region.clone(), recorded.latest.deployed);
+        rolled_back.insert(region.clone(), recorded.latest.rollback);
+        // What was gone back from is not what runs there, and what runs there instead has not been recorded.
+        if request.scope == Scope::New && mode != Mode::Rollback && !recorded.gone_back {
+            proven.extend(recorded.deployed.map(|last| (region.clone(), last.proven)));
         }
     }
     let duties = match mode {
@@ -145,13 +148,13 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
             proven,
             other_manifest,
             deployed,
+            rolled_back,
             stale_inventory: app.stale_inventory(),
         },
         only: None,
     };
-    let handle = app.runs.start(Kind::Gate, &digest, spec.clone(), &principal.name).await?;
-    app.audit(&principal.name, "gate", "asked", &principal.source, &asked(&spec)).await;
-    Ok(handle)
+    let entry = audit_entry(&principal.name, "gate", "asked", &principal.source, &asked(&spec), started);
+    Ok(app.runs.start(Kind::Gate, &digest, spec, &principal.name, Some(&entry)).await?)
 }
 
 /// The plan of a rollback whose manifest does not fit the inventory of now: that holds it up nowhere, only nothing is shown. All
@@ -169,6 +172,8 @@ async fn unplanned(
         let places = app.store.all_deployed(Some(&application)).await?;
         regions = places.into_iter().map(|place| place.region).collect();
     }
+    let mut seen = BTreeSet::new();
+    regions.retain(|region| seen.insert(region.clone()));
     let manifest_digest = manifest.digest.clone();
     let plan = Plan { application, manifest_digest, regions, cells: Vec::new(), excluded: Vec::new() };
     Ok((!plan.regions.is_empty()).then_some(plan))

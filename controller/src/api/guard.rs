@@ -25,7 +25,7 @@ use super::release::places;
 use super::releases;
 use crate::app::{App, audit_entry};
 use crate::secret;
-use crate::store::{BesideGuard, Deployed};
+use crate::store::{BesideGuard, Deployed, Shipped};
 
 /// The farthest reminder.
 const MAX_REMIND: Duration = Duration::from_hours(400 * 24);
@@ -97,7 +97,7 @@ pub(super) async fn candidate(
         for region in &place.regions {
             guard.announce(region, candidate.clone());
         }
-        Ok::<_, GuardError>(((), BesideGuard { entries: vec![entry], deployed: Vec::new() }))
+        Ok::<_, GuardError>(((), BesideGuard { entries: vec![entry], ..BesideGuard::default() }))
     };
     app.store.change_guard(&place.application, now, announce).await??;
     let done = vec![format!("{} is what would ship in {regions}", escape(&request.release))];
@@ -191,7 +191,7 @@ pub(super) async fn lift(
         };
         let detail = format!("{id}: {what} of {}: {}", place.application, request.reason);
         let entries = vec![principal.entry("release lift", &detail)];
-        Ok::<_, Failure>((what, BesideGuard { entries, deployed: Vec::new() }))
+        Ok::<_, Failure>((what, BesideGuard { entries, ..BesideGuard::default() }))
     };
     let what = app.store.change_guard(&place.application, Timestamp::now(), lift).await??;
     let done = vec![format!("{} is not quarantined by {} any more", escape(&what), escape(&id))];
@@ -213,7 +213,7 @@ pub(super) async fn rollback(
     release(&request.to)?;
     let place = Where::find(&app, request.application.as_deref(), &request.regions, false).await?.some()?;
     let (now, id) = (Timestamp::now(), new_id()?);
-    let (mut deployed, mut notices) = (Vec::new(), Vec::new());
+    let (mut deployed, mut recorded, mut notices) = (Vec::new(), Vec::new(), Vec::new());
     let (from, to) = (escape(&request.from), escape(&request.to));
     for region in &place.regions {
         let last = app.store.deployed(&place.application, region, None).await?.map(|last| last.proven.release);
@@ -221,19 +221,23 @@ pub(super) async fn rollback(
             let last = last.as_deref().map(escape).unwrap_or_default();
             notices.push(format!("in {region} {last} was recorded as deployed, not {from}"));
         }
+        // `gate --rollback` goes to what was deployed before: that must not be said of what never was.
         if app.store.deployed(&place.application, region, Some(&request.to)).await?.is_none() {
-            notices.push(format!("{to} was never recorded as deployed in {region}"));
+            notices.push(format!(
+                "{to} was never recorded as deployed in {region}, and is not recorded by this: gate it, then `preflight release deployed`"
+            ));
+            continue;
         }
+        recorded.push(region.as_str());
         if last.as_ref() == Some(&request.to) {
             continue;
         }
         // What it had shown when it shipped first may not be so any more: it is required again.
-        let proven =
-            Proven { release: request.to.clone(), verdict: None, cells: BTreeMap::new(), identities: BTreeMap::new() };
+        let proven = Proven::nothing(request.to.clone(), None);
         let (application, region, principal) = (place.application.clone(), region.clone(), principal.name.clone());
         let record = Deployed { id: 0, application, region, proven, at: now, principal };
         let places = places(&app, None, &record).await?;
-        deployed.push((record, places));
+        deployed.push(Shipped { deployed: record, places, expected: None });
     }
     let regions = place.regions.join(", ");
     let roll_back = |guard: &mut Guard| {
@@ -245,14 +249,13 @@ pub(super) async fn rollback(
             place.application, request.from, request.to
         );
         let entries = vec![principal.entry("release rollback", &detail)];
-        Ok::<_, GuardError>((kept, BesideGuard { entries, deployed }))
+        Ok::<_, GuardError>((kept, BesideGuard { entries, deployed, rolled_back: place.regions.clone() }))
     };
     let kept = app.store.change_guard(&place.application, now, roll_back).await??;
-    let done = vec![
-        format!("{to} is deployed in {regions}"),
-        format!("{from} is quarantined in every region ({kept})"),
-        format!("locked for all but {to}: {regions}"),
-    ];
+    let shipped = (!recorded.is_empty()).then(|| format!("{to} is deployed in {}", recorded.join(", ")));
+    let held =
+        [format!("{from} is quarantined in every region ({kept})"), format!("locked for all but {to}: {regions}")];
+    let done = shipped.into_iter().chain(held).collect();
     changed(&app, &place.application, done, notices).await
 }
 
@@ -291,7 +294,7 @@ pub(super) async fn lock(
         }
         let detail = format!("{} in {}: {}", place.application, done.join(", "), request.reason);
         let entries = if done.is_empty() { Vec::new() } else { vec![principal.entry("lock", &detail)] };
-        Ok::<_, GuardError>(((done, notices), BesideGuard { entries, deployed: Vec::new() }))
+        Ok::<_, GuardError>(((done, notices), BesideGuard { entries, ..BesideGuard::default() }))
     };
     let (done, notices) = app.store.change_guard(&place.application, now, lock).await??;
     let done = done.into_iter().map(|region| format!("{region} is locked")).collect();
@@ -357,7 +360,7 @@ pub(super) async fn unlock(
             principal.entry("unlock", &format!("{} in {region} for {release}{how}", place.application))
         };
         let entries = done.unlocked.iter().map(entry).collect();
-        Ok(((done, expected), BesideGuard { entries, deployed: Vec::new() }))
+        Ok(((done, expected), BesideGuard { entries, ..BesideGuard::default() }))
     };
     match app.store.change_guard(&place.application, now, unlock).await? {
         Ok((done, expected)) => {

@@ -73,7 +73,7 @@ pub(super) async fn probe(
     };
     let names = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     app.audit(&principal.name, "probe", &spec.id, &principal.source, &names).await;
-    let handle = app.runs.start(Kind::Probe, "", spec, &principal.name).await?;
+    let handle = app.runs.start(Kind::Probe, "", spec, &principal.name, None).await?;
     // The run goes on when the caller does not wait for it, and so does its place.
     let until = handle.clone();
     tokio::spawn(async move {

@@ -115,7 +115,7 @@ impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match &error {
             RunError::Store(store) => Self::from(Arc::as_ref(store)),
-            RunError::OtherRequest(_) | RunError::Stale(_) => {
+            RunError::OtherRequest(_) | RunError::Stale(..) => {
                 Self::new(StatusCode::CONFLICT, "conflict", error.to_string(), None)
             }
             RunError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None),

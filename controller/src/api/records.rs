@@ -49,7 +49,7 @@ pub(super) async fn deliver(
     let detail = serde_json::to_string(&record).map_err(|error| Failure::internal(error.to_string()))?;
     let now = Timestamp::now();
     let entry = audit_entry(&principal.name, &record.kind, "delivered", &principal.source, &detail, now);
-    app.store.put_record(&record.id, &entry, now).await?;
+    app.store.put_record(&record, &entry, now).await?;
     Ok(Json(Delivered { notice: notice(&app, &record).await? }))
 }
 

@@ -1,6 +1,5 @@
 //! What shipped: the baseline of the next gate.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -8,10 +7,10 @@ use axum::{Extension, Json};
 use jiff::{SignedDuration, Timestamp};
 use preflight_core::baseline::Proven;
 use preflight_core::decision::Override;
-use preflight_core::guard::{Asked, Guard, GuardError};
+use preflight_core::guard::{self, Asked, Guard, GuardError};
 use preflight_core::identity::IdentityKey;
 use preflight_core::plan::CellDigest;
-use preflight_core::run::Mode;
+use preflight_core::run::{Mode, RunSpec};
 use preflight_core::text::escape;
 use preflight_proto::api::{self, DeployedRequest, Gate, Problem};
 use serde::Deserialize;
@@ -22,7 +21,8 @@ use super::guard::Where;
 use super::problem::Failure;
 use crate::app::{App, audit_entry};
 use crate::result::core_override;
-use crate::store::{BesideGuard, Deployed, Place};
+use crate::standing;
+use crate::store::{BesideGuard, Deployed, Place, Recorded, Shipped};
 
 /// A verdict is what a release shipped with if it was given no longer ago than this.
 const SHIPS_WITHIN: SignedDuration = SignedDuration::from_hours(24);
@@ -47,16 +47,21 @@ pub(super) async fn deployed(
     let application = Where::find(&app, application, std::slice::from_ref(&request.region), false).await?.application;
     let overrides = app.store.overrides(Some(&application), Timestamp::now()).await?;
     // What ships without a verdict proves nothing, also where it did when it shipped before: the path may be gone since.
-    let Shown { cells, identities, decided, unproven } = match &gate {
-        Some(gate) => shown_by(gate, &application, &request, &overrides)?,
-        None => Shown::nothing("no verdict"),
+    let recorded = app.store.recorded(&application, &request.region).await?;
+    let spec = match &request.verdict {
+        Some(id) => app.store.run_spec(id).await?,
+        None => None,
+    };
+    let Shown { proven, decided, unproven } = match gate.as_ref().zip(spec.as_ref()) {
+        Some((gate, spec)) => shown_by(gate, spec, &application, &request, &overrides, &recorded)?,
+        None => Shown::nothing("no verdict", &request),
     };
     let notice = notice(gate.as_ref(), &request, decided, &unproven);
     let deployed = Deployed {
         id: 0,
         application,
         region: request.region,
-        proven: Proven { release: request.release, verdict: request.verdict, cells, identities },
+        proven,
         at: Timestamp::now(),
         principal: principal.name.clone(),
     };
@@ -84,7 +89,14 @@ pub(super) async fn deployed(
         };
         let holds = guard.word(&asked, &overrides, deployed.at).holds;
         guard.deployed(&deployed.region, &deployed.proven.release);
-        Ok::<_, GuardError>((holds, BesideGuard { entries: vec![entry], deployed: vec![(deployed.clone(), places)] }))
+        Ok::<_, GuardError>((
+            holds,
+            BesideGuard {
+                entries: vec![entry],
+                deployed: vec![Shipped { deployed: deployed.clone(), places, expected: Some(recorded.latest) }],
+                ..BesideGuard::default()
+            },
+        ))
     };
     let holds = app.store.change_guard(&deployed.application, deployed.at, record).await??;
     // What has shipped is a fact, also where it should not have.
@@ -121,8 +133,7 @@ pub(super) async fn places(app: &App, gate: Option<&Gate>, deployed: &Deployed) 
 
 /// What a verdict has shown of a region.
 struct Shown {
-    cells: BTreeMap<CellDigest, String>,
-    identities: BTreeMap<String, BTreeSet<IdentityKey>>,
+    proven: Proven,
     /// What it decided, or why that proves nothing.
     decided: &'static str,
     /// The cells that it did not hold as `pass`; empty where it proves nothing at all.
@@ -130,18 +141,22 @@ struct Shown {
 }
 
 impl Shown {
-    fn nothing(why: &'static str) -> Self {
-        Self { cells: BTreeMap::new(), identities: BTreeMap::new(), decided: why, unproven: Vec::new() }
+    fn nothing(why: &'static str, request: &DeployedRequest) -> Self {
+        let proven = Proven::nothing(request.release.clone(), request.verdict.clone());
+        Self { proven, decided: why, unproven: Vec::new() }
     }
 }
 
-/// The cells that a verdict held as `pass` in the region, each with the verdict whose run has shown it; the kinds of hosts that it
-/// knew; and what it decided. What it did not mean to decide, or could not by an inventory that was too old, it has not shown.
+/// The cells that a verdict held as `pass` in the region, each with the verdict whose run has shown it and from which kinds of hosts; and
+/// what it decided. What it did not mean to decide, or did not stand by, it has not shown; nor anything where the region's baseline is
+/// another one since.
 fn shown_by(
     gate: &Gate,
+    spec: &RunSpec,
     application: &str,
     request: &DeployedRequest,
     overrides: &[api::Override],
+    recorded: &Recorded,
 ) -> Result<Shown, Failure> {
     let wrong = |what: &str, have: &str, want: &str| {
         let message = format!("verdict {} is for {what} {}, not {}", escape(&gate.id), escape(have), escape(want));
@@ -158,16 +173,26 @@ fn shown_by(
         return wrong("region", &regions.join(", "), &request.region);
     };
     let ended: Timestamp = gate.ended_at.parse().map_err(|_| Failure::internal("a verdict without a time"))?;
-    if Timestamp::now().duration_since(ended) > SHIPS_WITHIN {
-        let message = format!("verdict {} was given at {ended:.0}: too long ago for what ships now", escape(&gate.id));
+    // A run that was taken up again long after its time rests on evidence from before its deadline.
+    let ended = ended.min(spec.deadline);
+    if !(-standing::CLOCK_STEP..=SHIPS_WITHIN).contains(&Timestamp::now().duration_since(ended)) {
+        let message = format!(
+            "verdict {} was given at {ended:.0}: too long ago, or by a clock that was set back since, for what ships now",
+            escape(&gate.id)
+        );
         return Err(Failure::refused(
             message,
             "Gate the release again (`--scope all`), and name that verdict.".to_owned(),
         ));
     }
-    let stale = region.reasons.iter().any(|reason| reason.code == "inventory_stale");
-    if gate.advisory || stale {
-        return Ok(Shown::nothing(if stale { "inventory_stale" } else { "advisory" }));
+    if gate.advisory {
+        return Ok(Shown::nothing("advisory", request));
+    }
+    if region.reasons.iter().any(|reason| guard::is_void(&reason.code)) {
+        return Ok(Shown::nothing("void", request));
+    }
+    if !standing::baseline(spec, &region.region, recorded).is_empty() {
+        return Ok(Shown::nothing("outdated", request));
     }
     // An override that was given at the sight of the verdict lets it go as well as one that was there before.
     let blocks = |cell: &&api::Cell| cell.required && cell.state != api::State::Pass;
@@ -183,14 +208,23 @@ fn shown_by(
         api::Decision::Block if blocking.peek().is_some() && blocking.all(overridden) => "override",
         api::Decision::Block => "block",
     };
-    let short = region.cells.iter().filter(|cell| cell.state != api::State::Pass);
+    // What passed with a host that fell short would not have with --strict.
+    let held = |cell: &api::Cell| cell.state == api::State::Pass && cell.agents.short == 0;
+    let short = region.cells.iter().filter(|cell| !held(cell));
     let unproven = short.map(|cell| format!("{}/{}/{}", region.region, cell.fleet, cell.dependency)).collect();
-    let held = region.cells.iter().filter(|cell| cell.state == api::State::Pass);
-    let by = |cell: &api::Cell| cell.proven_by.clone().unwrap_or_else(|| gate.id.clone());
-    let cells = held.map(|cell| (CellDigest(cell.digest.clone()), by(cell))).collect();
-    let keys = |seen: &api::FleetSeen| seen.identities.iter().cloned().map(IdentityKey).collect();
-    let identities = region.fleets.iter().map(|seen| (seen.fleet.clone(), keys(seen))).collect();
-    Ok(Shown { cells, identities, decided, unproven })
+    let before = recorded.deployed.as_ref().map(|last| &last.proven);
+    let mut proven = Proven::nothing(request.release.clone(), request.verdict.clone());
+    for cell in region.cells.iter().filter(|cell| held(cell)) {
+        let digest = CellDigest(cell.digest.clone());
+        let (by, from) = match &cell.proven_by {
+            Some(verdict) => (verdict, before.and_then(|before| before.shown_from(&digest)).cloned()),
+            None => (&gate.id, Some(cell.identities.iter().map(|seen| IdentityKey(seen.key.clone())).collect())),
+        };
+        if let Some(from) = from {
+            proven.insert(digest, by.clone(), from);
+        }
+    }
+    Ok(Shown { proven, decided, unproven })
 }
 
 /// What whoever records a release should know, where not everything that it ships is proven.
@@ -200,7 +234,10 @@ fn notice(gate: Option<&Gate>, request: &DeployedRequest, decided: &str, unprove
     let what = match decided {
         "no verdict" => format!("there is no verdict for it: {every}"),
         "advisory" => format!("{by}is advisory: {every}"),
-        "inventory_stale" => format!("{by}went by an inventory that was too old: {every}"),
+        "void" => format!("{by}did not stand when it was given: {every}"),
+        "outdated" => {
+            format!("{by}does not stand: another deployment, or a rollback, was recorded since it began: {every}")
+        }
         _ => {
             let what = match decided {
                 "block" => "decided block",

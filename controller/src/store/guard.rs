@@ -5,7 +5,7 @@ use preflight_core::guard::Guard;
 use preflight_proto::api::AuditEntry;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::releases::insert_deployed;
+use super::releases::{Latest, insert_deployed, insert_rollback, latest_within};
 use super::{Deployed, Place, Store, StoreError, insert_audit, json, to_json};
 
 /// What is stored together with a changed guard, or not at all.
@@ -13,8 +13,20 @@ use super::{Deployed, Place, Store, StoreError, insert_audit, json, to_json};
 pub(crate) struct Beside {
     /// For the audit log.
     pub(crate) entries: Vec<AuditEntry>,
-    /// What has shipped, with the cells that the matrix shows of it.
-    pub(crate) deployed: Vec<(Deployed, Vec<Place>)>,
+    /// What has shipped.
+    pub(crate) deployed: Vec<Shipped>,
+    /// The regions that went back to an earlier release.
+    pub(crate) rolled_back: Vec<String>,
+}
+
+/// A release that has shipped in a region.
+#[derive(Debug)]
+pub(crate) struct Shipped {
+    pub(crate) deployed: Deployed,
+    /// The cells that the matrix shows of it.
+    pub(crate) places: Vec<Place>,
+    /// What the last records there must be for it to be stored; none where that does not matter.
+    pub(crate) expected: Option<Latest>,
 }
 
 impl Store {
@@ -64,8 +76,15 @@ impl Store {
         for entry in &beside.entries {
             insert_audit(entry, now).execute(&mut *tx).await.map_err(failed)?;
         }
-        for (deployed, places) in &beside.deployed {
+        for Shipped { deployed, places, expected } in &beside.deployed {
+            let latest = latest_within(&mut tx, self, application, &deployed.region).await?;
+            if expected.is_some_and(|expected| expected != latest) {
+                return Err(StoreError::Busy);
+            }
             insert_deployed(&mut tx, self, deployed, places).await?;
+        }
+        for region in &beside.rolled_back {
+            insert_rollback(&mut tx, self, application, region, None).await?;
         }
         tx.commit().await.map_err(failed)?;
         Ok(Ok(made))

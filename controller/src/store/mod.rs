@@ -18,8 +18,9 @@ use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
 
 pub(crate) use agents::{AgentRow, Certificate, CertificateCheck};
 pub(crate) use guard::Beside as BesideGuard;
+pub(crate) use guard::Shipped;
 pub(crate) use matrix::{Found, LatestCell, Measured, Place};
-pub(crate) use releases::Deployed;
+pub(crate) use releases::{Deployed, Recorded};
 pub(crate) use runs::{Closed, NewTestimony, OpenRun};
 pub(crate) use tokens::JoinRefused;
 
@@ -142,7 +143,7 @@ impl Store {
         let oldest_verdict = now.as_millisecond() - i64::try_from(KEEP_VERDICTS.as_millis()).unwrap_or(i64::MAX);
         sqlx::query(
             "DELETE FROM run WHERE ended_at IS NOT NULL AND started_at < CASE kind WHEN 'gate' THEN ?2 ELSE ?1 END AND id NOT IN \
-             (SELECT verdict FROM deployed WHERE verdict IS NOT NULL UNION SELECT value FROM deployed, json_each(deployed.cells))",
+             (SELECT verdict FROM deployed WHERE verdict IS NOT NULL UNION SELECT value ->> '$.verdict' FROM deployed, json_each(deployed.cells))",
         )
             .bind(oldest)
             .bind(oldest_verdict)

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use preflight_core::baseline::Proven;
-use preflight_core::plan::CellDigest;
-use preflight_proto::api::{AuditEntry, Override};
+use preflight_core::run::RunSpec;
+use preflight_proto::api::{AuditEntry, Override, Record};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
@@ -32,7 +32,7 @@ pub(super) async fn insert_deployed(
     places: &[Place],
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO deployed (application, region, release, verdict, cells, identities, at, principal) \
+        "INSERT INTO deployed (application, region, release, verdict, cells, kinds, at, principal) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&deployed.application)
@@ -40,7 +40,7 @@ pub(super) async fn insert_deployed(
     .bind(&deployed.proven.release)
     .bind(&deployed.proven.verdict)
     .bind(to_json(&deployed.proven.cells)?)
-    .bind(to_json(&deployed.proven.identities)?)
+    .bind(to_json(&deployed.proven.kinds)?)
     .bind(deployed.at.as_millisecond())
     .bind(&deployed.principal)
     .execute(&mut *tx)
@@ -51,7 +51,113 @@ pub(super) async fn insert_deployed(
         .map_err(|e| store.failed(e))
 }
 
+/// The last records of an application in a region; 0 where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Latest {
+    /// Of a deployment.
+    pub(crate) deployed: i64,
+    /// Of a rollback.
+    pub(crate) rollback: i64,
+}
+
+/// What is recorded of an application in a region.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorded {
+    /// What is deployed there.
+    pub(crate) deployed: Option<Deployed>,
+    pub(crate) latest: Latest,
+    /// The run that the last rollback was asked for with.
+    pub(crate) rollback_run: Option<String>,
+    /// A rollback was asked for after that deployment was recorded: nothing is known of what runs there.
+    pub(crate) gone_back: bool,
+}
+
+/// The last records within a transaction.
+pub(super) async fn latest_within(
+    tx: &mut SqliteConnection,
+    store: &Store,
+    application: &str,
+    region: &str,
+) -> Result<Latest, StoreError> {
+    let row = sqlx::query(
+        "SELECT (SELECT coalesce(max(id), 0) FROM deployed WHERE application = ?1 AND region = ?2), \
+                (SELECT coalesce(max(id), 0) FROM rollback WHERE application = ?1 AND region = ?2)",
+    )
+    .bind(application)
+    .bind(region)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(|e| store.failed(e))?;
+    Ok(Latest { deployed: row.get(0), rollback: row.get(1) })
+}
+
+/// Records within a transaction that an application went back in a region.
+pub(super) async fn insert_rollback(
+    tx: &mut SqliteConnection,
+    store: &Store,
+    application: &str,
+    region: &str,
+    run: Option<&str>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO rollback (application, region, deployed, run) \
+         SELECT ?1, ?2, coalesce(max(id), 0), ?3 FROM deployed WHERE application = ?1 AND region = ?2",
+    )
+    .bind(application)
+    .bind(region)
+    .bind(run)
+    .execute(&mut *tx)
+    .await
+    .map(|_| ())
+    .map_err(|e| store.failed(e))
+}
+
 impl Store {
+    /// What is recorded of an application in a region.
+    pub(crate) async fn recorded(&self, application: &str, region: &str) -> Result<Recorded, StoreError> {
+        // In this order: what is recorded between the two looks can only make more of what is known void.
+        let deployed = self.deployed(application, region, None).await?;
+        let last = sqlx::query(
+            "SELECT id, deployed, run FROM rollback WHERE application = ? AND region = ? ORDER BY id DESC LIMIT 1",
+        )
+        .bind(application)
+        .bind(region)
+        .fetch_optional(&self.read)
+        .await
+        .map_err(|e| self.failed(e))?;
+        let id = deployed.as_ref().map_or(0, |deployed| deployed.id);
+        Ok(Recorded {
+            latest: Latest { deployed: id, rollback: last.as_ref().map_or(0, |row| row.get(0)) },
+            gone_back: last.as_ref().is_some_and(|row| row.get::<i64, _>(1) >= id),
+            rollback_run: last.and_then(|row| row.get(2)),
+            deployed,
+        })
+    }
+
+    /// The latest run of a gate for a release of an application in a region, begun after another one, that was given another manifest.
+    pub(crate) async fn other_manifest_since(
+        &self,
+        spec: &RunSpec,
+        region: &str,
+    ) -> Result<Option<String>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT id FROM run WHERE kind = 'gate' AND started_at >= ?1 AND id <> ?2 \
+             AND rowid > (SELECT rowid FROM run WHERE id = ?2) \
+             AND spec ->> '$.mode' <> 'rollback' AND spec ->> '$.release' = ?3 AND spec ->> '$.plan.application' = ?4 \
+             AND spec ->> '$.plan.manifest_digest' <> ?5 \
+             AND ?6 IN (SELECT value FROM json_each(run.spec, '$.plan.regions')) ORDER BY rowid DESC LIMIT 1",
+        )
+        .bind(spec.started.as_millisecond())
+        .bind(&spec.id)
+        .bind(&spec.release)
+        .bind(&spec.plan.application)
+        .bind(&spec.plan.manifest_digest)
+        .bind(region)
+        .fetch_optional(&self.read)
+        .await
+        .map_err(|e| self.failed(e))
+    }
+
     /// What is deployed of an application in a region; with `release`, how that one was recorded last.
     pub(crate) async fn deployed(
         &self,
@@ -60,7 +166,7 @@ impl Store {
         release: Option<&str>,
     ) -> Result<Option<Deployed>, StoreError> {
         let row = sqlx::query(
-            "SELECT application, region, release, verdict, cells, at, principal, identities, id FROM deployed \
+            "SELECT application, region, release, verdict, cells, at, principal, kinds, id FROM deployed \
              WHERE application = ?1 AND region = ?2 AND (?3 IS NULL OR release = ?3) ORDER BY id DESC LIMIT 1",
         )
         .bind(application)
@@ -75,7 +181,7 @@ impl Store {
     /// What is deployed of every application, or one, in each region.
     pub(crate) async fn all_deployed(&self, application: Option<&str>) -> Result<Vec<Deployed>, StoreError> {
         let rows = sqlx::query(
-            "SELECT application, region, release, verdict, cells, at, principal, identities, id FROM deployed WHERE id IN \
+            "SELECT application, region, release, verdict, cells, at, principal, kinds, id FROM deployed WHERE id IN \
              (SELECT max(id) FROM deployed WHERE ?1 IS NULL OR application = ?1 GROUP BY application, region) \
              ORDER BY application, region",
         )
@@ -101,26 +207,6 @@ impl Store {
         .bind(region)
         .bind(most)
         .fetch_all(&self.read)
-        .await
-        .map_err(|e| self.failed(e))
-    }
-
-    /// Whether a rollback of an application was asked for in a region after a time.
-    pub(crate) async fn rolled_back_since(
-        &self,
-        application: &str,
-        region: &str,
-        since: Timestamp,
-    ) -> Result<bool, StoreError> {
-        sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM run WHERE kind = 'gate' AND started_at > ?3 AND spec ->> '$.mode' = 'rollback' \
-             AND spec ->> '$.plan.application' = ?1 \
-             AND ?2 IN (SELECT value FROM json_each(run.spec, '$.plan.regions')))",
-        )
-        .bind(application)
-        .bind(region)
-        .bind(since.as_millisecond())
-        .fetch_one(&self.read)
         .await
         .map_err(|e| self.failed(e))
     }
@@ -223,17 +309,34 @@ impl Store {
         Ok(true)
     }
 
-    /// Adds an entry to the audit log for a record, once for each id.
-    pub(crate) async fn put_record(&self, id: &str, entry: &AuditEntry, now: Timestamp) -> Result<(), StoreError> {
+    /// Takes in a record, once for each id, with its entry in the audit log. One of a rollback without regions is of all where the
+    /// application was deployed.
+    pub(crate) async fn put_record(
+        &self,
+        record: &Record,
+        entry: &AuditEntry,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let failed = |e| self.failed(e);
         let mut tx = self.begin().await?;
         let new = sqlx::query("INSERT INTO record (id) VALUES (?) ON CONFLICT DO NOTHING")
-            .bind(id)
+            .bind(&record.id)
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
         if new.rows_affected() == 1 {
             insert_audit(entry, now).execute(&mut *tx).await.map_err(failed)?;
+            let mut regions = record.regions.clone();
+            if regions.is_empty() {
+                regions = sqlx::query_scalar("SELECT DISTINCT region FROM deployed WHERE application = ?")
+                    .bind(&record.application)
+                    .fetch_all(&mut *tx)
+                    .await
+                    .map_err(failed)?;
+            }
+            for region in regions.iter().filter(|_| record.kind == "rollback") {
+                insert_rollback(&mut tx, self, &record.application, region, None).await?;
+            }
         }
         tx.commit().await.map_err(failed)
     }
@@ -249,12 +352,11 @@ impl Store {
 }
 
 fn from_row(row: &SqliteRow) -> Result<Deployed, StoreError> {
-    let cells: BTreeMap<CellDigest, String> = json(row.get(4))?;
     Ok(Deployed {
         id: row.get(8),
         application: row.get(0),
         region: row.get(1),
-        proven: Proven { release: row.get(2), verdict: row.get(3), cells, identities: json(row.get(7))? },
+        proven: Proven { release: row.get(2), verdict: row.get(3), cells: json(row.get(4))?, kinds: json(row.get(7))? },
         at: time(row.get(5))?,
         principal: row.get(6),
     })

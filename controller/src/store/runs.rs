@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use preflight_core::guard::{Candidate, Guard};
 use preflight_core::identity::IdentityKey;
 use preflight_core::plan::{CellDigest, FleetId};
-use preflight_core::run::{AgentId, RunSpec, Testimony};
+use preflight_core::run::{AgentId, Mode, RunSpec, Testimony};
 use preflight_proto::api::AuditEntry;
 use sqlx::Row as _;
 
 use super::guard::{change_within, version_within};
 use super::matrix::{self, Found};
+use super::releases::insert_rollback;
 use super::{Store, StoreError, insert_audit, json, time, to_json};
 
 /// A run as the store knows it.
@@ -56,15 +57,15 @@ pub(crate) struct NewTestimony {
 }
 
 impl Store {
-    /// Stores a run before anybody is asked; false if a run of that id exists. With `candidate`, what it asks for is from then on what
-    /// would ship in its regions.
+    /// Stores a run before anybody is asked, with its entry in the audit log; false if a run of that id exists. What a gate asks for is
+    /// from then on what would ship in its regions; of a rollback it is stored that it was asked for there.
     pub(crate) async fn create_run(
         &self,
         kind: &str,
         request: &str,
         spec: &RunSpec,
         principal: &str,
-        candidate: bool,
+        entry: Option<&AuditEntry>,
     ) -> Result<bool, StoreError> {
         let failed = |e| self.failed(e);
         let mut tx = self.begin().await?;
@@ -84,7 +85,14 @@ impl Store {
         if done.rows_affected() != 1 {
             return Ok(false);
         }
-        if candidate {
+        if let Some(entry) = entry {
+            insert_audit(entry, spec.started).execute(&mut *tx).await.map_err(failed)?;
+        }
+        if spec.mode == Mode::Rollback {
+            for region in &spec.plan.regions {
+                insert_rollback(&mut tx, self, &spec.plan.application, region, Some(&spec.id)).await?;
+            }
+        } else if kind == "gate" {
             let candidate = Candidate {
                 release: spec.release.clone(),
                 run: Some(spec.id.clone()),

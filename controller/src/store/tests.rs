@@ -177,8 +177,8 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
         let store = Store::open(&dir.0, false).await.unwrap();
         let token = join_token(&store, 1, None).await;
         let from = store.enrol(&token.id, &token.secret, HERE, at(0)).await.unwrap();
-        assert!(store.create_run("gate", "request", &spec("run-1"), "ci", false).await.unwrap());
-        assert!(!store.create_run("gate", "other", &spec("run-1"), "ci", false).await.unwrap());
+        assert!(store.create_run("gate", "request", &spec("run-1"), "ci", None).await.unwrap());
+        assert!(!store.create_run("gate", "other", &spec("run-1"), "ci", None).await.unwrap());
         let cell = CellDigest("sha256:c".into());
         store.put_questions("run-1", &[(cell.clone(), from.agent.clone(), IdentityKey::default())]).await.unwrap();
         for (resolved, late) in [(1, false), (2, false), (3, true)] {
@@ -277,7 +277,7 @@ async fn the_audit_log_is_narrowed_and_read_in_pages() {
 async fn a_verdict_is_in_the_audit_log_once_with_who_asked_for_it() {
     let dir = Dir::new();
     let store = Store::open(&dir.0, false).await.unwrap();
-    assert!(store.create_run("gate", "r", &spec("run-1"), "pipeline", false).await.unwrap());
+    assert!(store.create_run("gate", "r", &spec("run-1"), "pipeline", None).await.unwrap());
     for _ in 0..2 {
         let told = Some((entry("verdict"), at(2)));
         store.close_run(&spec("run-1"), "{}", &Found::default(), at(2), told, None).await.unwrap();
@@ -291,7 +291,7 @@ async fn a_verdict_is_stored_only_while_the_guard_is_what_it_went_by() {
     let dir = Dir::new();
     let store = Store::open(&dir.0, false).await.unwrap();
     let app = spec("run-1").plan.application;
-    assert!(store.create_run("gate", "request", &spec("run-1"), "ci", true).await.unwrap());
+    assert!(store.create_run("gate", "request", &spec("run-1"), "ci", None).await.unwrap());
     let (guard, version) = store.guard(&app).await.unwrap();
     let announced: Vec<&str> =
         guard.regions.values().filter_map(|place| place.candidate.as_ref()).map(|c| c.release.as_str()).collect();
@@ -339,7 +339,7 @@ async fn the_matrix_shows_what_is_deployed_and_else_the_latest_gate() {
             certificate_until: None,
         };
         let found = Found { latest: probed.iter().map(cell).collect(), places: places.iter().map(place).collect() };
-        assert!(store.create_run("gate", id, &spec(id), "ci", false).await.unwrap());
+        assert!(store.create_run("gate", id, &spec(id), "ci", None).await.unwrap());
         let closed = store.close_run(&spec(id), "{}", &found, at(second), None, None).await.unwrap();
         assert_eq!(closed, Closed::Now);
     };
@@ -348,18 +348,16 @@ async fn the_matrix_shows_what_is_deployed_and_else_the_latest_gate() {
             id: 0,
             application: "shop".into(),
             region: "eu".into(),
-            proven: preflight_core::baseline::Proven {
-                release: "r1".into(),
-                verdict: None,
-                cells: std::collections::BTreeMap::new(),
-                identities: std::collections::BTreeMap::new(),
-            },
+            proven: preflight_core::baseline::Proven::nothing("r1".into(), None),
             at: at(5),
             principal: "ci".into(),
         };
         let places: Vec<Place> = places.iter().map(place).collect();
         let record = |_: &mut Guard| {
-            Ok::<_, String>(((), BesideGuard { entries: Vec::new(), deployed: vec![(deployed, places)] }))
+            Ok::<_, String>((
+                (),
+                BesideGuard { deployed: vec![Shipped { deployed, places, expected: None }], ..BesideGuard::default() },
+            ))
         };
         store.change_guard("shop", at(5), record).await.unwrap().unwrap();
     };
@@ -391,4 +389,63 @@ async fn the_matrix_shows_what_is_deployed_and_else_the_latest_gate() {
     assert_eq!(shown().await, ["renamed fail g5"]);
     gate("g6", 8, &[("queue", "q2")], &[("q2", pass)]).await;
     assert_eq!(shown().await, ["queue pass g6"]);
+}
+
+#[tokio::test]
+async fn a_rollback_outlives_the_baseline_before_it_and_not_the_one_after() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0, false).await.unwrap();
+    let ship = async |release: &str, expected: Option<releases::Latest>| {
+        let mut proven = preflight_core::baseline::Proven::nothing(release.into(), Some("v1".into()));
+        proven.insert(CellDigest("sha256:c".into()), "v0".into(), [IdentityKey("subnet=a".into())].into());
+        let (application, region) = ("shop".into(), "eu".into());
+        let deployed = Deployed { id: 0, application, region, proven, at: at(1), principal: "ci".into() };
+        let beside = BesideGuard {
+            deployed: vec![Shipped { deployed, places: Vec::new(), expected }],
+            ..BesideGuard::default()
+        };
+        store.change_guard("shop", at(1), |_| Ok::<_, ()>(((), beside))).await
+    };
+    let recorded = async || store.recorded("shop", "eu").await.unwrap();
+    let none = recorded().await;
+    assert!(none.deployed.is_none() && !none.gone_back);
+    ship("r1", Some(none.latest)).await.unwrap().unwrap();
+    let first = recorded().await;
+    let from = first.deployed.as_ref().unwrap().proven.shown_from(&CellDigest("sha256:c".into())).unwrap();
+    assert_eq!(*from, [IdentityKey("subnet=a".into())].into());
+    assert!(!first.gone_back);
+    // What it was decided by has changed within the same moment.
+    assert!(matches!(ship("r2", Some(none.latest)).await, Err(StoreError::Busy)));
+
+    // Asked for with a run, told of later, and told of without regions: each counts, and each once.
+    let back = RunSpec { mode: preflight_core::run::Mode::Rollback, ..spec("run-back") };
+    assert!(store.create_run("gate", "request", &back, "ci", None).await.unwrap());
+    assert!(!store.create_run("gate", "request", &back, "ci", None).await.unwrap());
+    let asked = recorded().await;
+    assert_eq!((asked.gone_back, asked.rollback_run.as_deref()), (true, Some("run-back")));
+    ship("r1", None).await.unwrap().unwrap();
+    assert!(!recorded().await.gone_back);
+    let record = |kind: &str, regions: Vec<String>| preflight_proto::api::Record {
+        id: format!("{kind}-{}", regions.len()),
+        kind: kind.into(),
+        application: "shop".into(),
+        regions,
+        release: "r0".into(),
+        manifest_digest: String::new(),
+        reason: String::new(),
+        ticket: String::new(),
+        by: String::new(),
+        at: String::new(),
+        error: String::new(),
+    };
+    store.put_record(&record("break_glass", vec!["eu".into()]), &entry("break_glass"), at(2)).await.unwrap();
+    assert!(!recorded().await.gone_back);
+    for regions in [vec!["eu".to_owned()], Vec::new()] {
+        let told = record("rollback", regions);
+        store.put_record(&told, &entry("rollback"), at(2)).await.unwrap();
+        assert!(recorded().await.gone_back);
+        ship("r1", None).await.unwrap().unwrap();
+        store.put_record(&told, &entry("rollback"), at(3)).await.unwrap();
+        assert!(!recorded().await.gone_back, "a record counts once");
+    }
 }
