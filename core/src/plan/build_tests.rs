@@ -359,3 +359,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_digest_is_sha256_in_hex() {
+    // FIPS 180-4's example, as `printf abc | sha256sum` has it.
+    let abc = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(super::super::sha256(b"abc"), abc);
+}
