@@ -102,10 +102,10 @@ fn may_ship(row: &RegionReleases) -> Span {
             Some(except) => (BAD, format!("locked, but for {}", word(except))),
             None => (BAD, "locked".to_owned()),
         },
-        (None, Some(named)) => (UNSURE, format!("{} first", word(&named.release))),
-        (None, None) if row.candidate.as_ref().is_some_and(|c| !c.quarantined.is_empty()) => {
+        (None, _) if row.candidate.as_ref().is_some_and(|c| !c.quarantined.is_empty()) => {
             (BAD, "quarantined".to_owned())
         }
+        (None, Some(named)) => (UNSURE, format!("{} first", word(&named.release))),
         (None, None) => (GOOD, "open".to_owned()),
     };
     Span::new(style, text)

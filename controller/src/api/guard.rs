@@ -185,7 +185,7 @@ pub(super) async fn lift(
     text("reason", &request.reason)?;
     let place = Where::find(&app, request.application.as_deref(), &[], false).await?;
     let lift = |guard: &mut Guard| {
-        let what = match guard.lift(&id).ok_or_else(|| Failure::not_found("quarantine of that id"))?.bad {
+        let what = match guard.lift(&id).ok_or_else(|| unknown(&id))?.bad {
             Bad::Release(release) => release,
             Bad::Cell { name, .. } => name,
         };
@@ -196,6 +196,11 @@ pub(super) async fn lift(
     let what = app.store.change_guard(&place.application, Timestamp::now(), lift).await??;
     let done = vec![format!("{} is not quarantined by {} any more", escape(&what), escape(&id))];
     changed(&app, &place.application, done, Vec::new()).await
+}
+
+fn unknown(id: &str) -> Failure {
+    let message = format!("there is no quarantine {}", escape(id));
+    Failure::usage(message, "`preflight release list` has those that there are, with their ids.".to_owned())
 }
 
 /// Records that regions went back to an earlier release: what was bad is quarantined everywhere, and the regions are locked for all but
@@ -420,9 +425,16 @@ async fn refusal(
     let named = expected.values().next().map(|name| escape(name)).unwrap_or_default();
     let confirm: Vec<String> =
         expected.iter().map(|(region, release)| format!("--confirm {region}={}", escape(release))).collect();
+    let first = if refused.regions.len() < expected.len() {
+        format!(
+            "Unlock where {named} is what would ship, and leave the others locked: `preflight unlock --application {application} \
+             --release {named} --ready`."
+        )
+    } else {
+        "Wait until it is what would ship: a gate for it says so, or `preflight release candidate`.".to_owned()
+    };
     let fix = format!(
-        "Unlock where {named} is what would ship, and leave the others locked: `preflight unlock --application {application} --release {named} \
-         --all-regions --ready`. Who answers for something else names it for each region: `preflight unlock --application {application} {} --reason …`.",
+        "{first} Who answers for something else names it for each region: `preflight unlock --application {application} {} --reason …`.",
         confirm.join(" "),
     );
     Ok(Failure::refused(format!("nothing is unlocked: {}", whys.join("; ")), fix).beside(releases))

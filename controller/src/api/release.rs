@@ -260,7 +260,7 @@ fn notice(gate: Option<&Gate>, request: &DeployedRequest, decided: &str, unprove
     };
     let (release, region) = (escape(&request.release), escape(&request.region));
     Some(format!(
-        "{release} in {region}: {what}. It is recorded all the same, and `preflight gate --rollback` to it will proceed."
+        "{release} in {region}: {what}. It is recorded all the same, and `preflight gate --rollback` to it will proceed unless it is quarantined."
     ))
 }
 

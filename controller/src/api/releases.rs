@@ -145,11 +145,8 @@ async fn tell_apart(
         let (Some(base), Some(theirs)) = (&base, theirs) else { continue };
         let words: Vec<String> = manifest::diff(base, &theirs).iter().take(5).map(in_words).collect();
         if let Some(candidate) = &mut row.candidate {
-            candidate.differs = Some(if words.is_empty() {
-                format!("depends on the same as that of {to}")
-            } else {
-                format!("differs from that of {to}: {}", words.join(", "))
-            });
+            // Two names for what depends on the same are no more than two names.
+            candidate.differs = (!words.is_empty()).then(|| format!("differs from that of {to}: {}", words.join(", ")));
         }
     }
     Ok(())
