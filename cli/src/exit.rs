@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
-use preflight_core::guard;
+use preflight_core::{decision, guard};
 use preflight_proto::api::{Cell, Decision, Gate, Override, ProbeResult, Region, State};
 
 /// The exit codes, a contract: the same whatever the output format.
@@ -280,7 +280,7 @@ fn is_held_back(region: &Region) -> bool {
 
 /// Whether what the verdict rests on was not so any more, or not known to be, when it was given.
 fn is_void(region: &Region) -> bool {
-    region.reasons.iter().any(|reason| guard::is_void(&reason.code))
+    region.reasons.iter().any(|reason| decision::is_void(&reason.code))
 }
 
 /// Judges an ad hoc run: each of `targets` (in canonical form) must have an answer, and every answer must pass.

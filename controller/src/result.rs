@@ -138,7 +138,7 @@ pub(crate) fn decide_again(gate: &mut api::Gate, beside: &Beside, now: Timestamp
         };
         let word = beside.guard.word(&asked, &overrides, now);
         let blocking = region.cells.iter().filter(|cell| cell.blocks()).map(digest).collect();
-        let held = region.reasons.iter().any(|reason| guard::is_void(&reason.code));
+        let held = region.reasons.iter().any(|reason| decision::is_void(&reason.code));
         let looked = Given { region: &region.region, state: region.verdict, blocking: &blocking, held, mode };
         let decided = decision::decide(&looked, word, &overrides, now);
         region.decision = api_decision(decided.proceed);

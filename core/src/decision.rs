@@ -37,10 +37,23 @@ pub struct Override {
 
 impl Override {
     /// Of those that are in force at `now` for a subject in a region, the one that ends last.
-    pub fn in_force<'a>(overrides: &'a [Self], region: &str, subject: &Subject, now: Timestamp) -> Option<&'a Self> {
+    pub fn in_force<'a>(
+        overrides: impl IntoIterator<Item = &'a Self>,
+        region: &str,
+        subject: &Subject,
+        now: Timestamp,
+    ) -> Option<&'a Self> {
         let holds = |o: &&Self| o.region == region && o.subject == *subject && o.at <= now && now < o.expires;
-        overrides.iter().filter(holds).max_by_key(|o| o.expires)
+        overrides.into_iter().filter(holds).max_by_key(|o| o.expires)
     }
+}
+
+/// Whether a reason's code says that what the verdict rests on is not so any more, or not known to be: no override lifts that.
+pub fn is_void(code: &str) -> bool {
+    matches!(
+        code,
+        "inventory_stale" | "expired" | "inventory_changed" | "new_identity" | "baseline_changed" | "rolled_back"
+    )
 }
 
 /// One region's part of a verdict, as a decision looks at it.

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::decision::{Override, Subject};
 use crate::plan::CellDigest;
 use crate::run::Mode;
-use crate::text::escape;
+use crate::text::{escape, shell};
 use crate::verdict::Reason;
 
-/// The most quarantines of one application.
+/// The most quarantines of one application; a rollback makes one beyond that.
 pub const MAX_QUARANTINES: usize = 1_000;
+/// The most reasons that a lock keeps, and that are shown of what is held back for several.
+const MAX_ACTS: usize = 10;
 
 /// Who did something, when and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,13 @@ pub struct Act {
     pub at: Timestamp,
     /// Why.
     pub reason: String,
+}
+
+impl Act {
+    /// The same person said the same.
+    fn says_as(&self, other: &Self) -> bool {
+        self.by == other.by && self.reason == other.reason
+    }
 }
 
 /// What would ship in a region if its pipeline ran now.
@@ -43,12 +52,22 @@ pub struct Candidate {
 /// Nothing ships in a region until somebody unlocks it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
-    /// Who locked it, and why.
-    pub act: Act,
+    /// Who locked it, and why: the first, then others who wanted it locked as well.
+    pub acts: Vec<Act>,
     /// When to ask whether it is still needed. It lifts nothing.
     pub remind_at: Option<Timestamp>,
     /// The release that may ship all the same: the one that a rollback goes to.
     pub except: Option<String>,
+}
+
+impl Lock {
+    /// Somebody else, or for another reason, wants it locked as well. The last one of too many gives way.
+    fn join(&mut self, act: Act) {
+        if !self.acts.iter().any(|have| have.says_as(&act)) {
+            self.acts.truncate(MAX_ACTS - 1);
+            self.acts.push(act);
+        }
+    }
 }
 
 /// The release that an unlock named: the first that may ship after it.
@@ -98,6 +117,11 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
+    /// The same person said the same of the same.
+    fn says_as(&self, other: &Self) -> bool {
+        self.bad == other.bad && self.regions == other.regions && self.act.says_as(&other.act)
+    }
+
     fn holds(&self, region: &str, release: &str, cells: &BTreeSet<CellDigest>) -> bool {
         let here = self.regions.is_empty() || self.regions.contains(region);
         here && match &self.bad {
@@ -145,14 +169,6 @@ pub fn is_hold(code: &str) -> bool {
     matches!(code, "locked" | "quarantined" | "not_named")
 }
 
-/// Whether a reason's code says that what the verdict rests on is not so any more, or not known to be: no override lifts that.
-pub fn is_void(code: &str) -> bool {
-    matches!(
-        code,
-        "inventory_stale" | "expired" | "inventory_changed" | "new_identity" | "baseline_changed" | "rolled_back"
-    )
-}
-
 /// An unlock: compare and set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unlock {
@@ -165,8 +181,7 @@ pub struct Unlock {
 }
 
 /// What becomes of an unlock where a region is not ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unready {
     /// Nothing is unlocked.
     Refuse,
@@ -198,14 +213,17 @@ impl NotReady {
     }
 }
 
+/// What candidates carry: the cells, by region and run.
+pub type Carries = BTreeMap<(String, String), BTreeSet<CellDigest>>;
+
 /// What came of an unlock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unlocked {
     /// Unlocked now, or named anew where the first deploy after an unlock is still to come.
     pub unlocked: Vec<String>,
-    /// Not locked, and nothing was changed.
+    /// Nothing to do: open, or unlocked for that very release already.
     pub open: Vec<String>,
-    /// Left locked, with why.
+    /// Left as they are, with why.
     pub left: BTreeMap<String, Vec<NotReady>>,
 }
 
@@ -227,16 +245,16 @@ pub enum GuardError {
     /// A rollback goes from a release to itself.
     #[error("a rollback goes from one release to another one, and {0} is both")]
     SameRelease(String),
-    /// A rollback goes to something bad.
-    #[error("{release} is quarantined in {region} ({id}): it is no release to go back to")]
-    ToQuarantined {
-        /// The release.
-        release: String,
-        /// The region.
-        region: String,
-        /// The quarantine.
-        id: String,
-    },
+}
+
+/// What came of a rollback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolledBack {
+    /// The quarantine of what it came from.
+    pub quarantine: String,
+    /// The regions whose lock has no exception for what they go back to: it is quarantined there, or somebody had locked them for
+    /// everything.
+    pub without_exception: Vec<String>,
 }
 
 impl Guard {
@@ -264,33 +282,46 @@ impl Guard {
         }
     }
 
-    /// Locks a region. One that is locked already stays as it is: false.
-    pub fn lock(&mut self, region: &str, lock: Lock) -> bool {
+    /// Locks a region for everything. Who locked it before stays beside it; a new reminder takes the old one's place. False where it
+    /// was locked already.
+    pub fn lock(&mut self, region: &str, act: Act, remind_at: Option<Timestamp>) -> bool {
         let place = self.place_mut(region);
-        if place.lock.is_some() {
-            return false;
-        }
-        *place = Place { candidate: place.candidate.take(), lock: Some(lock), named: None };
-        true
+        place.named = None;
+        let Some(lock) = &mut place.lock else {
+            place.lock = Some(Lock { acts: vec![act], remind_at, except: None });
+            return true;
+        };
+        lock.join(act);
+        lock.remind_at = remind_at.or(lock.remind_at);
+        lock.except = None;
+        false
     }
 
-    /// Quarantines something; the id of the quarantine that says the same already, if there is one, else `id`.
+    /// Quarantines something: `id`, or the id of the quarantine by which the same person said the same before. That counts from now, so
+    /// that no override of before excuses it.
     ///
     /// # Errors
     /// [`GuardError::TooMany`].
     pub fn quarantine(&mut self, id: &str, new: Quarantine) -> Result<String, GuardError> {
-        let same = |have: &&Quarantine| {
-            have.bad == new.bad
-                && (have.regions.is_empty() || (!new.regions.is_empty() && new.regions.is_subset(&have.regions)))
-        };
-        if let Some((id, _)) = self.quarantines.iter().find(|(_, have)| same(have)) {
-            return Ok(id.clone());
-        }
-        if self.quarantines.len() >= MAX_QUARANTINES {
+        let known = self.quarantines.values().any(|have| have.says_as(&new));
+        if !known && self.quarantines.len() >= MAX_QUARANTINES {
             return Err(GuardError::TooMany);
         }
+        Ok(self.keep(id, new))
+    }
+
+    fn keep(&mut self, id: &str, new: Quarantine) -> String {
+        if let Some((id, have)) = self.quarantines.iter_mut().find(|(_, have)| have.says_as(&new)) {
+            have.act.at = new.act.at;
+            return id.clone();
+        }
         self.quarantines.insert(id.to_owned(), new);
-        Ok(id.to_owned())
+        id.to_owned()
+    }
+
+    /// Whether a cell is quarantined, whichever release carries it.
+    pub fn has_cells(&self) -> bool {
+        self.quarantines.values().any(|quarantine| matches!(quarantine.bad, Bad::Cell { .. }))
     }
 
     /// Lifts a quarantine: what it was; none if there is none of that id.
@@ -299,10 +330,11 @@ impl Guard {
     }
 
     /// Records that regions go back from a release to another: the one that they came from is quarantined everywhere, and each of the
-    /// regions is locked for all but the one that they go to. The id of the quarantine.
+    /// regions is locked for all but the one that they go to. A lock without an exception keeps that. What has happened is recorded
+    /// whatever is wrong with it.
     ///
     /// # Errors
-    /// Where `from` and `to` are the same, where `to` is quarantined in one of the regions, or [`GuardError::TooMany`].
+    /// [`GuardError::SameRelease`].
     pub fn rollback(
         &mut self,
         regions: &[String],
@@ -310,95 +342,91 @@ impl Guard {
         to: &str,
         id: &str,
         act: &Act,
-    ) -> Result<String, GuardError> {
+    ) -> Result<RolledBack, GuardError> {
         if from == to {
             return Err(GuardError::SameRelease(escape(from)));
         }
+        let act = |words: String| Act { reason: format!("{words}: {}", act.reason), ..act.clone() };
+        let bad = Bad::Release(from.to_owned());
+        let new = Quarantine { bad, regions: BTreeSet::new(), act: act(format!("rolled back to {to}")) };
+        let quarantine = self.keep(id, new);
+        let mut without_exception = Vec::new();
         for region in regions {
-            if let Some(id) = self.bad(region, to, &BTreeSet::new()).into_iter().next() {
-                let (release, region) = (escape(to), escape(region));
-                return Err(GuardError::ToQuarantined { release, region, id: id.to_owned() });
+            let good = self.bad(region, to, &BTreeSet::new()).is_empty().then(|| to.to_owned());
+            let place = self.place_mut(region);
+            place.named = None;
+            let act = act(format!("rollback from {from} to {to}"));
+            let lock =
+                place.lock.get_or_insert_with(|| Lock { acts: Vec::new(), remind_at: None, except: good.clone() });
+            lock.join(act);
+            lock.except = lock.except.take().and(good);
+            if lock.except.is_none() {
+                without_exception.push(region.clone());
             }
         }
-        let quarantine = Quarantine {
-            bad: Bad::Release(from.to_owned()),
-            regions: BTreeSet::new(),
-            act: Act { reason: format!("rolled back in {}: {}", regions.join(", "), act.reason), ..act.clone() },
-        };
-        let id = self.quarantine(id, quarantine)?;
-        for region in regions {
-            let place = self.place_mut(region);
-            let remind_at = place.lock.take().and_then(|lock| lock.remind_at);
-            let act = Act { reason: format!("rollback from {} to {}: {}", from, to, act.reason), ..act.clone() };
-            place.named = None;
-            place.lock = Some(Lock { act, remind_at, except: Some(to.to_owned()) });
-        }
-        Ok(id)
+        Ok(RolledBack { quarantine, without_exception })
     }
 
     /// Unlocks regions for the releases that are named, in each of which what is named is what would ship; all, or none unless
-    /// `unready` says else. `carries` has the cells that a candidate carries, by its run, as far as they are known.
+    /// `unready` says else. `carries` has the cells that a candidate carries in a region, by region and run, as far as they are known.
     ///
     /// # Errors
     /// Where a region's candidate is missing, another one or quarantined, or where the candidates of the regions that are
-    /// unlocked together differ: nothing is unlocked.
-    pub fn unlock(
-        &mut self,
-        unlock: &Unlock,
-        carries: &BTreeMap<String, BTreeSet<CellDigest>>,
-    ) -> Result<Unlocked, UnlockRefused> {
+    /// unlocked together differ: nothing is unlocked. Where none of those that are held back is ready, too.
+    pub fn unlock(&mut self, unlock: &Unlock, carries: &Carries) -> Result<Unlocked, UnlockRefused> {
         let mut done = Unlocked::default();
         let mut refused = UnlockRefused::default();
-        let mut together: BTreeMap<&str, &str> = BTreeMap::new();
+        let (mut ready, mut would_ship) = (Vec::new(), BTreeSet::new());
         for (region, named) in &unlock.expected {
-            let unready = self.unready(region, named, carries);
-            if !unready.is_empty() && unlock.unready != Unready::Confirmed {
-                refused.regions.insert(region.clone(), unready);
+            let held = self.is_held(region);
+            let place = self.place(region);
+            if held && place.is_some_and(|place| place.named.as_ref().is_some_and(|n| n.release == *named)) {
+                done.open.push(region.clone());
+                continue;
+            }
+            let wanting = self.unready(region, named, carries);
+            let is_ready = wanting.is_empty() || unlock.unready == Unready::Confirmed;
+            if !is_ready && (held || unlock.unready == Unready::Refuse) {
+                refused.regions.insert(region.clone(), wanting);
+            } else if held {
+                ready.push((region.clone(), named.clone()));
             } else {
-                together.insert(region, named);
+                done.open.push(region.clone());
+            }
+            if held && (is_ready || unlock.unready == Unready::Refuse) {
+                would_ship.extend(place.and_then(|place| place.candidate.as_ref()).map(|c| c.release.as_str()));
             }
         }
-        let differ = |regions: &mut dyn Iterator<Item = &str>| {
-            let would_ship =
-                regions.filter(|region| self.holds_back(region)).filter_map(|region| self.candidate(region));
-            would_ship.collect::<BTreeSet<&str>>().len() > 1
-        };
-        refused.differ = match unlock.unready {
-            Unready::Refuse => differ(&mut unlock.expected.keys().map(String::as_str)),
-            Unready::Leave => differ(&mut together.keys().copied()),
-            Unready::Confirmed => false,
-        };
-        if refused.differ || (unlock.unready == Unready::Refuse && !refused.regions.is_empty()) {
-            return Err(refused);
-        }
-        // With nothing that is ready there is nothing to do, and who asked must not think that it was done.
-        if together.is_empty() && !refused.regions.is_empty() {
+        refused.differ = unlock.unready != Unready::Confirmed && would_ship.len() > 1;
+        let none = ready.is_empty() && !refused.regions.is_empty();
+        if refused.differ || none || (unlock.unready == Unready::Refuse && !refused.regions.is_empty()) {
             return Err(refused);
         }
         done.left = refused.regions;
-        for (region, release) in together {
-            if !self.holds_back(region) {
-                done.open.push(region.to_owned());
-                continue;
-            }
-            let place = self.place_mut(region);
+        for (region, release) in ready {
+            let place = self.place_mut(&region);
             place.lock = None;
-            place.named = Some(Named { release: release.to_owned(), act: unlock.act.clone() });
-            done.unlocked.push(region.to_owned());
+            place.named = Some(Named { release, act: unlock.act.clone() });
+            done.unlocked.push(region);
         }
         Ok(done)
     }
 
     /// Whether a region is locked, or its first deploy after an unlock is still to come.
-    fn holds_back(&self, region: &str) -> bool {
+    pub fn is_held(&self, region: &str) -> bool {
         self.place(region).is_some_and(|place| place.lock.is_some() || place.named.is_some())
     }
 
-    fn candidate(&self, region: &str) -> Option<&str> {
-        self.place(region).and_then(|place| place.candidate.as_ref()).map(|candidate| candidate.release.as_str())
+    /// Whether it holds back the same as another one: candidates alone hold back nothing.
+    pub fn holds_alike(&self, other: &Self) -> bool {
+        fn held(guard: &Guard) -> impl Iterator<Item = (&String, &Option<Lock>, &Option<Named>)> {
+            let held = guard.regions.iter().filter(|(region, _)| guard.is_held(region));
+            held.map(|(region, place)| (region, &place.lock, &place.named))
+        }
+        self.quarantines == other.quarantines && held(self).eq(held(other))
     }
 
-    fn unready(&self, region: &str, named: &str, carries: &BTreeMap<String, BTreeSet<CellDigest>>) -> Vec<NotReady> {
+    fn unready(&self, region: &str, named: &str, carries: &Carries) -> Vec<NotReady> {
         let mut unready = Vec::new();
         let candidate = self.place(region).and_then(|place| place.candidate.as_ref());
         match candidate {
@@ -406,10 +434,10 @@ impl Guard {
             Some(other) if other.release != named => unready.push(NotReady::OtherCandidate(other.release.clone())),
             Some(_) => {}
         }
-        let none = BTreeSet::new();
-        let run = candidate.filter(|c| c.release == named).and_then(|c| c.run.as_ref());
-        let cells = run.and_then(|run| carries.get(run)).unwrap_or(&none);
-        let bad: Vec<String> = self.bad(region, named, cells).into_iter().map(str::to_owned).collect();
+        let run = candidate.filter(|c| c.release == named).and_then(|c| c.run.clone());
+        let cells = run.and_then(|run| carries.get(&(region.to_owned(), run)));
+        let bad = self.bad(region, named, cells.unwrap_or(&BTreeSet::new())).into_iter().map(str::to_owned);
+        let bad: Vec<String> = bad.collect();
         if !bad.is_empty() {
             unready.push(NotReady::Quarantined(bad));
         }
@@ -422,73 +450,121 @@ impl Guard {
         self.quarantines.iter().filter(holds).map(|(id, _)| id.as_str()).collect()
     }
 
-    /// The guard's word on a release in a region at `now`. A rollback is held by nothing but a quarantine of that very release.
+    /// The override in force at `now` that excuses all that a release is quarantined by in a region: one that was given since. None, too,
+    /// where it is not quarantined.
+    pub fn excuse<'a>(
+        &self,
+        region: &str,
+        release: &str,
+        cells: &BTreeSet<CellDigest>,
+        overrides: &'a [Override],
+        now: Timestamp,
+    ) -> Option<&'a Override> {
+        let bad = self.quarantines.values().filter(|quarantine| quarantine.holds(region, release, cells));
+        let newest = bad.map(|quarantine| quarantine.act.at).max()?;
+        let since = overrides.iter().filter(|given| given.at >= newest);
+        Override::in_force(since, region, &Subject::Release(release.to_owned()), now)
+    }
+
+    /// The guard's word on a release in a region at `now`. A rollback is held by nothing but a quarantine of that very release. An
+    /// override excuses what was known to be bad when it was given, and nothing that came after it.
     pub fn word(&self, asked: &Asked<'_>, overrides: &[Override], now: Timestamp) -> Word {
-        let Asked { application, region, release, mode, .. } = *asked;
+        let Asked { region, release, mode, .. } = *asked;
         let none = BTreeSet::new();
         let cells = if mode == Mode::Rollback { &none } else { asked.cells };
         let mut word = Word::default();
-        let bad: Vec<&Quarantine> =
-            self.quarantines.values().filter(|quarantine| quarantine.holds(region, release, cells)).collect();
-        if !bad.is_empty() {
-            let subject = Subject::Release(release.to_owned());
-            word.overridden = Override::in_force(overrides, region, &subject, now).cloned();
-        }
+        word.overridden = self.excuse(region, release, cells, overrides, now).cloned();
         if word.overridden.is_none() {
-            word.holds.extend(bad.into_iter().map(|quarantine| quarantined(quarantine, asked)));
+            let mut bad: Vec<(&String, &Quarantine)> =
+                self.quarantines.iter().filter(|(_, quarantine)| quarantine.holds(region, release, cells)).collect();
+            bad.sort_by_key(|(_, quarantine)| std::cmp::Reverse(quarantine.act.at));
+            let older = Override::in_force(overrides, region, &Subject::Release(release.to_owned()), now);
+            word.holds.extend(bad.iter().take(MAX_ACTS).map(|(id, bad)| quarantined(id, bad, older, asked)));
         }
         let Some(place) = self.place(region).filter(|_| mode != Mode::Rollback) else { return word };
-        let flags = format!("--application {} --region {}", escape(application), escape(region));
+        let quarantined = !word.holds.is_empty();
         if let Some(lock) = place.lock.as_ref().filter(|lock| lock.except.as_deref() != Some(release)) {
-            let fix = if word.holds.is_empty() {
-                let release = escape(release);
-                format!("When {release} is what should ship there: `preflight unlock {flags} --release {release}`.")
-            } else {
-                "`preflight release list` shows all regions.".to_owned()
-            };
-            word.holds.push(Reason { code: "locked", text: locked(lock, region, now), fix: Some(fix) });
+            word.holds.push(locked(lock, asked, quarantined, now));
         }
         if let Some(named) = place.named.as_ref().filter(|named| named.release != release) {
-            let text = format!(
-                "{} named {} as what ships first in {} when it was unlocked at {:.0}; this is {}",
-                escape(&named.act.by),
-                escape(&named.release),
-                escape(region),
-                named.act.at,
-                escape(release),
-            );
-            word.holds.push(Reason { code: "not_named", text, fix: Some(format!(
-                "Ship {} and record it (`preflight release deployed {flags} --release …`), or name this one: `preflight unlock {flags} --release {}`.",
-                escape(&named.release), escape(release)
-            ))});
+            let is_bad = !self.bad(region, &named.release, &none).is_empty();
+            word.holds.push(not_named(named, is_bad, asked, quarantined));
         }
         word
     }
 }
 
-fn locked(lock: &Lock, region: &str, now: Timestamp) -> String {
-    let Act { by, at, reason } = &lock.act;
+/// `--application shop --region eu`.
+fn flags(asked: &Asked<'_>) -> String {
+    format!("--application {} --region {}", shell(asked.application), shell(asked.region))
+}
+
+fn locked(lock: &Lock, asked: &Asked<'_>, quarantined: bool, now: Timestamp) -> Reason {
+    let who = |act: &Act| format!("by {} since {:.0}: {}", escape(&act.by), act.at, escape(&act.reason));
+    let who: Vec<String> = lock.acts.iter().map(who).collect();
     let except = lock.except.as_ref().map(|except| format!(" (for all but {})", escape(except))).unwrap_or_default();
     let due = lock.remind_at.filter(|due| *due <= now);
     let due =
         due.map(|due| format!("; whether that is still needed was to be looked at by {due:.0}")).unwrap_or_default();
-    format!("{} has been locked by {} since {at:.0}: {}{except}{due}", escape(region), escape(by), escape(reason))
+    let fix = if quarantined {
+        "`preflight release list` shows all regions.".to_owned()
+    } else {
+        let (release, flags) = (asked.release, flags(asked));
+        format!(
+            "When {} is what should ship there: `preflight unlock {flags} --release {}`.",
+            escape(release),
+            shell(release)
+        )
+    };
+    let text = format!("{} has been locked{except} {}{due}", escape(asked.region), who.join("; and "));
+    Reason { code: "locked", text, fix: Some(fix) }
 }
 
-fn quarantined(quarantine: &Quarantine, asked: &Asked<'_>) -> Reason {
+fn not_named(named: &Named, is_bad: bool, asked: &Asked<'_>, quarantined: bool) -> Reason {
+    let Act { by, at, reason } = &named.act;
+    let why = if reason.is_empty() { String::new() } else { format!(" ({})", escape(reason)) };
+    let first = escape(&named.release);
+    let text = format!(
+        "{} named {first} as what ships first in {} when it was unlocked at {at:.0}{why}; this is {}",
+        escape(by),
+        escape(asked.region),
+        escape(asked.release),
+    );
+    let flags = flags(asked);
+    let ship = if is_bad {
+        format!("{first} is quarantined by now.")
+    } else {
+        format!("Ship {first} and record it: `preflight release deployed {flags} --release {}`.", shell(&named.release))
+    };
+    let other = if quarantined {
+        String::new()
+    } else {
+        format!(" To ship this one instead: `preflight unlock {flags} --release {}`.", shell(asked.release))
+    };
+    Reason { code: "not_named", text, fix: Some(ship + &other) }
+}
+
+fn quarantined(id: &str, quarantine: &Quarantine, older: Option<&Override>, asked: &Asked<'_>) -> Reason {
     let Act { by, at, reason } = &quarantine.act;
-    let (region, release) = (escape(asked.region), escape(asked.release));
+    let release = escape(asked.release);
     let what = match &quarantine.bad {
-        Bad::Release(_) => release.clone(),
+        Bad::Release(_) => release,
         Bad::Cell { name, .. } => format!("{}, which {release} carries,", escape(name)),
     };
+    let older = older.map(|older| format!("; the override by {} was given before that", escape(&older.by)));
+    let (application, flags, release) = (shell(asked.application), flags(asked), shell(asked.release));
     Reason {
         code: "quarantined",
-        text: format!("{what} has been quarantined by {} since {at:.0}: {}", escape(by), escape(reason)),
+        text: format!(
+            "{what} has been quarantined by {} since {at:.0}: {} ({id}){}",
+            escape(by),
+            escape(reason),
+            older.unwrap_or_default()
+        ),
         fix: Some(format!(
-            "Ship a release without what is wrong with it. Who answers for this one: `preflight override --application {} --region {region} \
-             --release {release} --reason … --ticket … --expires 1h`.",
-            escape(asked.application)
+            "Ship a release without what is wrong with it. If nothing is wrong with it after all: `preflight release lift {id} --application \
+             {application} --reason …`. Who answers for it as it is: `preflight override {flags} --release {release} --reason … --ticket … \
+             --expires 1h`."
         )),
     }
 }

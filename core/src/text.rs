@@ -56,9 +56,23 @@ pub fn is_plain(c: char) -> bool {
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// One word of a command line, escaped, that a shell takes as it is: quoted where it has to be.
+pub fn shell(word: &str) -> String {
+    let word = escape(word);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_break_it() {
+        assert_eq!(shell("2025-03-31.1"), "2025-03-31.1");
+        assert_eq!(shell("a b;$(c)"), "'a b;$(c)'");
+        assert_eq!((shell("it's"), shell("")), (r"'it'\''s'".to_owned(), "''".to_owned()));
+    }
 
     #[test]
     fn nothing_reaches_the_terminal_raw() {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::baseline::{Duty, Proven};
+use crate::decision::is_void;
 use crate::fix::fix;
-use crate::guard;
 use crate::identity::IdentityKey;
 use crate::matrix::{Answer, Folded, Presence, State, Why};
 use crate::observation::{Observation, Outcome, Proof};
@@ -65,7 +65,7 @@ pub struct RegionVerdict {
 impl RegionVerdict {
     /// Whether something beside its cells holds it back, which no override lifts.
     pub fn is_held(&self) -> bool {
-        self.reasons.iter().any(|reason| guard::is_void(reason.code))
+        self.reasons.iter().any(|reason| is_void(reason.code))
     }
 }
 
@@ -74,7 +74,7 @@ impl RegionVerdict {
 pub struct Reason {
     /// `all_pass`, `no_change`, `cell_failed`, `cell_unknown`, `cell_shown` (the verdict does not rest on it), `empty_plan`,
     /// `inventory_stale`, `other_manifest`; of a decision `overridden`, `rollback`, and what the release guard holds back: `locked`,
-    /// `quarantined`, `not_named`; where it does not stand any more when its run ends, what [`guard::is_void`] knows.
+    /// `quarantined`, `not_named`; where it does not stand any more when its run ends, what [`is_void`] knows.
     pub code: &'static str,
     /// In words.
     pub text: String,

@@ -9,7 +9,7 @@ pub use preflight_core::run::Mode;
 use serde::{Deserialize, Serialize};
 
 pub use releases::{
-    Candidate, CandidateRequest, Changed, LiftRequest, Lock, LockRequest, Named, Quarantine, QuarantineRequest,
+    Act, Candidate, CandidateRequest, Changed, LiftRequest, Lock, LockRequest, Named, Quarantine, QuarantineRequest,
     RegionReleases, Releases, RollbackRequest, UnlockRequest,
 };
 

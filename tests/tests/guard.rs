@@ -238,9 +238,11 @@ fn the_day(door: &dyn Door) {
     // 10:52. eu rolls back, and the rollback locks every region.
     door.gate("good", "good", "eu", "rollback").expect(0);
     door.rollback("eu", "broken", "good").expect(0);
-    door.lock_all().expect(0);
     assert_eq!(row(door, "eu")["lock"]["except"], "good");
-    assert_eq!(row(door, "us")["lock"]["except"], Value::Null);
+    door.lock_all().expect(0);
+    assert!(REGIONS.iter().all(|region| row(door, region)["lock"]["except"].is_null()), "locked is locked");
+    assert_eq!(row(door, "eu")["lock"]["also"].as_array().map(Vec::len), Some(1), "and no reason is lost");
+    door.gate("good", "good", "eu", "rollback").expect(0);
     // The overrides still hold, and nothing new is asked for: the guard alone stands between eu and the second outage.
     for region in REGIONS {
         for mode in ["gate", "advisory"] {
@@ -277,6 +279,10 @@ fn the_day(door: &dyn Door) {
     assert_eq!(column("us", "release"), (json!("good"), json!("revert")));
     assert_eq!((column("eu", "state").1, column("us", "state").1), (json!("fail"), json!("pass")));
     assert!(column("eu", "differs").1.as_str().expect("what differs").contains("ai-cache"), "{error:#}");
+
+    let fix = error["fix"].as_str().expect("what to do");
+    assert!(fix.contains("--all-regions --release revert --ready`"), "{fix}");
+    assert!(fix.contains("--confirm eu=revert --reason"), "{fix}");
 
     let ready = door.unlock(&[], "revert", true).expect(0);
     assert_eq!(ready.json["done"].as_array().map(Vec::len), Some(2), "{:#}", ready.json);
@@ -335,9 +341,12 @@ fn what_passed_before_a_lock_does_not_ship_after_it() {
     for name in ["preflight_lock_timestamp_seconds", "preflight_lock_reminder_timestamp_seconds"] {
         assert!(metrics.contains(&format!("{name}{{application=\"app\",region=\"us\"}} ")), "{metrics}");
     }
-    // A second lock changes nothing, and says whose the first is.
+    // A second lock says whose the first is; both are shown.
     let again = run(&["lock", "--region", "us", "--reason", "another one"]).expect_code(0);
-    assert!(again.stdout.contains("us was locked already"), "{}", again.text());
+    assert!(again.stdout.contains("us was locked already, by admin"), "{}", again.text());
+    let held = check().expect_code(4);
+    let text = held.json["holds"][0]["text"].as_str().unwrap();
+    assert!(text.contains("an incident; and by admin") && text.contains("another one"), "{text}");
     // It is not lifted by the clock, nor by an unlock that names something else.
     let wrong = run(&["unlock", "--region", "us", "--release", "r2"]).expect_code(4);
     assert!(wrong.stderr.contains("r1 would ship there, not r2"), "{}", wrong.text());
@@ -350,10 +359,16 @@ fn what_passed_before_a_lock_does_not_ship_after_it() {
     let _ = run(&["release", "quarantine", "r1", "--reason", "slow"]).expect_code(0);
     assert_eq!(check().expect_code(4).json["holds"][0]["code"], "quarantined");
     let excuse = ["override", "--release", "r1", "--region", "us", "--reason", "sure", "--ticket", "OPS-1"];
-    let given = run(&[excuse.as_slice(), &["--expires", "1h", "-o", "json"]].concat()).expect_code(0);
+    let _ = run(&[excuse.as_slice(), &["--expires", "1h", "-o", "json"]].concat()).expect_code(0);
     let _ = check().expect_code(0);
     let gate = small.gate(&[]).expect_code(0);
     assert_eq!(gate.json["regions"][0]["overrides"][0]["release"], "r1", "{}", gate.text());
+    // It excuses what was known then. What somebody finds wrong with it later holds it again.
+    let _ = run(&["release", "quarantine", "r1", "--reason", "it loses orders"]).expect_code(0);
+    let held = check().expect_code(4);
+    assert!(held.json["holds"][0]["text"].as_str().unwrap().contains("was given before that"), "{}", held.text());
+    let given = run(&[excuse.as_slice(), &["--expires", "1h", "-o", "json"]].concat()).expect_code(0);
+    let _ = check().expect_code(0);
     let _ = run(&["lock", "--region", "us", "--reason", "an incident"]).expect_code(0);
     let _ = check().expect_code(4);
     // Whoever confirms names the release, and answers for it.
@@ -422,6 +437,100 @@ fn a_cell_is_caught_under_another_release() {
     assert_eq!(actions, ["release lift", "release quarantine"], "{}", audit.text());
 }
 
+/// Who names a release for each region answers for it: with a scope, a reason and an entry in the audit log.
+#[test]
+fn who_names_a_release_for_each_region_may_unlock_what_differs() {
+    let lab = Lab::new();
+    let stage = Stage::new(&lab);
+    let run = |words: &[&str]| stage.controller.preflight(words);
+    for (region, release) in [("us", "r1"), ("eu", "r2")] {
+        let _ = run(&["release", "candidate", "--region", region, "--release", release]).expect_code(0);
+    }
+    let _ = run(&["lock", "--all-regions", "--reason", "an incident"]).expect_code(0);
+    let refused = run(&["unlock", "--all-regions", "--release", "r1"]).expect_code(4);
+    for why in ["eu: r2 would ship there, not r1", "au: nobody announced", "would not ship the same release"] {
+        assert!(refused.stderr.contains(why), "{why}: {}", refused.text());
+    }
+    let mixed = run(&["unlock", "--all-regions", "--confirm", "eu=r2", "--reason", "sure"]).expect_code(64);
+    assert!(mixed.stderr.contains("--confirm"), "{}", mixed.text());
+    let body = json!({"regions": ["us"], "confirm": {"eu": "r2"}, "reason": "sure"});
+    assert_eq!(stage.controller.api().request("POST", "/v1/unlock", Some(&body)).unwrap().status, 422);
+    let words = ["unlock", "--confirm", "eu=r2", "--confirm", "us=r1", "--reason", "eu ships the hotfix", "-o", "json"];
+    let done = run(&words).expect_code(0);
+    let locked: Vec<bool> = REGIONS.iter().map(|region| is_locked(&Cli(&stage.controller), region)).collect();
+    assert_eq!(locked, [false, false, true], "{}", done.text());
+    let audit = run(&["audit", "--action", "unlock", "-o", "json"]).expect_code(0);
+    let details: Vec<&str> =
+        audit.json["entries"].as_array().unwrap().iter().filter_map(|entry| entry["detail"].as_str()).collect();
+    for region in ["us for r1", "eu for r2"] {
+        let detail = format!("app in {region}, confirmed: eu ships the hotfix");
+        assert!(details.contains(&detail.as_str()), "{detail}: {details:?}");
+    }
+    // What was named ships first in each, and nothing else.
+    let door = Cli(&stage.controller);
+    for (region, release, code) in [("us", "r1", 0), ("us", "r2", 4), ("eu", "r2", 0), ("eu", "r1", 4)] {
+        door.gate("good", release, region, "gate").expect(code);
+    }
+    // All regions are those that something holds back: also one that waits for what was named.
+    let held = run(&["unlock", "--all-regions", "--release", "r9"]).expect_code(4);
+    assert!(held.stderr.contains("us: r2 would ship there, not r9"), "{}", held.text());
+}
+
+/// What has happened is recorded, whatever is wrong with it.
+#[test]
+fn a_rollback_is_recorded_to_what_is_bad_and_from_what_nobody_knows() {
+    let lab = Lab::new();
+    let small = Small::new(&lab, 2);
+    let run = |words: &[&str]| small.controller.preflight(words);
+    let back = |from: &str, to: &str| {
+        run(&["release", "rollback", "--region", "us", "--from", from, "--to", to, "--reason", "latency", "-o", "json"])
+            .expect_code(0)
+    };
+    let _ = run(&["release", "deployed", "--region", "us", "--release", "r1"]).expect_code(0);
+    let notices = |answer: &Preflight| answer.json["notices"].to_string();
+    let slip = back("r22", "r1");
+    assert!(notices(&slip).contains("r22 was never deployed anywhere"), "{}", slip.text());
+    assert!(notices(&slip).contains("preflight release lift"), "{}", slip.text());
+    let _ = run(&["release", "quarantine", "r0", "--reason", "slow"]).expect_code(0);
+    let bad = back("r1", "r0");
+    assert!(notices(&bad).contains("r0 is quarantined in us"), "{}", bad.text());
+    assert_eq!(bad.json["releases"]["regions"][0]["lock"]["except"], Value::Null, "{}", bad.text());
+    assert_eq!(bad.json["releases"]["regions"][0]["deployed_quarantined"].as_array().map(Vec::len), Some(1));
+    let gate = |release: &str| {
+        run(&["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", release, "--rollback"])
+    };
+    let _ = gate("r0").expect_code(4);
+    let _ = gate("r1").expect_code(4);
+}
+
+/// A run that is under way carries its cells already.
+#[test]
+fn what_is_quarantined_is_seen_in_a_run_that_has_not_ended() {
+    let lab = Lab::new();
+    let mut small = Small::new(&lab, 2);
+    let id = small.gate(&[]).expect_code(0).json["id"].as_str().unwrap().to_owned();
+    let _ = small.controller.preflight(&["lock", "--region", "us", "--reason", "an incident"]).expect_code(0);
+    let cell = ["release", "quarantine", "--verdict", &id, "--cell", "us/web/cache", "--reason", "slow"];
+    let _ = small.controller.preflight(&cell).expect_code(0);
+    small.agents.iter_mut().for_each(|agent| agent.process.freeze());
+    let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", "r2", "-o", "json"];
+    let gate = small.controller.preflight_start("gate", &words);
+    let run = |words: &[&str]| small.controller.preflight(words);
+    let candidate = || {
+        let list = run(&["release", "list", "-o", "json"]).expect_code(0);
+        let candidate = list.json["regions"][0]["candidate"].clone();
+        (candidate["release"] == "r2").then_some(candidate)
+    };
+    let candidate = wait_for("the candidate", Duration::from_secs(20), candidate);
+    assert_eq!((&candidate["state"], candidate["quarantined"].as_array().map(Vec::len)), (&Value::Null, Some(1)));
+    let refused = run(&["unlock", "--region", "us", "--release", "r2"]).expect_code(4);
+    assert!(refused.stderr.contains("r2 is quarantined"), "{}", refused.text());
+    assert!(refused.stderr.contains("preflight release lift"), "{}", refused.text());
+    assert!(!refused.stderr.contains("--confirm"), "it would be held all the same: {}", refused.text());
+    small.agents.iter_mut().for_each(|agent| agent.process.thaw());
+    let _ = Controller::preflight_end(gate, Duration::from_mins(1)).expect_code(4);
+}
+
 /// Several people at once: one unlock for each of two releases, while pipelines announce both, again and again. Whatever was named last
 /// is what ships, and nothing else.
 #[test]
@@ -456,6 +565,9 @@ fn unlocks_and_announcements_that_race_never_ship_what_was_not_named() {
         let index = releases.iter().position(|release| named == release);
         assert!(granted.contains(&true), "who came last found its own candidate: {list:#}");
         assert!(index.is_some_and(|index| granted[index]), "{granted:?}: {list:#}");
+        // An unlock that came last found the candidate that it named; one that came before the other announcement ships first all the same.
+        let candidate = &list["regions"][0]["candidate"]["release"];
+        assert!(granted.iter().all(|granted| *granted) || named == candidate, "{granted:?}: {list:#}");
         let ship = |release: &str| {
             let words = ["gate", "--manifest", "preflight.yaml", "--region", "us", "--release", release];
             small.controller.preflight(&words).code

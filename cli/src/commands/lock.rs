@@ -57,6 +57,8 @@ Examples:
   preflight unlock --all-regions --release 2025-03-31.2
   preflight unlock --all-regions --release 2025-03-31.2 --ready
   preflight unlock --confirm eu=2025-03-31.2 --confirm us=2025-03-31.3 --reason fixed")]
+#[command(group(clap::ArgGroup::new("where").required(true).multiple(true).args(["regions", "all_regions", "ready", "confirm"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["release", "confirm"])))]
 pub(crate) struct UnlockArgs {
     /// The application; may be left out where the inventory has only one
     #[arg(long)]
@@ -65,18 +67,17 @@ pub(crate) struct UnlockArgs {
     #[arg(
         long = "region",
         value_name = "REGION",
-        required_unless_present_any = ["all_regions", "confirm", "ready"],
         conflicts_with_all = ["all_regions", "confirm"],
         value_delimiter = ','
     )]
     regions: Vec<String>,
-    /// Every region that is locked; so is --ready without --region
+    /// Every region that is locked, or where what an unlock named has yet to ship; so is --ready without --region
     #[arg(long, conflicts_with = "confirm")]
     all_regions: bool,
     /// What is expected to ship
-    #[arg(long, value_name = "ID", required_unless_present = "confirm", conflicts_with = "confirm")]
+    #[arg(long, value_name = "ID")]
     release: Option<String>,
-    /// Unlock the regions in which that is what would ship, and leave the others locked
+    /// Unlock the regions in which that is what would ship, and leave the others as they are
     #[arg(long, conflicts_with = "confirm")]
     ready: bool,
     /// Answer for what ships first in a region, whatever would; may be given several times. Takes a token with the scope `override`

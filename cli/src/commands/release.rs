@@ -142,9 +142,10 @@ struct DeployedArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("bad").required(true).args(["release", "cells"])))]
 struct QuarantineArgs {
     /// The release
-    #[arg(value_name = "ID", required_unless_present = "cells", conflicts_with = "cells")]
+    #[arg(value_name = "ID")]
     release: Option<String>,
     /// The application; with --verdict it is the verdict's
     #[arg(long)]
@@ -190,6 +191,10 @@ pub(crate) async fn run(args: Args, client: &Client) -> Result<Exit, Failure> {
                 None => "/v1/releases".to_owned(),
             };
             let releases: Releases = client.get(&path).await?.body;
+            if let Some(name) = application.filter(|_| releases.regions.is_empty()) {
+                let message = format!("there is no application {}, and nothing is recorded of one", escape(&name));
+                return Err(Failure::usage(message).fix("`preflight inventory show` has those that there are."));
+            }
             if output.is_json() {
                 output::json(&releases)?;
             } else {

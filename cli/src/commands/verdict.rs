@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use preflight_core::guard;
 use preflight_core::plan::sha256;
-use preflight_core::text::escape;
+use preflight_core::text::{escape, escape_to};
 use preflight_proto::api::{Decision, Gate, Override, ReasonText, Standing, State};
 use serde::Serialize;
 
@@ -197,12 +197,12 @@ fn in_words(checked: &Checked<'_>, exit: Exit) -> String {
     }
     for hold in &checked.holds {
         let _ = writeln!(text, "  {}", escape(&hold.text));
-        let _ = hold.fix.iter().try_for_each(|fix| writeln!(text, "  {}", escape(fix)));
+        let _ = hold.fix.iter().try_for_each(|fix| writeln!(text, "    → {}", escape_to(fix, 1_000)));
     }
     for objection in &checked.objections {
         let _ = writeln!(text, "  {}", escape(objection));
     }
-    if !checked.objections.is_empty() {
+    if !checked.objections.is_empty() && checked.holds.is_empty() {
         text.push_str("  Run `preflight gate` for this release and these regions.\n");
     }
     text

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use preflight_core::guard::is_hold;
 use preflight_proto::api::{Cell, Decision, Gate, Region, State};
 
 use super::grid::{Grid, Span};
@@ -37,13 +38,12 @@ pub(crate) fn without_probes(gate: &Gate) -> &'static str {
 }
 
 fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
-    let (decision, style) = match (gate.decision, gate.verdict) {
-        (Decision::Proceed, _) if gate.rollback => ("PROCEED by rollback", UNSURE),
-        (Decision::Proceed, State::Pass) => ("PROCEED", GOOD),
-        (Decision::Proceed, State::Fail | State::Unknown) => ("PROCEED by override", UNSURE),
-        (Decision::Block, State::Unknown) => ("BLOCK", UNSURE),
-        (Decision::Block, State::Pass | State::Fail) => ("BLOCK", BAD),
+    let style = match (gate.decision, gate.verdict) {
+        (Decision::Proceed, State::Pass) if by(gate).is_empty() => GOOD,
+        (Decision::Proceed, _) | (Decision::Block, State::Unknown) => UNSURE,
+        (Decision::Block, State::Pass | State::Fail) => BAD,
     };
+    let decision = decision(gate);
     let regions = gate.regions.iter().map(|r| word(&r.region)).collect::<Vec<_>>().join(", ");
     let noun = if gate.regions.len() == 1 { "region" } else { "regions" };
     let mut parts = vec![
@@ -55,7 +55,7 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
     parts.extend(took(gate));
     parts.extend(valid(gate).filter(|_| gate.decision == Decision::Proceed));
     // As many on the first line as fit; the verdict always does.
-    let mut text = styled(style.bold(), decision);
+    let mut text = styled(style.bold(), &decision);
     let mut at = decision.len();
     for part in parts {
         if at + 2 + columns(&part) > width {
@@ -72,7 +72,8 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
         (true, State::Fail | State::Unknown) => {
             Some("ROLLBACK: nothing below was required, and what does not pass does not hold it up.")
         }
-        (false, State::Pass) => None,
+        (false, State::Pass) => (gate.decision == Decision::Proceed && !by(gate).is_empty())
+            .then_some("OVERRIDE: this is quarantined. Somebody answers for it."),
         (false, State::Fail | State::Unknown) => (gate.decision == Decision::Proceed)
             .then_some("OVERRIDE: this does not pass. Somebody answers for it; nothing is proven by that."),
     };
@@ -84,6 +85,36 @@ fn first_line(gate: &Gate, advisory: bool, width: usize) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What to do, and by what other than the verdict: `BLOCK (locked, quarantined)`.
+pub(crate) fn decision(gate: &Gate) -> String {
+    if gate.decision == Decision::Proceed {
+        return format!("PROCEED{}", by(gate));
+    }
+    let mut holds: Vec<&str> = Vec::new();
+    for reason in gate.regions.iter().flat_map(|region| &region.reasons) {
+        let code = match reason.code.as_str() {
+            "not_named" => "not what was named",
+            code if is_hold(code) => code,
+            _ => continue,
+        };
+        if !holds.contains(&code) {
+            holds.push(code);
+        }
+    }
+    if holds.is_empty() { "BLOCK".to_owned() } else { format!("BLOCK ({})", holds.join(", ")) }
+}
+
+/// What lets it proceed where the verdict alone does not.
+fn by(gate: &Gate) -> &'static str {
+    let overridden = gate.regions.iter().any(|region| !region.overrides.is_empty());
+    match (gate.rollback, overridden) {
+        (true, false) => " by rollback",
+        (true, true) => " by rollback and override",
+        (false, true) => " by override",
+        (false, false) => "",
+    }
 }
 
 /// Adds what must not be overlooked.
@@ -211,7 +242,17 @@ fn findings(gate: &Gate, width: usize) -> String {
 /// Why, and what to do.
 fn next(gate: &Gate, width: usize) -> String {
     let all = gate.regions.iter().flat_map(|r| r.reasons.iter().map(|why| (&r.region, (&why.text, &why.fix))));
-    let mut said = by_what_they_say(all);
+    // What is to be done about it is apart from what merely is so; if it goes on, nothing has to be done.
+    let (facts, said): (Vec<_>, Vec<_>) = by_what_they_say(all)
+        .into_iter()
+        .partition(|((_, fix), _)| fix.is_none() || gate.decision == Decision::Proceed);
+    titled("Why", facts, width) + &titled("What to do next", said, width)
+}
+
+/// Texts and what is to be done about them.
+type Said<'a> = Vec<((&'a String, &'a Option<String>), Vec<&'a str>)>;
+
+fn titled(title: &str, mut said: Said<'_>, width: usize) -> String {
     let mut out = String::new();
     // What is mended in the same way stands together, with the remedy once.
     while let Some(fix) = said.first().map(|((_, fix), _)| *fix) {
@@ -224,7 +265,6 @@ fn next(gate: &Gate, width: usize) -> String {
             out.push_str(&paragraph("    → ", &sentence(fix), width));
         }
     }
-    let title = if gate.decision == Decision::Proceed { "Why" } else { "What to do next" };
     if out.is_empty() { out } else { heading(title) + &out }
 }
 

@@ -20,8 +20,7 @@ pub(crate) fn brief(releases: &Releases, width: usize) -> String {
 
 fn shown(releases: &Releases, whole: bool, width: usize) -> String {
     if releases.regions.is_empty() {
-        return "There is no such application, and nothing is recorded. `preflight inventory show` has what there is.\n"
-            .to_owned();
+        return "The inventory has no application, and nothing is recorded.\n".to_owned();
     }
     let groups = releases.regions.chunk_by(|a, b| a.application == b.application);
     let of = |rows: &[RegionReleases]| {
@@ -47,7 +46,10 @@ fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], whole: bool, wid
     let deployed_apart = releases(|row| row.deployed.as_ref().map(|d| d.release.as_str()));
     let candidates_apart = releases(|row| row.candidate.as_ref().map(|c| c.release.as_str()));
     let style = |apart: bool| if apart { UNSURE } else { PLAIN };
-    row("deployed", &|row| row.deployed.as_ref().map(|d| Span::new(style(deployed_apart), word(&d.release))));
+    row("deployed", &|row| {
+        let style = if row.deployed_quarantined.is_empty() { style(deployed_apart) } else { BAD };
+        row.deployed.as_ref().map(|d| Span::new(style, word(&d.release)))
+    });
     row("  shipped by", &of_deployed(verdict));
     row("  proven", &of_deployed(proven));
     row("  since", &of_deployed(|d| Span::plain(moment(&d.at))));
@@ -96,16 +98,26 @@ fn apart<'a>(mut releases: impl Iterator<Item = &'a str>) -> bool {
     releases.next().is_some_and(|first| releases.any(|other| other != first))
 }
 
+/// Whether somebody answers for a release that is quarantined.
+fn overridden(row: &RegionReleases, release: &str) -> bool {
+    row.overrides.iter().any(|given| given.release.as_deref() == Some(release))
+}
+
 fn may_ship(row: &RegionReleases) -> Span {
     let (style, text): (Style, String) = match (&row.lock, &row.named) {
         (Some(lock), _) => match &lock.except {
             Some(except) => (BAD, format!("locked, but for {}", word(except))),
             None => (BAD, "locked".to_owned()),
         },
-        (None, _) if row.candidate.as_ref().is_some_and(|c| !c.quarantined.is_empty()) => {
+        (None, _)
+            if row.candidate.as_ref().is_some_and(|c| !c.quarantined.is_empty() && !overridden(row, &c.release)) =>
+        {
             (BAD, "quarantined".to_owned())
         }
         (None, Some(named)) => (UNSURE, format!("{} first", word(&named.release))),
+        (None, None) if row.candidate.as_ref().is_some_and(|c| overridden(row, &c.release)) => {
+            (UNSURE, "by override".to_owned())
+        }
         (None, None) => (GOOD, "open".to_owned()),
     };
     Span::new(style, text)
@@ -116,6 +128,10 @@ fn in_words(row: &RegionReleases) -> Vec<String> {
     let mut texts = Vec::new();
     if let Some(lock) = &row.lock {
         let mut text = format!("locked by {} since {}: {}", word(&lock.by), moment(&lock.at), sentence(&lock.reason));
+        for also in &lock.also {
+            let (by, at, reason) = (word(&also.by), moment(&also.at), sentence(&also.reason));
+            text.push_str(&format!("; and by {by} since {at}: {reason}"));
+        }
         if let Some(remind) = &lock.remind_at {
             let due = remind.parse::<jiff::Timestamp>().is_ok_and(|at| at <= jiff::Timestamp::now());
             let (style, verb) = if due { (UNSURE, "was") } else { (PLAIN, "is") };
@@ -134,10 +150,31 @@ fn in_words(row: &RegionReleases) -> Vec<String> {
             word(&named.release)
         ));
     }
+    let ids = |ids: &[String]| ids.iter().map(|id| word(id)).collect::<Vec<_>>().join(", ");
+    if let Some(deployed) = row.deployed.as_ref().filter(|_| !row.deployed_quarantined.is_empty()) {
+        let text = format!(
+            "{}, which is deployed, is quarantined ({})",
+            word(&deployed.release),
+            ids(&row.deployed_quarantined)
+        );
+        texts.push(styled(BAD, &text));
+    }
+    for given in &row.overrides {
+        let release = given.release.as_deref().unwrap_or_default();
+        texts.push(format!(
+            "{} may ship though quarantined until {}: override {} by {}, {}: {}",
+            word(release),
+            moment(&given.expires_at),
+            word(&given.id),
+            word(&given.by),
+            word(&given.ticket),
+            sentence(&given.reason)
+        ));
+    }
     if let Some(candidate) = &row.candidate {
         if !candidate.quarantined.is_empty() {
-            let ids: Vec<String> = candidate.quarantined.iter().map(|id| word(id)).collect();
-            texts.push(styled(BAD, &format!("{} is quarantined ({})", word(&candidate.release), ids.join(", "))));
+            let text = format!("{} is quarantined ({})", word(&candidate.release), ids(&candidate.quarantined));
+            texts.push(styled(BAD, &text));
         }
         if let Some(differs) = &candidate.differs {
             texts.push(format!("{} {}", word(&candidate.release), sentence(differs)));
@@ -176,10 +213,7 @@ pub(crate) fn changed(changed: &Changed, width: usize) -> String {
     for line in &changed.notices {
         out.push_str(&paragraph(&format!("{} ", styled(UNSURE, "!")), &sentence(line), width));
     }
-    if !out.is_empty() {
-        out.push('\n');
-    }
-    out + &brief(&changed.releases, width)
+    if changed.releases.regions.is_empty() { out } else { out + "\n" + &brief(&changed.releases, width) }
 }
 
 /// What was recorded just now, and what the next gate makes of it.

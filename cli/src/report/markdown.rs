@@ -81,7 +81,7 @@ impl Page {
 fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
     let proceeds = decision(gate.decision) == "proceed";
     let sign = if proceeds { "✅" } else { "⛔" };
-    let word = if proceeds { "PROCEED" } else { "BLOCK" };
+    let word = crate::render::gate::decision(gate);
     page.line(&format!("## {sign} preflight: {word} {} {}", safe(&gate.application), safe(&gate.release)));
     page.line("");
     if advisory {
@@ -96,7 +96,7 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
         format!("run {}", safe(&gate.id)),
     ];
     parts.extend(seconds(gate).map(|seconds| format!("{seconds:.1} s")));
-    let until = gate.regions.iter().map(|region| region.valid_until.as_str()).min();
+    let until = gate.regions.iter().map(|region| region.valid_until.as_str()).min().filter(|_| proceeds);
     parts.extend(until.map(|until| format!("valid until {}", safe(&moment(until)))));
     page.line(&parts.join(" · "));
     for region in &gate.regions {
@@ -117,10 +117,12 @@ fn verdict(gate: &Gate, advisory: bool, page: &mut Page) {
 fn of_region(region: &Region, page: &mut Page) {
     let state = region.verdict;
     let (name, word, decision) = (safe(&region.region), state.as_str(), decision(region.decision));
+    // Nothing that is held back looks as if it may go on.
+    let sign = if state == State::Pass && decision == "block" { "⛔" } else { sign(state) };
     if unchanged(region) {
-        page.line(&format!("\n### {} {name}: nothing new, {decision}", sign(state)));
+        page.line(&format!("\n### {sign} {name}: nothing new, {decision}"));
     } else {
-        page.line(&format!("\n### {} {name}: {word}, {decision}", sign(state)));
+        page.line(&format!("\n### {sign} {name}: {word}, {decision}"));
     }
     matrix(region, page);
     for given in &region.overrides {

@@ -313,10 +313,10 @@ pub(super) async fn verdict(State(app): State<Arc<App>>, Path(id): Path<String>)
 /// A verdict as it was given.
 pub(super) async fn stored_verdict(app: &App, id: &str) -> Result<Gate, Failure> {
     let run = app.store.run(id).await?.filter(|run| run.kind == Kind::Gate.as_str());
-    let Some(run) = run else { return Err(Failure::not_found("verdict of that id")) };
+    let Some(run) = run else { return Err(Failure::no_verdict(id)) };
     let Some(text) = run.result else { return Err(Failure::not_found("verdict of that id yet: its run is under way")) };
     match RunResult::parse(&run.kind, &text)? {
         RunResult::Gate(gate) => Ok(*gate),
-        RunResult::Probe(_) => Err(Failure::not_found("verdict of that id")),
+        RunResult::Probe(_) => Err(Failure::no_verdict(id)),
     }
 }

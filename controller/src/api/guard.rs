@@ -9,12 +9,13 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use preflight_core::baseline::Proven;
-use preflight_core::guard::{self, Act, Bad, Guard, GuardError, UnlockRefused, Unlocked, Unready};
+use preflight_core::guard::{self, Act, Bad, Carries, Guard, GuardError, NotReady, UnlockRefused, Unlocked, Unready};
 use preflight_core::name::Name;
 use preflight_core::plan::CellDigest;
-use preflight_core::text::escape;
+use preflight_core::text::{escape, shell};
 use preflight_proto::api::{
-    CandidateRequest, Changed, LiftRequest, LockRequest, Problem, QuarantineRequest, RollbackRequest, UnlockRequest,
+    CandidateRequest, Changed, LiftRequest, LockRequest, Problem, QuarantineRequest, Releases, RollbackRequest,
+    UnlockRequest,
 };
 
 use super::auth::{Principal, Scope};
@@ -25,10 +26,12 @@ use super::release::places;
 use super::releases;
 use crate::app::{App, audit_entry};
 use crate::secret;
-use crate::store::{BesideGuard, Deployed, Shipped};
+use crate::store::{BesideGuard, Deployed, Shipped, StoreError};
 
 /// The farthest reminder.
 const MAX_REMIND: Duration = Duration::from_hours(400 * 24);
+/// The most cells that are quarantined at once.
+const MAX_CELLS: usize = 1_000;
 
 /// One application and some of its regions, as the inventory has them.
 pub(super) struct Where {
@@ -45,6 +48,10 @@ impl Where {
         all_regions: bool,
     ) -> Result<Self, Failure> {
         let inventory = Stated::current(app).await?.parsed;
+        if all_regions && !regions.is_empty() {
+            let fix = "Leave one of them out: `regions` or `all_regions`.".to_owned();
+            return Err(Failure::usage("regions are named, and all of them are asked for", fix));
+        }
         let known = || inventory.applications().iter().map(|a| a.name.as_str()).collect::<Vec<_>>().join(", ");
         let application = match (application, inventory.applications()) {
             (Some(name), _) => inventory.application(name).ok_or_else(|| {
@@ -101,7 +108,7 @@ pub(super) async fn candidate(
     };
     app.store.change_guard(&place.application, now, announce).await??;
     let done = vec![format!("{} is what would ship in {regions}", escape(&request.release))];
-    changed(&app, &place.application, done, Vec::new()).await
+    Ok(changed(&app, &place.application, done, Vec::new()).await)
 }
 
 /// Says that a release, or a cell whichever release carries it, must not ship.
@@ -120,7 +127,14 @@ pub(super) async fn quarantine(
             (request.application.clone(), vec![Bad::Release(name.clone())])
         }
         (None, Some(verdict)) if !request.cells.is_empty() && request.regions.is_empty() => {
+            if request.cells.len() > MAX_CELLS {
+                return Err(Failure::usage(format!("more than {MAX_CELLS} cells"), "Name fewer at once.".to_owned()));
+            }
             let gate = stored_verdict(&app, verdict).await?;
+            if let Some(other) = request.application.as_ref().filter(|name| **name != gate.application) {
+                let message = format!("verdict {verdict} is of {}, not {}", escape(&gate.application), escape(other));
+                return Err(Failure::usage(message, "Leave `application` out: it is the verdict's.".to_owned()));
+            }
             let bad = request.cells.iter().map(|name| cell_of(&gate, name)).collect::<Result<_, _>>()?;
             (Some(gate.application), bad)
         }
@@ -137,26 +151,59 @@ pub(super) async fn quarantine(
     let act = principal.act(&request.reason, now);
     let everywhere = if place.regions.is_empty() { "every region".to_owned() } else { place.regions.join(", ") };
     let quarantine = |guard: &mut Guard| {
-        let (mut done, mut stored) = (Vec::new(), BesideGuard::default());
+        let (mut done, mut notices, mut stored) = (Vec::new(), Vec::new(), BesideGuard::default());
         for (bad, id) in bad.into_iter().zip(&ids) {
             let what = match &bad {
                 Bad::Release(release) => format!("{} in {everywhere}", escape(release)),
                 Bad::Cell { name, .. } => format!("{}, whichever release carries it,", escape(name)),
             };
+            if let Bad::Release(release) = &bad {
+                notices.extend(waiting_for(guard, &place, release));
+            }
             let regions = place.regions.iter().cloned().collect();
             let kept = guard.quarantine(id, guard::Quarantine { bad, regions, act: act.clone() })?;
-            if kept == *id {
-                let detail = format!("{id}: {what} of {}: {}", place.application, request.reason);
-                stored.entries.push(principal.entry("release quarantine", &detail));
-                done.push(format!("{what} is quarantined ({id})"));
+            let detail = format!("{kept}: {what} of {}: {}", place.application, request.reason);
+            stored.entries.push(principal.entry("release quarantine", &detail));
+            done.push(if kept == *id {
+                format!("{what} is quarantined ({id})")
             } else {
-                done.push(format!("{what} was quarantined already ({kept})"));
-            }
+                format!("{what} was quarantined already ({kept}); what was overridden until now is not any more")
+            });
         }
-        Ok::<_, GuardError>((done, stored))
+        Ok::<_, GuardError>(((done, notices), stored))
     };
-    let done = app.store.change_guard(&place.application, now, quarantine).await??;
-    changed(&app, &place.application, done, Vec::new()).await
+    let (done, mut notices) = app.store.change_guard(&place.application, now, quarantine).await??;
+    if let Some(release) = &request.release {
+        notices.extend(unheard_of(&app, &place.application, release).await);
+    }
+    Ok(changed(&app, &place.application, done, notices).await)
+}
+
+/// The regions where what is quarantined now was to ship first, or was the only one that may.
+fn waiting_for(guard: &Guard, place: &Where, release: &str) -> Vec<String> {
+    let counts = |region: &&String| place.regions.is_empty() || place.regions.contains(region);
+    let waits = |region: &&String| {
+        guard.place(region).is_some_and(|place| place.named.as_ref().is_some_and(|named| named.release == release))
+    };
+    let flags = format!("--application {}", shell(&place.application));
+    let text = |region: &String| {
+        format!(
+            "{} was to ship first in {region} and does not ship now: name another one with `preflight unlock {flags} --region {region} \
+             --release …`",
+            escape(release)
+        )
+    };
+    guard.regions.keys().filter(counts).filter(waits).map(text).collect()
+}
+
+/// What a slip in a release's name looks like.
+async fn unheard_of(app: &App, application: &str, release: &str) -> Option<String> {
+    let known = app.store.heard_of(application, release).await.unwrap_or(true);
+    let text = format!(
+        "{} was never deployed anywhere, and is what would ship nowhere: look whether that is a slip",
+        escape(release)
+    );
+    (!known).then_some(text)
 }
 
 /// A cell of a verdict by its name.
@@ -195,12 +242,14 @@ pub(super) async fn lift(
     };
     let what = app.store.change_guard(&place.application, Timestamp::now(), lift).await??;
     let done = vec![format!("{} is not quarantined by {} any more", escape(&what), escape(&id))];
-    changed(&app, &place.application, done, Vec::new()).await
+    Ok(changed(&app, &place.application, done, Vec::new()).await)
 }
 
 fn unknown(id: &str) -> Failure {
-    let message = format!("there is no quarantine {}", escape(id));
-    Failure::usage(message, "`preflight release list` has those that there are, with their ids.".to_owned())
+    Failure::unknown(
+        &format!("quarantine {}", escape(id)),
+        "`preflight release list` has those that there are, with their ids.",
+    )
 }
 
 /// Records that regions went back to an earlier release: what was bad is quarantined everywhere, and the regions are locked for all but
@@ -222,9 +271,12 @@ pub(super) async fn rollback(
     let (from, to) = (escape(&request.from), escape(&request.to));
     for region in &place.regions {
         let last = app.store.deployed(&place.application, region, None).await?.map(|last| last.proven.release);
-        if last.as_ref().is_some_and(|last| *last != request.from && *last != request.to) {
-            let last = last.as_deref().map(escape).unwrap_or_default();
-            notices.push(format!("in {region} {last} was recorded as deployed, not {from}"));
+        if let Some(last) = last.as_deref().filter(|last| ![&request.from, &request.to].contains(&&(*last).to_owned()))
+        {
+            notices.push(format!(
+                "in {region} {} was recorded as deployed, not {from}: look whether that is a slip",
+                escape(last)
+            ));
         }
         // `gate --rollback` goes to what was deployed before: that must not be said of what never was.
         if app.store.deployed(&place.application, region, Some(&request.to)).await?.is_none() {
@@ -241,27 +293,58 @@ pub(super) async fn rollback(
         let proven = Proven::nothing(request.to.clone(), None);
         let (application, region, principal) = (place.application.clone(), region.clone(), principal.name.clone());
         let record = Deployed { id: 0, application, region, proven, at: now, principal };
-        let places = places(&app, None, &record).await?;
+        // What the matrix shows of it is not worth losing the record.
+        let places = places(&app, None, &record).await.unwrap_or_default();
         deployed.push(Shipped { deployed: record, places, expected: None });
     }
     let regions = place.regions.join(", ");
     let roll_back = |guard: &mut Guard| {
         let act = principal.act(&request.reason, now);
-        let kept = guard.rollback(&place.regions, &request.from, &request.to, &id, &act)?;
-        let Act { reason, .. } = &act;
+        let done = guard.rollback(&place.regions, &request.from, &request.to, &id, &act)?;
         let detail = format!(
-            "{} from {} to {} in {regions}, quarantine {kept}: {reason}",
-            place.application, request.from, request.to
+            "{} from {} to {} in {regions}, quarantine {}: {}",
+            place.application, request.from, request.to, done.quarantine, request.reason
         );
+        let shut = done.without_exception.iter().map(|region| shut(guard, region, &request.to));
+        let shut: Vec<String> = shut.collect();
         let entries = vec![principal.entry("release rollback", &detail)];
-        Ok::<_, GuardError>((kept, BesideGuard { entries, deployed, rolled_back: place.regions.clone() }))
+        Ok::<_, GuardError>(((done, shut), BesideGuard { entries, deployed, rolled_back: place.regions.clone() }))
     };
-    let kept = app.store.change_guard(&place.application, now, roll_back).await??;
-    let shipped = (!recorded.is_empty()).then(|| format!("{to} is deployed in {}", recorded.join(", ")));
-    let held =
-        [format!("{from} is quarantined in every region ({kept})"), format!("locked for all but {to}: {regions}")];
-    let done = shipped.into_iter().chain(held).collect();
-    changed(&app, &place.application, done, notices).await
+    let (back, shut) = app.store.change_guard(&place.application, now, roll_back).await??;
+    let mut done = vec![format!("{from} is quarantined in every region ({})", back.quarantine)];
+    let excepted = |region: &&String| !back.without_exception.contains(region);
+    let open: Vec<&str> = place.regions.iter().filter(excepted).map(String::as_str).collect();
+    if !recorded.is_empty() {
+        done.insert(0, format!("{to} is deployed in {}", recorded.join(", ")));
+    }
+    if !open.is_empty() {
+        done.push(format!("locked for all but {to}: {}", open.join(", ")));
+    }
+    if !back.without_exception.is_empty() {
+        done.push(format!("locked: {}", back.without_exception.join(", ")));
+    }
+    notices.extend(shut);
+    if let Some(notice) = unheard_of(&app, &place.application, &request.from).await {
+        let flags = format!("--application {} --reason …", shell(&place.application));
+        notices
+            .push(format!("{notice}; `preflight release lift {} {flags}` takes its quarantine back", back.quarantine));
+    }
+    Ok(changed(&app, &place.application, done, notices).await)
+}
+
+/// Why a region is locked for what it went back to as well, and what that means.
+fn shut(guard: &Guard, region: &str, to: &str) -> String {
+    let (to_, bad) = (escape(to), guard.bad(region, to, &BTreeSet::new()));
+    if bad.is_empty() {
+        format!(
+            "{region} was locked for everything, and stays so: `preflight gate --rollback` to {to_} goes on all the same"
+        )
+    } else {
+        format!(
+            "{to_} is quarantined in {region} ({}): also `preflight gate --rollback` to it is refused, until that is lifted or overridden",
+            bad.join(", ")
+        )
+    }
 }
 
 /// Locks regions, one lock for each.
@@ -285,25 +368,22 @@ pub(super) async fn lock(
         let (mut done, mut notices) = (Vec::new(), Vec::new());
         for region in &place.regions {
             let held = guard.place(region).and_then(|place| place.lock.clone());
-            let new = guard::Lock { act: principal.act(&request.reason, now), remind_at, except: None };
-            if guard.lock(region, new) {
-                done.push(region.clone());
-            } else if let Some(held) = held {
-                let except = held.except.map(|except| format!(" for all but {}", escape(&except))).unwrap_or_default();
-                let Act { by, at, reason } = held.act;
-                let (by, reason) = (escape(&by), escape(&reason));
-                notices.push(format!(
-                    "{region} was locked{except} already by {by} since {at:.0} ({reason}); that lock stays"
-                ));
-            }
+            guard.lock(region, principal.act(&request.reason, now), remind_at);
+            let Some(held) = held else {
+                done.push(format!("{region} is locked"));
+                continue;
+            };
+            let all = held.except.map(|except| format!(", now for {} as well", escape(&except))).unwrap_or_default();
+            let who = |act: &Act| format!("by {} since {:.0} ({})", escape(&act.by), act.at, escape(&act.reason));
+            let who: Vec<String> = held.acts.iter().map(who).collect();
+            notices.push(format!("{region} was locked already, {}: one unlock lifts it{all}", who.join(", ")));
         }
-        let detail = format!("{} in {}: {}", place.application, done.join(", "), request.reason);
-        let entries = if done.is_empty() { Vec::new() } else { vec![principal.entry("lock", &detail)] };
+        let detail = format!("{} in {}: {}", place.application, place.regions.join(", "), request.reason);
+        let entries = vec![principal.entry("lock", &detail)];
         Ok::<_, GuardError>(((done, notices), BesideGuard { entries, ..BesideGuard::default() }))
     };
     let (done, notices) = app.store.change_guard(&place.application, now, lock).await??;
-    let done = done.into_iter().map(|region| format!("{region} is locked")).collect();
-    changed(&app, &place.application, done, notices).await
+    Ok(changed(&app, &place.application, done, notices).await)
 }
 
 /// Unlocks regions, if what is named is what would ship in each of them.
@@ -316,137 +396,210 @@ pub(super) async fn unlock(
     Json(request): Json<UnlockRequest>,
 ) -> Result<Json<Changed>, Failure> {
     let confirmed = !request.confirm.is_empty();
-    let named: Vec<String> =
-        if confirmed { request.confirm.keys().cloned().collect() } else { request.regions.clone() };
-    let place = Where::find(&app, request.application.as_deref(), &named, request.all_regions && !confirmed).await?;
     let unready = match (&request.release, confirmed, request.ready) {
         (Some(_), false, false) => Unready::Refuse,
         (Some(_), false, true) => Unready::Leave,
-        (None, true, false) => Unready::Confirmed,
+        (None, true, false) if request.regions.is_empty() && !request.all_regions => Unready::Confirmed,
         _ => {
-            let fix = "Name `release`, with `ready` to unlock only where it is what would ship; or a release for each region in `confirm`.";
+            let fix = "Name `release` and the regions, with `ready` to unlock only where it is what would ship; or nothing but a release \
+                       for each region in `confirm`.";
             return Err(Failure::usage("an unlock names what is expected to ship", fix.to_owned()));
         }
     };
-    let reason = match (&request.reason, confirmed) {
-        (Some(reason), _) => {
-            text("reason", reason)?;
-            reason.clone()
-        }
-        (None, false) => String::new(),
-        (None, true) => return Err(Failure::usage("`confirm` needs a `reason`", "Say why: --reason.".to_owned())),
-    };
+    let named: Vec<String> =
+        if confirmed { request.confirm.keys().cloned().collect() } else { request.regions.clone() };
+    let place = Where::find(&app, request.application.as_deref(), &named, request.all_regions).await?.some()?;
+    let reason = request.reason.clone().unwrap_or_default();
+    if confirmed && request.reason.is_none() {
+        return Err(Failure::usage("`confirm` needs a `reason`", "Say why: --reason.".to_owned()));
+    }
+    request.reason.iter().try_for_each(|reason| text("reason", reason))?;
     if confirmed && !principal.may(Scope::Override) {
         return Err(Failure::forbidden("override"));
     }
     request.release.iter().chain(request.confirm.values()).try_for_each(|name| release(name))?;
-    let place = place.some()?;
     let now = Timestamp::now();
-    let carries = carried(&app, &place.application).await?;
-    let unlock = |guard: &mut Guard| {
-        // Of all regions those that are locked.
-        let locked = |region: &&String| guard.place(region).is_some_and(|place| place.lock.is_some());
-        let all = request.all_regions && !confirmed;
-        let regions: Vec<&String> = place.regions.iter().filter(|region| !all || locked(region)).collect();
-        let release = |region: &String| request.confirm.get(region).or(request.release.as_ref()).cloned();
-        let expected = regions
-            .into_iter()
-            .filter_map(|region| Some((region.clone(), release(region)?)))
-            .collect::<BTreeMap<_, _>>();
-        let act = principal.act(&reason, now);
-        let asked = guard::Unlock { expected: expected.clone(), unready, act };
-        let done = guard.unlock(&asked, &carries).map_err(|refused| (refused, expected.clone()))?;
-        let entry = |region: &String| {
-            let release = expected.get(region).map(String::as_str).unwrap_or_default();
-            let how = match unready {
-                Unready::Confirmed => format!(", confirmed: {reason}"),
-                Unready::Refuse | Unready::Leave => String::new(),
+    let release = |region: &String| request.confirm.get(region).or(request.release.as_ref()).cloned();
+    for _ in 0..ATTEMPTS {
+        let carries = carried(&app, &place.application).await?;
+        let unlock = |guard: &mut Guard| {
+            if runs(guard).any(|run| !carries.contains_key(&run)) {
+                return Err(NotUnlocked::Announced);
+            }
+            // Of all regions those that something holds back.
+            let regions = place.regions.iter().filter(|region| !request.all_regions || guard.is_held(region));
+            let expected: BTreeMap<_, _> =
+                regions.filter_map(|region| Some((region.clone(), release(region)?))).collect();
+            let asked = guard::Unlock { expected, unready, act: principal.act(&reason, now) };
+            let done = match guard.unlock(&asked, &carries) {
+                Ok(done) => done,
+                Err(refused) => return Err(NotUnlocked::Refused(refused, asked.expected)),
             };
-            principal.entry("unlock", &format!("{} in {region} for {release}{how}", place.application))
+            let entry = |region: &String| {
+                let how = if confirmed { ", confirmed" } else { "" };
+                let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+                let release = release(region).unwrap_or_default();
+                principal.entry("unlock", &format!("{} in {region} for {release}{how}{why}", place.application))
+            };
+            let entries = done.unlocked.iter().map(entry).collect();
+            let words = in_words(&place.application, guard, &done, &asked.expected);
+            Ok((words, BesideGuard { entries, ..BesideGuard::default() }))
         };
-        let entries = done.unlocked.iter().map(entry).collect();
-        Ok(((done, expected), BesideGuard { entries, ..BesideGuard::default() }))
-    };
-    match app.store.change_guard(&place.application, now, unlock).await? {
-        Ok((done, expected)) => {
-            let (done, notices) = in_words(&place.application, &done, &expected);
-            changed(&app, &place.application, done, notices).await
+        match app.store.change_guard(&place.application, now, unlock).await? {
+            Ok((done, notices)) => return Ok(changed(&app, &place.application, done, notices).await),
+            Err(NotUnlocked::Announced) => {}
+            Err(NotUnlocked::Refused(refused, expected)) => {
+                return Err(refusal(&app, &place.application, &request, &refused, &expected).await);
+            }
         }
-        Err((refused, expected)) => Err(refusal(&app, &place.application, &refused, &expected).await?),
     }
+    Err(StoreError::Busy.into())
 }
 
-/// What the candidates of an application carry, by run; only where a cell of it is quarantined, since nothing else asks.
-async fn carried(app: &App, application: &str) -> Result<BTreeMap<String, BTreeSet<CellDigest>>, Failure> {
+/// How often an unlock looks at the candidates again, since another was announced while it looked.
+const ATTEMPTS: usize = 5;
+
+/// Why nothing was unlocked.
+enum NotUnlocked {
+    /// Another candidate was announced since: what it carries is not known yet.
+    Announced,
+    Refused(UnlockRefused, BTreeMap<String, String>),
+}
+
+/// The runs of an application's candidates, each with its region.
+fn runs(guard: &Guard) -> impl Iterator<Item = (String, String)> {
+    let run =
+        |(region, place): (&String, &guard::Place)| Some((region.clone(), place.candidate.as_ref()?.run.clone()?));
+    guard.regions.iter().filter_map(run)
+}
+
+/// What the candidates of an application carry.
+async fn carried(app: &App, application: &str) -> Result<Carries, Failure> {
     let (guard, _) = app.store.guard(application).await?;
-    let mut carries = BTreeMap::new();
-    if !guard.quarantines.values().any(|quarantine| matches!(quarantine.bad, Bad::Cell { .. })) {
-        return Ok(carries);
-    }
-    for run in guard.regions.values().filter_map(|place| place.candidate.as_ref()?.run.clone()) {
-        if let Some(spec) = app.store.run_spec(&run).await? {
-            carries.insert(run, spec.plan.cells.iter().map(preflight_core::plan::Cell::digest).collect());
-        }
+    let mut carries = Carries::new();
+    for (region, run) in runs(&guard) {
+        let cells = app.store.carried(&run).await?.remove(&region).unwrap_or_default();
+        carries.insert((region, run), cells);
     }
     Ok(carries)
 }
 
-fn in_words(application: &str, done: &Unlocked, expected: &BTreeMap<String, String>) -> (Vec<String>, Vec<String>) {
+/// What was unlocked, and what was not or is otherwise to be known.
+fn in_words(
+    application: &str,
+    guard: &Guard,
+    done: &Unlocked,
+    expected: &BTreeMap<String, String>,
+) -> (Vec<String>, Vec<String>) {
     let release = |region: &String| expected.get(region).map(String::as_str).unwrap_or_default();
     let lines = done.unlocked.iter().map(|region| format!("{region} is unlocked for {}", escape(release(region))));
-    let open = done.open.iter().map(|region| format!("{region} was not locked"));
+    let open = done.open.iter().map(|region| {
+        if guard.is_held(region) {
+            format!("{region} was unlocked for {} already", escape(release(region)))
+        } else {
+            format!("{region} was not locked")
+        }
+    });
     let left = done.left.iter().map(|(region, why)| {
         let why: Vec<String> = why.iter().map(|why| why.describe(release(region))).collect();
-        format!("{region} stays locked: {}", why.join("; "))
+        let named = guard.place(region).and_then(|place| place.named.as_ref());
+        let stays = named.map_or_else(
+            || "stays locked".to_owned(),
+            |named| format!("stays unlocked for {} only", escape(&named.release)),
+        );
+        format!("{region} {stays}: {}", why.join("; "))
     });
-    let none = expected.is_empty().then(|| format!("no region of {application} is locked"));
-    (lines.collect(), open.chain(left).chain(none).collect())
+    let bad = done.unlocked.iter().chain(&done.open).filter_map(|region| {
+        let ids = guard.bad(region, release(region), &BTreeSet::new());
+        let text = format!(
+            "{} is quarantined in {region} ({}), and does not ship before that is lifted or overridden",
+            escape(release(region)),
+            ids.join(", ")
+        );
+        (!ids.is_empty()).then_some(text)
+    });
+    let none = expected.is_empty().then(|| format!("nothing holds back any region of {application}"));
+    (lines.collect(), open.chain(left).chain(bad).chain(none).collect())
 }
 
-/// Says which region is not ready and why, with all of them side by side.
+/// Says which region is not ready and why, with all of them side by side, and what to do.
 async fn refusal(
     app: &App,
     application: &str,
+    request: &UnlockRequest,
     refused: &UnlockRefused,
     expected: &BTreeMap<String, String>,
-) -> Result<Failure, Failure> {
-    let mut releases = releases::of(app, Some(application)).await?;
-    releases.regions.retain(|row| expected.contains_key(&row.region));
-    let mut whys = Vec::new();
-    for row in &mut releases.regions {
-        let named = expected.get(&row.region).map(String::as_str).unwrap_or_default();
-        let unready = refused.regions.get(&row.region).into_iter().flatten();
-        row.unready = unready.map(|why| why.describe(named)).collect();
-        whys.extend(row.unready.iter().map(|why| format!("{}: {why}", row.region)));
-    }
+) -> Failure {
+    let named = |region: &str| expected.get(region).map(String::as_str).unwrap_or_default();
+    let in_words = |(region, why): (&String, &Vec<NotReady>)| {
+        let why: Vec<String> = why.iter().map(|why| why.describe(named(region))).collect();
+        format!("{region}: {}", why.join("; "))
+    };
+    let mut whys: Vec<String> = refused.regions.iter().map(in_words).collect();
     if refused.differ {
         whys.push("these regions would not ship the same release".to_owned());
     }
-    let named = expected.values().next().map(|name| escape(name)).unwrap_or_default();
-    let confirm: Vec<String> =
-        expected.iter().map(|(region, release)| format!("--confirm {region}={}", escape(release))).collect();
-    let first = if refused.regions.len() < expected.len() {
-        format!(
-            "Unlock where {named} is what would ship, and leave the others locked: `preflight unlock --application {application} \
-             --release {named} --ready`."
-        )
-    } else {
-        "Wait until it is what would ship: a gate for it says so, or `preflight release candidate`.".to_owned()
-    };
-    let fix = format!(
-        "{first} Who answers for something else names it for each region: `preflight unlock --application {application} {} --reason …`.",
-        confirm.join(" "),
-    );
-    Ok(Failure::refused(format!("nothing is unlocked: {}", whys.join("; ")), fix).beside(releases))
+    let message = format!("nothing is unlocked: {}", whys.join("; "));
+    let failure = Failure::refused(message, advice(application, request, refused, expected));
+    // Without the table it is a refusal all the same.
+    let Ok(mut releases) = releases::of(app, Some(application)).await else { return failure };
+    releases.regions.retain(|row| expected.contains_key(&row.region));
+    for row in &mut releases.regions {
+        let unready = refused.regions.get(&row.region).into_iter().flatten();
+        row.unready = unready.map(|why| why.describe(named(&row.region))).collect();
+    }
+    failure.beside(releases)
 }
 
-async fn changed(
-    app: &App,
+/// What to do about a refusal: nothing that would be refused, and no region that was not asked for.
+fn advice(
     application: &str,
-    done: Vec<String>,
-    notices: Vec<String>,
-) -> Result<Json<Changed>, Failure> {
-    Ok(Json(Changed { done, notices, releases: releases::of(app, Some(application)).await? }))
+    request: &UnlockRequest,
+    refused: &UnlockRefused,
+    expected: &BTreeMap<String, String>,
+) -> String {
+    let release = request.release.as_deref().unwrap_or_default();
+    let (name, word) = (escape(release), shell(release));
+    let unlock = format!("preflight unlock --application {}", shell(application));
+    let mut steps = Vec::new();
+    if !request.ready && expected.keys().any(|region| !refused.regions.contains_key(region)) {
+        let regions: String = if request.all_regions {
+            " --all-regions".to_owned()
+        } else {
+            request.regions.iter().map(|region| format!(" --region {region}")).collect()
+        };
+        steps.push(format!(
+            "Unlock where {name} is what would ship, and leave the others as they are: `{unlock}{regions} --release {word} --ready`."
+        ));
+    }
+    let whys = || refused.regions.values().flatten();
+    let bad = whys().filter_map(|why| if let NotReady::Quarantined(ids) = why { Some(ids) } else { None });
+    if let Some(id) = bad.flatten().next() {
+        steps.push(format!(
+            "Ship a release without what is wrong with {name}; if nothing is after all: `preflight release lift {id} --application {} \
+             --reason …`.",
+            shell(application)
+        ));
+    }
+    let other = |why: &NotReady| matches!(why, NotReady::NoCandidate | NotReady::OtherCandidate(_));
+    let others: Vec<&String> =
+        refused.regions.iter().filter(|(_, why)| why.iter().any(other)).map(|(region, _)| region).collect();
+    if !others.is_empty() {
+        let listed = others.iter().map(|region| region.as_str()).collect::<Vec<_>>().join(", ");
+        steps.push(format!("Where it is not what would ship yet ({listed}), gate it: that announces it."));
+        let confirm: String = others.iter().map(|region| format!(" --confirm {region}={word}")).collect();
+        steps.push(format!("Who answers for it whatever its pipeline says: `{unlock}{confirm} --reason …`."));
+    }
+    steps.join(" ")
+}
+
+/// What was done is done, also where the table cannot be read.
+async fn changed(app: &App, application: &str, done: Vec<String>, mut notices: Vec<String>) -> Json<Changed> {
+    let releases = releases::of(app, Some(application)).await.unwrap_or_else(|_| {
+        notices.push("how things stand now could not be read; `preflight release list` shows it".to_owned());
+        Releases::default()
+    });
+    Json(Changed { done, notices, releases })
 }
 
 fn new_id() -> Result<String, Failure> {
@@ -469,9 +622,6 @@ impl From<GuardError> for Failure {
         match error {
             GuardError::SameRelease(_) => Self::usage(text, "Name both: --from and --to.".to_owned()),
             GuardError::TooMany => Self::refused(text, "`preflight release lift ID --reason …`".to_owned()),
-            GuardError::ToQuarantined { .. } => {
-                Self::refused(text, "Go back to one that is good, or lift the quarantine first.".to_owned())
-            }
         }
     }
 }

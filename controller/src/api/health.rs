@@ -109,7 +109,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
         for (region, place) in guard.regions {
             let Some(lock) = place.lock else { continue };
             let labels: Labels = vec![("application".to_owned(), application.clone()), ("region".to_owned(), region)];
-            locks.get_or_create(&labels).set(lock.act.at.as_second());
+            locks.get_or_create(&labels).set(lock.acts.first().map_or(0, |act| act.at.as_second()));
             if let Some(remind) = lock.remind_at {
                 reminders.get_or_create(&labels).set(remind.as_second());
             }

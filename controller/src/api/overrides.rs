@@ -198,7 +198,10 @@ pub(super) async fn withdraw(
     let now = Timestamp::now();
     let entry = audit_entry(&principal.name, "override withdraw", "ok", &principal.source, &id, now);
     if !app.store.withdraw_override(&id, &principal.name, &entry, now).await? {
-        return Err(Failure::not_found("override of that id that holds"));
+        return Err(Failure::unknown(
+            "override of that id that holds",
+            "`preflight override list` has those that have not ended.",
+        ));
     }
     let mut overrides = app.store.overrides(None, now).await?;
     let withdrawn = overrides.iter().find(|one| one.id == id).cloned();

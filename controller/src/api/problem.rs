@@ -75,6 +75,17 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what}"), None)
     }
 
+    /// There is nothing of the name that the caller gave.
+    pub(crate) fn unknown(what: &str, fix: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "usage", format!("there is no {what}"), Some(fix.to_owned()))
+    }
+
+    /// There is no verdict of that id.
+    pub(crate) fn no_verdict(id: &str) -> Self {
+        let what = format!("verdict {}", preflight_core::text::escape(id));
+        Self::unknown(&what, "`preflight audit --action verdict` has the ids of those that were given.")
+    }
+
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, None)
     }

@@ -6,8 +6,8 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use jiff::{SignedDuration, Timestamp};
 use preflight_core::baseline::Proven;
-use preflight_core::decision::Override;
-use preflight_core::guard::{self, Asked, Guard, GuardError};
+use preflight_core::decision::{Override, is_void};
+use preflight_core::guard::{Asked, Guard, GuardError};
 use preflight_core::identity::IdentityKey;
 use preflight_core::plan::CellDigest;
 use preflight_core::run::{Mode, RunSpec};
@@ -100,7 +100,7 @@ pub(super) async fn deployed(
     };
     let holds = app.store.change_guard(&deployed.application, deployed.at, record).await??;
     // What has shipped is a fact, also where it should not have.
-    let held = holds.into_iter().map(|hold| format!("it has shipped although it was held back: {}", hold.text));
+    let held = holds.into_iter().map(|hold| format!("It has shipped although it was held back: {}.", hold.text));
     let notices: Vec<String> = notice.into_iter().chain(held).collect();
     let notice = (!notices.is_empty()).then(|| notices.join(" "));
     Ok(Json(api::Deployed { notice, ..shown(deployed) }))
@@ -188,7 +188,7 @@ fn shown_by(
     if gate.advisory {
         return Ok(Shown::nothing("advisory", request));
     }
-    if region.reasons.iter().any(|reason| guard::is_void(&reason.code)) {
+    if region.reasons.iter().any(|reason| is_void(&reason.code)) {
         return Ok(Shown::nothing("void", request));
     }
     if !standing::baseline(spec, &region.region, recorded).is_empty() {

@@ -5,15 +5,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
+use jiff::Timestamp;
 use preflight_core::guard::{Bad, Guard, Place};
 use preflight_core::manifest::{self, Change, Manifest};
+use preflight_core::plan::CellDigest;
 use preflight_core::text::escape;
-use preflight_proto::api::{self, Candidate, Lock, Named, Problem, Quarantine, RegionReleases, Releases};
+use preflight_proto::api::{
+    self, Act, Candidate, Lock, Named, Override, Problem, Quarantine, RegionReleases, Releases,
+};
 use serde::Deserialize;
 
 use super::problem::Failure;
 use super::release::{Of, shown};
 use crate::app::App;
+use crate::result::core_override;
 use crate::store::Deployed;
 use preflight_core::inventory::Inventory;
 
@@ -30,6 +35,8 @@ pub(super) async fn of(app: &App, application: Option<&str>) -> Result<Releases,
     for last in app.store.all_deployed(application).await? {
         deployed.insert((last.application.clone(), last.region.clone()), last);
     }
+    let now = Timestamp::now();
+    let overrides = app.store.overrides(application, now).await?;
     let guards: BTreeMap<String, Guard> = app.store.guards(application).await?.into_iter().collect();
     let mut places: Vec<(String, String)> = Vec::new();
     // In the inventory's order; without one there is what was recorded before.
@@ -50,12 +57,27 @@ pub(super) async fn of(app: &App, application: Option<&str>) -> Result<Releases,
     for (name, region) in places {
         let guard = guards.get(&name).unwrap_or(&empty);
         let place = guard.place(&region).unwrap_or(&nowhere);
-        let candidate = match &place.candidate {
-            Some(candidate) => Some(api_candidate(app, guard, &region, candidate).await?),
-            None => None,
+        let (mut candidate, mut cells) = (None, BTreeSet::new());
+        if let Some(announced) = &place.candidate {
+            // What a run carries is known before it ends; it matters where a cell is quarantined.
+            if let Some(run) = announced.run.as_ref().filter(|_| guard.has_cells()) {
+                cells = app.store.carried(run).await?.remove(&region).unwrap_or_default();
+            }
+            candidate = Some(api_candidate(app, guard, &region, announced, &cells).await?);
+        }
+        let deployed = deployed.remove(&(name.clone(), region.clone()));
+        let bad = deployed.as_ref().map(|last| guard.bad(&region, &last.proven.release, &BTreeSet::new()));
+        let none = BTreeSet::new();
+        let excuses = |given: &&Override| {
+            let Some(release) = given.release.as_ref().filter(|_| given.application == name) else { return false };
+            let cells = if candidate.as_ref().is_some_and(|c| c.release == *release) { &cells } else { &none };
+            let given: Vec<_> = core_override(given).into_iter().collect();
+            guard.excuse(&region, release, cells, &given, now).is_some()
         };
         releases.regions.push(RegionReleases {
-            deployed: deployed.remove(&(name.clone(), region.clone())).map(shown),
+            deployed_quarantined: bad.unwrap_or_default().into_iter().map(str::to_owned).collect(),
+            overrides: overrides.iter().filter(excuses).cloned().collect(),
+            deployed: deployed.map(shown),
             candidate,
             lock: place.lock.as_ref().map(api_lock),
             named: place.named.as_ref().map(|named| Named {
@@ -88,12 +110,6 @@ struct Outline {
 struct RegionOutline {
     region: String,
     verdict: api::State,
-    cells: Vec<CellOutline>,
-}
-
-#[derive(Deserialize)]
-struct CellOutline {
-    digest: preflight_core::plan::CellDigest,
 }
 
 async fn api_candidate(
@@ -101,6 +117,7 @@ async fn api_candidate(
     guard: &Guard,
     region: &str,
     candidate: &preflight_core::guard::Candidate,
+    cells: &BTreeSet<CellDigest>,
 ) -> Result<Candidate, Failure> {
     let stored = match &candidate.run {
         Some(run) => app.store.run(run).await?.and_then(|run| run.result),
@@ -111,13 +128,12 @@ async fn api_candidate(
         None => None,
     };
     let of_region = outline.and_then(|outline| outline.regions.into_iter().find(|one| one.region == region));
-    let cells = of_region.iter().flat_map(|one| &one.cells).map(|cell| cell.digest.clone()).collect();
     Ok(Candidate {
         release: candidate.release.clone(),
         verdict: candidate.run.clone(),
         state: of_region.map(|one| one.verdict),
         differs: None,
-        quarantined: guard.bad(region, &candidate.release, &cells).into_iter().map(str::to_owned).collect(),
+        quarantined: guard.bad(region, &candidate.release, cells).into_iter().map(str::to_owned).collect(),
         by: candidate.by.clone(),
         at: candidate.at.to_string(),
     })
@@ -171,10 +187,18 @@ fn in_words(change: &Change) -> String {
 }
 
 fn api_lock(lock: &preflight_core::guard::Lock) -> Lock {
+    let act = |act: &preflight_core::guard::Act| Act {
+        by: act.by.clone(),
+        at: act.at.to_string(),
+        reason: act.reason.clone(),
+    };
+    let mut acts = lock.acts.iter().map(act);
+    let Act { by, at, reason } = acts.next().unwrap_or_default();
     Lock {
-        by: lock.act.by.clone(),
-        at: lock.act.at.to_string(),
-        reason: lock.act.reason.clone(),
+        by,
+        at,
+        reason,
+        also: acts.collect(),
         remind_at: lock.remind_at.map(|at| at.to_string()),
         except: lock.except.clone(),
     }

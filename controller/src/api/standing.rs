@@ -19,7 +19,7 @@ use crate::standing::Objection;
     (status = 200, body = Standing), (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn standing(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Standing>, Failure> {
     let mut gate = stored_verdict(&app, &id).await?;
-    let Some(spec) = app.store.run_spec(&id).await? else { return Err(Failure::not_found("verdict of that id")) };
+    let Some(spec) = app.store.run_spec(&id).await? else { return Err(Failure::no_verdict(&id)) };
     let now = Timestamp::now();
     let beside = app.runs.beside(&gate.application, now).await?.0;
     decide_again(&mut gate, &beside, now);

@@ -34,7 +34,7 @@ pub(super) async fn result(handle: Handle) -> Result<RunResult, Failure> {
 pub(super) fn gate(result: RunResult) -> Result<Box<Gate>, Failure> {
     match result {
         RunResult::Gate(gate) => Ok(gate),
-        RunResult::Probe(_) => Err(Failure::not_found("verdict of that id")),
+        RunResult::Probe(_) => Err(Failure::internal("a probe run in a gate's place")),
     }
 }
 

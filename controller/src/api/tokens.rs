@@ -137,7 +137,7 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, Failure> {
     if !app.store.delete_token(&id).await? {
-        return Err(Failure::not_found("token of that id"));
+        return Err(Failure::unknown("token of that id", "`preflight token list` has them."));
     }
     app.audit(&principal.name, "token revoke", &id, &principal.source, "").await;
     Ok(super::done())

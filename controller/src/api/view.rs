@@ -115,7 +115,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<serde_json::Value>, Failure> {
     let why = format!("{}, by {}", escape(&request.reason), principal.name);
     if !app.revoke(&agent, &why).await? {
-        return Err(Failure::not_found("agent of that name"));
+        return Err(Failure::unknown("agent of that name", "`preflight agents` lists them."));
     }
     app.audit(&principal.name, "agents revoke", &agent, &principal.source, &why).await;
     Ok(super::done())
@@ -130,7 +130,7 @@ pub(super) async fn forget(
     Path(agent): Path<String>,
 ) -> Result<Json<serde_json::Value>, Failure> {
     if !app.forget(&agent).await? {
-        return Err(Failure::not_found("agent of that name"));
+        return Err(Failure::unknown("agent of that name", "`preflight agents` lists them."));
     }
     app.audit(&principal.name, "agents forget", &agent, &principal.source, "").await;
     Ok(super::done())

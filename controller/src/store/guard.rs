@@ -91,6 +91,23 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Whether a release of an application was ever recorded as deployed, or is what would ship somewhere.
+    pub(crate) async fn heard_of(&self, application: &str, release: &str) -> Result<bool, StoreError> {
+        let (guard, _) = self.guard(application).await?;
+        let mut candidates = guard.regions.values().filter_map(|place| place.candidate.as_ref());
+        if candidates.any(|candidate| candidate.release == release) {
+            return Ok(true);
+        }
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM deployed WHERE application = ? AND release = ?)")
+            .bind(application)
+            .bind(release)
+            .fetch_one(&self.read)
+            .await
+            .map_err(|e| self.failed(e))
+    }
+}
+
 /// Changes a guard within a transaction.
 pub(super) async fn change_within<T, E>(
     tx: &mut SqliteConnection,
@@ -108,17 +125,36 @@ pub(super) async fn change_within<T, E>(
     let before = guard.clone();
     let made = change(&mut guard);
     if made.is_ok() && guard != before {
+        // Only what holds something back makes another version: pipelines that announce themselves keep no run from its end.
         sqlx::query(
-            "INSERT INTO guard (application, state, version) VALUES (?, ?, 1) \
-             ON CONFLICT (application) DO UPDATE SET state = excluded.state, version = version + 1",
+            "INSERT INTO guard (application, state, version) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (application) DO UPDATE SET state = excluded.state, version = version + ?3",
         )
         .bind(application)
         .bind(to_json(&guard)?)
+        .bind(i64::from(!guard.holds_alike(&before)))
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
     }
     Ok(made)
+}
+
+/// Makes another version of a guard, since what a decision goes by beside it has changed.
+pub(super) async fn renew_within(
+    tx: &mut SqliteConnection,
+    store: &Store,
+    application: &str,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO guard (application, state, version) VALUES (?, ?, 1) ON CONFLICT (application) DO UPDATE SET version = version + 1",
+    )
+    .bind(application)
+    .bind(to_json(&Guard::default())?)
+    .execute(&mut *tx)
+    .await
+    .map(|_| ())
+    .map_err(|e| store.failed(e))
 }
 
 /// A guard's version within a transaction.

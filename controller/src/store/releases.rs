@@ -9,6 +9,7 @@ use preflight_proto::api::{AuditEntry, Override, Record};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
+use super::guard::renew_within;
 use super::matrix::{self, Place};
 use super::{Store, StoreError, insert_audit, json, time, to_json};
 
@@ -293,17 +294,18 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let failed = |e| self.failed(e);
         let mut tx = self.begin().await?;
-        let done =
-            sqlx::query("UPDATE override SET withdrawn = ? WHERE id = ? AND withdrawn IS NULL AND expires_at > ?")
-                .bind(format!("{now} by {by}"))
-                .bind(id)
-                .bind(now.as_millisecond())
-                .execute(&mut *tx)
-                .await
-                .map_err(failed)?;
-        if done.rows_affected() != 1 {
-            return Ok(false);
-        }
+        let application: Option<String> = sqlx::query_scalar(
+            "UPDATE override SET withdrawn = ? WHERE id = ? AND withdrawn IS NULL AND expires_at > ? RETURNING application",
+        )
+        .bind(format!("{now} by {by}"))
+        .bind(id)
+        .bind(now.as_millisecond())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed)?;
+        let Some(application) = application else { return Ok(false) };
+        // A run that is about to end on it decides again.
+        renew_within(&mut tx, self, &application).await?;
         insert_audit(entry, now).execute(&mut *tx).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(true)

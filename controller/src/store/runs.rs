@@ -1,6 +1,6 @@
 //! Runs: what was asked, what was answered, what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use jiff::Timestamp;
@@ -129,6 +129,21 @@ impl Store {
             .await
             .map_err(|e| self.failed(e))?;
         spec.map(|text| json(&text)).transpose()
+    }
+
+    /// The cells that a run's release carries in each of its regions, also while it is under way; none if there is no such run.
+    pub(crate) async fn carried(&self, run: &str) -> Result<BTreeMap<String, BTreeSet<CellDigest>>, StoreError> {
+        let spec: Option<String> = sqlx::query_scalar("SELECT spec FROM run WHERE id = ?")
+            .bind(run)
+            .fetch_optional(&self.read)
+            .await
+            .map_err(|e| self.failed(e))?;
+        let spec: Option<RunSpec> = spec.map(|text| json(&text)).transpose()?;
+        let mut carried: BTreeMap<String, BTreeSet<CellDigest>> = BTreeMap::new();
+        for cell in spec.iter().flat_map(|spec| &spec.plan.cells) {
+            carried.entry(cell.fleet.region.clone()).or_default().insert(cell.digest());
+        }
+        Ok(carried)
     }
 
     /// Stores whom a run asks, before they are asked.

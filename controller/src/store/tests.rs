@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use preflight_core::guard::{Act, Guard, Lock};
+use preflight_core::guard::{Act, Candidate, Guard};
 use preflight_core::identity::{IdentityKey, NetworkIdentity};
 use preflight_core::observation::{Control, Report, Routes};
 use preflight_core::plan::{CellDigest, FleetId, Plan};
@@ -298,7 +298,7 @@ async fn a_verdict_is_stored_only_while_the_guard_is_what_it_went_by() {
     assert_eq!(announced, vec![spec("run-1").release; spec("run-1").plan.regions.len()]);
     let lock = |guard: &mut Guard| {
         let act = Act { by: "ana".into(), at: at(1), reason: "an incident".into() };
-        guard.lock("us", Lock { act, remind_at: None, except: None });
+        guard.lock("us", act, None);
         Ok::<_, String>(((), BesideGuard::default()))
     };
     store.change_guard(&app, at(1), lock).await.unwrap().unwrap();
@@ -312,6 +312,24 @@ async fn a_verdict_is_stored_only_while_the_guard_is_what_it_went_by() {
     let close = async |version| {
         store.close_run(&spec("run-1"), "{}", &Found::default(), at(2), None, Some(version)).await.unwrap()
     };
+    // Who announces what would ship keeps no run from its end; who withdraws an override does.
+    let announce = |guard: &mut Guard| {
+        let candidate = Candidate { release: "r2".into(), run: None, by: "ci".into(), at: at(1) };
+        guard.announce("eu", candidate);
+        Ok::<_, String>(((), BesideGuard::default()))
+    };
+    store.change_guard(&app, at(1), announce).await.unwrap().unwrap();
+    assert_eq!(store.guard(&app).await.unwrap().1, newer);
+    let given: preflight_proto::api::Override = serde_json::from_value(serde_json::json!({
+        "id": "o1", "application": app, "region": "eu", "fleet": "", "dependency": "", "digest": "", "verdict": "", "release": "r1",
+        "by": "ana", "reason": "sure", "ticket": "OPS-1", "at": at(1).to_string(), "expires_at": at(100).to_string(),
+    }))
+    .unwrap();
+    store.put_overrides(&[(given, entry("override"))], at(1)).await.unwrap();
+    assert!(store.withdraw_override("o1", "ben", &entry("override withdraw"), at(2)).await.unwrap());
+    assert!(!store.withdraw_override("o1", "ben", &entry("override withdraw"), at(2)).await.unwrap());
+    assert_eq!(close(newer).await, Closed::GuardChanged);
+    let newer = newer + 1;
     assert_eq!(close(version).await, Closed::GuardChanged);
     assert_eq!(close(newer).await, Closed::Now);
     assert_eq!(close(newer).await, Closed::Before);

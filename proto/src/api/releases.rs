@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Deployed, State};
+use super::{Deployed, Override, State};
 
 /// `POST /v1/releases/candidate`: what would ship if the regions' pipelines ran now.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -106,13 +106,13 @@ pub struct UnlockRequest {
     /// The regions; empty with `all_regions` or `confirm`.
     #[serde(default)]
     pub regions: Vec<String>,
-    /// Every region that is locked.
+    /// Every region that is locked, or where what an unlock named has yet to ship.
     #[serde(default)]
     pub all_regions: bool,
     /// What is expected to ship; absent with `confirm`.
     #[serde(default)]
     pub release: Option<String>,
-    /// Unlock the regions whose candidate it is, and leave the others locked.
+    /// Unlock the regions whose candidate it is, and leave the others as they are; refused where that is none.
     #[serde(default)]
     pub ready: bool,
     /// By region, the release that somebody answers for whatever its candidate is. Takes the scope `override` as well.
@@ -149,6 +149,12 @@ pub struct RegionReleases {
     pub lock: Option<Lock>,
     /// What an unlock named, until it has shipped.
     pub named: Option<Named>,
+    /// The quarantines that what is deployed there is under: ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deployed_quarantined: Vec<String>,
+    /// Who answers there for releases that are quarantined, until when; only what excuses all that is known to be wrong with one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
     /// Why the region was not unlocked; only in the answer to an unlock.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unready: Vec<String>,
@@ -185,10 +191,25 @@ pub struct Lock {
     pub at: String,
     /// Why.
     pub reason: String,
+    /// Who else wants it locked, or for what other reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Act>,
     /// When somebody should look whether it is still needed.
     pub remind_at: Option<String>,
     /// The one release that may ship all the same.
     pub except: Option<String>,
+}
+
+/// Who did something, when and why.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Act {
+    /// Who.
+    pub by: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The first release that may ship after an unlock.
