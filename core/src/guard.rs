@@ -472,8 +472,8 @@ impl Guard {
         let Asked { region, release, mode, .. } = *asked;
         let none = BTreeSet::new();
         let cells = if mode == Mode::Rollback { &none } else { asked.cells };
-        let mut word = Word::default();
-        word.overridden = self.excuse(region, release, cells, overrides, now).cloned();
+        let overridden = self.excuse(region, release, cells, overrides, now).cloned();
+        let mut word = Word { holds: Vec::new(), overridden };
         if word.overridden.is_none() {
             let mut bad: Vec<(&String, &Quarantine)> =
                 self.quarantines.iter().filter(|(_, quarantine)| quarantine.holds(region, release, cells)).collect();

@@ -227,32 +227,37 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
         .into());
     }
     if args.break_glass {
-        let instead = match judgement.exit {
-            Exit::Proceed => String::new(),
-            Exit::Refused => {
-                let reasons = gate.regions.iter().flat_map(|region| &region.reasons);
-                let fixes: BTreeSet<&str> =
-                    reasons.filter(|why| is_hold(&why.code)).filter_map(|why| why.fix.as_deref()).collect();
-                let fixes = fixes.iter().map(|fix| format!(" {}", escape_to(fix, 1_000)));
-                format!(
-                    " It lifts no lock and no quarantine; somebody who answers for that does.{}",
-                    fixes.collect::<String>()
-                )
-            }
-            Exit::NoVerdict | Exit::Fails | Exit::Unknown | Exit::Usage | Exit::Interrupted => format!(
-                " To go on all the same, somebody with the scope `override` answers for it: \
-                 preflight override --verdict {} --all-blocking --reason … --ticket … --expires 1h",
-                escape(&gate.id)
-            ),
-        };
         emergency::shout(&format!(
-            "--break-glass was not used: the controller answered, and its verdict counts.{instead}"
+            "--break-glass was not used: the controller answered, and its verdict counts.{}",
+            instead(&gate, judgement.exit)
         ));
     }
     let missing = missing(&args);
     // A lock or a quarantine is no verdict on what was seen: nothing but the guard itself lifts it.
     let advisory = args.advisory && judgement.exit != Exit::Refused;
     Ok(args.report.deliver(Told::Verdict { gate: &gate, advisory }, judgement.exit, missing))
+}
+
+/// What to do instead of breaking the glass, as sentences.
+fn instead(gate: &Gate, exit: Exit) -> String {
+    match exit {
+        Exit::Proceed => String::new(),
+        Exit::Refused => {
+            let reasons = gate.regions.iter().flat_map(|region| &region.reasons);
+            let fixes: BTreeSet<&str> =
+                reasons.filter(|why| is_hold(&why.code)).filter_map(|why| why.fix.as_deref()).collect();
+            let fixes = fixes.iter().map(|fix| format!(" {}", escape_to(fix, 1_000)));
+            format!(
+                " It lifts no lock and no quarantine; somebody who answers for that does.{}",
+                fixes.collect::<String>()
+            )
+        }
+        Exit::NoVerdict | Exit::Fails | Exit::Unknown | Exit::Usage | Exit::Interrupted => format!(
+            " To go on all the same, somebody with the scope `override` answers for it: \
+                 preflight override --verdict {} --all-blocking --reason … --ticket … --expires 1h",
+            escape(&gate.id)
+        ),
+    }
 }
 
 /// Why no verdict could be had, where the caller may go on without one.

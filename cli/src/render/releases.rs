@@ -130,7 +130,7 @@ fn in_words(row: &RegionReleases) -> Vec<String> {
         let mut text = format!("locked by {} since {}: {}", word(&lock.by), moment(&lock.at), sentence(&lock.reason));
         for also in &lock.also {
             let (by, at, reason) = (word(&also.by), moment(&also.at), sentence(&also.reason));
-            text.push_str(&format!("; and by {by} since {at}: {reason}"));
+            text.extend(["; and by ", &by, " since ", &at, ": ", &reason]);
         }
         if let Some(remind) = &lock.remind_at {
             let due = remind.parse::<jiff::Timestamp>().is_ok_and(|at| at <= jiff::Timestamp::now());

@@ -563,13 +563,13 @@ fn advice(
     let unlock = format!("preflight unlock --application {}", shell(application));
     let mut steps = Vec::new();
     if !request.ready && expected.keys().any(|region| !refused.regions.contains_key(region)) {
-        let regions: String = if request.all_regions {
-            " --all-regions".to_owned()
+        let regions = if request.all_regions {
+            "--all-regions".to_owned()
         } else {
-            request.regions.iter().map(|region| format!(" --region {region}")).collect()
+            format!("--region {}", request.regions.join(","))
         };
         steps.push(format!(
-            "Unlock where {name} is what would ship, and leave the others as they are: `{unlock}{regions} --release {word} --ready`."
+            "Unlock where {name} is what would ship, and leave the others as they are: `{unlock} {regions} --release {word} --ready`."
         ));
     }
     let whys = || refused.regions.values().flatten();
@@ -587,8 +587,9 @@ fn advice(
     if !others.is_empty() {
         let listed = others.iter().map(|region| region.as_str()).collect::<Vec<_>>().join(", ");
         steps.push(format!("Where it is not what would ship yet ({listed}), gate it: that announces it."));
-        let confirm: String = others.iter().map(|region| format!(" --confirm {region}={word}")).collect();
-        steps.push(format!("Who answers for it whatever its pipeline says: `{unlock}{confirm} --reason …`."));
+        let confirm: Vec<String> = others.iter().map(|region| format!("--confirm {region}={word}")).collect();
+        let confirm = confirm.join(" ");
+        steps.push(format!("Who answers for it whatever its pipeline says: `{unlock} {confirm} --reason …`."));
     }
     steps.join(" ")
 }
