@@ -190,7 +190,7 @@ fn an_override_lets_one_release_go_and_proves_nothing() {
     let second = second.as_str().unwrap();
     assert!(still.stdout.contains("is still let through") && still.stdout.contains(second), "{}", still.stdout);
     let _ = gate(controller, "r3", &[]).expect_code(0);
-    let _ = controller.preflight(&["override", "withdraw", &override_id]).expect_code(1);
+    let _ = controller.preflight(&["override", "withdraw", &override_id]).expect_code(64);
     let last = controller.preflight(&["override", "withdraw", second]).expect_code(0);
     assert!(last.stdout.contains("is held back again"), "{}", last.stdout);
     let _ = check(controller, "r1", &first).expect_code(2);
