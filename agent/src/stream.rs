@@ -180,9 +180,11 @@ impl Stream {
     fn receive<P: Prober>(&mut self, message: agent::ToAgent, runs: &mut Runs<P>) {
         match message.message {
             Some(to_agent::Message::Ask(ask)) => self.outbox.extend(runs.ask(ask)),
-            Some(to_agent::Message::Acknowledge(agent::Acknowledge { run, cell })) => {
-                debug!(run = %text::escape(&run), cell = %text::escape(&cell), "acknowledged");
-                runs.acknowledge(&Key { run, cell });
+            Some(to_agent::Message::Acknowledge(agent::Acknowledge { run, cell, more })) => {
+                for cell in std::iter::once(cell).chain(more) {
+                    debug!(run = %text::escape(&run), cell = %text::escape(&cell), "acknowledged");
+                    runs.acknowledge(&Key { run: run.clone(), cell });
+                }
             }
             Some(to_agent::Message::Cancel(agent::Cancel { run })) => runs.cancel(&run),
             Some(to_agent::Message::Welcome(_)) => debug!("the controller said welcome twice"),

@@ -138,7 +138,7 @@ fn ask(run: &str, cells: &[&str]) -> to_agent::Message {
 }
 
 fn acknowledge(run: &str, cell: &str) -> to_agent::Message {
-    to_agent::Message::Acknowledge(Acknowledge { run: run.into(), cell: cell.into() })
+    to_agent::Message::Acknowledge(Acknowledge { run: run.into(), cell: cell.into(), more: Vec::new() })
 }
 
 #[tokio::test]
@@ -184,18 +184,21 @@ async fn what_was_not_acknowledged_is_sent_again_after_a_reconnect() {
     let mut controller = controller().await;
     let host = Host::start(&controller);
     let (mut stream, first_hello) = controller.stream().await;
-    stream.send(ask("r1", &["c1", "c2"])).await;
-    let reports = [stream.report().await, stream.report().await];
+    stream.send(ask("r1", &["c1", "c2", "c3", "c4"])).await;
+    let reports = [stream.report().await, stream.report().await, stream.report().await, stream.report().await];
     stream.send(acknowledge("r1", &reports[0].cell)).await;
+    let more = vec![reports[3].cell.clone()];
+    let together = Acknowledge { run: "r1".into(), cell: reports[2].cell.clone(), more };
+    stream.send(to_agent::Message::Acknowledge(together)).await;
     // Asked for, so that the acknowledgement is known to have arrived before the stream breaks.
-    stream.send(ask("r2", &["c3"])).await;
-    let third = stream.report().await;
+    stream.send(ask("r2", &["c5"])).await;
+    let last = stream.report().await;
     drop(stream);
 
     let (mut stream, hello) = controller.stream().await;
     assert_eq!(hello.instance, first_hello.instance, "the same process");
-    assert_eq!([stream.report().await, stream.report().await], [reports[1].clone(), third]);
-    assert_eq!(host.prober.begun.load(Ordering::SeqCst), 3);
+    assert_eq!([stream.report().await, stream.report().await], [reports[1].clone(), last]);
+    assert_eq!(host.prober.begun.load(Ordering::SeqCst), 5);
     host.stop().await;
 }
 

@@ -229,6 +229,30 @@ fn invalid(error: &ConvertError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
+/// Sends a message and those that wait behind it, in their order. What was acknowledged together is told together: with a thousand
+/// agents, a wake-up and a record for each cell would cost more than the probes.
+async fn send_all(
+    first: ToAgent,
+    waiting: &mut mpsc::Receiver<ToAgent>,
+    results: &mpsc::Sender<Result<ToAgent, Status>>,
+) -> Result<(), mpsc::error::SendError<Result<ToAgent, Status>>> {
+    // Reports that were stored together are acknowledged one after the other: let them come.
+    tokio::task::yield_now().await;
+    let mut last = first;
+    while let Ok(next) = waiting.try_recv() {
+        match (&mut last.message, next.message) {
+            (Some(to_agent::Message::Acknowledge(all)), Some(to_agent::Message::Acknowledge(one)))
+                if all.run == one.run =>
+            {
+                all.more.push(one.cell);
+                all.more.extend(one.more);
+            }
+            (_, message) => results.send(Ok(std::mem::replace(&mut last, ToAgent { message }))).await?,
+        }
+    }
+    results.send(Ok(last)).await
+}
+
 /// One agent's stream.
 struct Talk {
     app: Arc<App>,
@@ -260,7 +284,7 @@ impl Talk {
                 () = results.closed() => break Status::cancelled("the agent is gone"),
                 Some(message) = outgoing.recv() => tokio::select! {
                     status = talk.told_to_end(expiry.as_mut()) => break status,
-                    sent = results.send(Ok(message)) => if sent.is_err() {
+                    sent = send_all(message, &mut outgoing, &results) => if sent.is_err() {
                         break Status::cancelled("the agent is gone");
                     }
                 },
@@ -350,8 +374,47 @@ impl Talk {
             Ok(Some(refused)) => tracing::info!(agent, run = escape(&run), %refused, "a report does not count"),
             Err(error) => return Err(unavailable(&error)),
         }
-        let acknowledge = to_agent::Message::Acknowledge(Acknowledge { run, cell: cell.0 });
+        let acknowledge = to_agent::Message::Acknowledge(Acknowledge { run, cell: cell.0, more: Vec::new() });
         let _ = self.sender.send(ToAgent { message: Some(acknowledge) }).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use preflight_proto::agent::Cancel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_is_sent_in_order_and_acknowledged_together() {
+        let (say, mut waiting) = mpsc::channel(16);
+        let (results, mut sent) = mpsc::channel(16);
+        let acknowledge = |run: &str, cell: &str, more: &[&str]| {
+            let more = more.iter().map(|cell| (*cell).to_owned()).collect();
+            to_agent::Message::Acknowledge(Acknowledge { run: run.into(), cell: cell.into(), more })
+        };
+        let cancel = to_agent::Message::Cancel(Cancel { run: "r1".into() });
+        let all = [
+            acknowledge("r1", "a", &[]),
+            acknowledge("r1", "b", &[]),
+            acknowledge("r2", "c", &[]),
+            cancel.clone(),
+            acknowledge("r2", "d", &[]),
+            acknowledge("r2", "e", &[]),
+        ];
+        for message in all {
+            say.send(ToAgent { message: Some(message) }).await.unwrap();
+        }
+        let first = waiting.recv().await.unwrap();
+        send_all(first, &mut waiting, &results).await.unwrap();
+        drop(results);
+        let mut got = Vec::new();
+        while let Some(message) = sent.recv().await {
+            got.push(message.unwrap().message.unwrap());
+        }
+        let want =
+            [acknowledge("r1", "a", &["b"]), acknowledge("r2", "c", &[]), cancel, acknowledge("r2", "d", &["e"])];
+        assert_eq!(got, want);
     }
 }

@@ -412,14 +412,15 @@ impl Task {
 
     /// Sends what agents are waited for, to those that have not had it on their present connection.
     fn send_questions(&mut self) {
-        let agents: BTreeSet<String> = self.run.waiting_agents().map(|(_, agent)| agent.to_owned()).collect();
-        for agent in agents {
+        let waiting = self.run.waiting();
+        let waiting: Vec<_> = waiting.into_iter().map(|(agent, cells)| (agent.to_owned(), cells)).collect();
+        for (agent, cells) in waiting {
             let Some(connection) = self.dispatch.connection(&agent) else { continue };
             let (on, sent) = self.sent.entry(agent.clone()).or_default();
             if *on != connection {
                 (*on, *sent) = (connection, BTreeSet::new());
             }
-            let cells: Vec<usize> = self.run.waiting(&agent).into_iter().filter(|cell| sent.insert(*cell)).collect();
+            let cells: Vec<usize> = cells.into_iter().filter(|cell| sent.insert(*cell)).collect();
             let now = Timestamp::now();
             let mut probes: Vec<wire::Probe> =
                 cells.into_iter().filter_map(|cell| self.probe(cell, &agent, now)).collect();

@@ -452,10 +452,15 @@ impl Run {
         self.news = self.probed();
     }
 
-    /// The cells for which `agent` is still waited for: what it is to be sent when it comes back.
-    pub fn waiting(&self, agent: &str) -> Vec<usize> {
-        let waits = |c: &CellRun| c.questions.get(agent).is_some_and(|q| q.state == QuestionState::Waiting);
-        self.cells.iter().enumerate().filter(|(_, c)| !self.ended && waits(c)).map(|(i, _)| i).collect()
+    /// The cells for which each agent is still waited for: what it is to be sent, also when it comes back.
+    pub fn waiting(&self) -> BTreeMap<&str, Vec<usize>> {
+        let mut waiting: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, cell) in self.cells.iter().enumerate().filter(|_| !self.ended) {
+            for (agent, _) in cell.questions.iter().filter(|(_, q)| q.state == QuestionState::Waiting) {
+                waiting.entry(agent).or_default().push(index);
+            }
+        }
+        waiting
     }
 
     /// Every agent that is still waited for.

@@ -562,7 +562,7 @@ proptest! {
             sent.extend(send.clone());
             if again == 0 && !sent.is_empty() { send.push(sent[which.index(sent.len())].clone()) }
             for (index, agent) in send {
-                if !run.waiting(&agent).contains(&index) { continue }
+                if !run.waiting().get(agent.as_str()).is_some_and(|cells| cells.contains(&index)) { continue }
                 // Sent again before its turn came, it still has that one turn.
                 let before = run.cells[index].questions[&agent].clone();
                 let wait = run.send(index, &agent, at(now)).unwrap();

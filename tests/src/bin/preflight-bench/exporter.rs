@@ -13,8 +13,6 @@ use preflight_tests::lab::{Process, wait_for};
 use crate::prober::{Ground, pin};
 
 const PORT: u16 = 9115;
-/// `/proc` counts time in ticks of `USER_HZ`, which is 100 on every architecture that Debian has.
-const TICKS: f64 = 100.0;
 
 pub(crate) struct Exporter<'g> {
     ground: &'g Ground,
@@ -54,7 +52,7 @@ impl<'g> Exporter<'g> {
     /// Has it make the job's probes, which must all succeed.
     pub(crate) fn run(&self, job: &Job) -> Cost {
         let next = AtomicUsize::new(0);
-        let (begin, cpu) = (Instant::now(), self.cpu());
+        let (begin, cpu) = (Instant::now(), self.process.cpu());
         self.ground.host.within(|| {
             pin(None, self.ground.other);
             thread::scope(|scope| {
@@ -73,7 +71,7 @@ impl<'g> Exporter<'g> {
                 }
             });
         });
-        Cost { wall_s: begin.elapsed().as_secs_f64(), cpu_s: self.cpu() - cpu }
+        Cost { wall_s: begin.elapsed().as_secs_f64(), cpu_s: self.process.cpu().saturating_sub(cpu).as_secs_f64() }
     }
 
     /// How long it takes over a target that drops what comes.
@@ -85,15 +83,6 @@ impl<'g> Exporter<'g> {
             assert!(answer.contains("\nprobe_success 0\n"), "the exporter reached what is dropped:\n{answer}");
             begin.elapsed()
         })
-    }
-
-    /// Its user and system time so far, in seconds.
-    fn cpu(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("the exporter's times");
-        // The second field is a name in brackets, which may hold anything; utime and stime are fields 14 and 15 (proc(5)).
-        let (_, after) = stat.rsplit_once(')').expect("a process's name");
-        let ticks = |field: usize| after.split_whitespace().nth(field - 3).and_then(|ticks| ticks.parse::<f64>().ok());
-        (ticks(14).expect("utime") + ticks(15).expect("stime")) / TICKS
     }
 }
 

@@ -12,6 +12,8 @@ use crate::table::{Goal, Table, show, times};
 
 const DEPENDENCIES: u16 = 20;
 const ROUNDS: usize = 10;
+/// The same, with the one before them.
+const GATES: f64 = 11.0;
 const PORT: u16 = 6379;
 
 /// A controller, fleets of two agents, and a host with a Redis server for each dependency.
@@ -25,8 +27,10 @@ struct World {
 pub(crate) fn measure(table: &Table) {
     for agents in [2, 20, 100] {
         let lab = Lab::new();
-        let world = World::build(&lab, agents);
+        let mut world = World::build(&lab, agents);
+        let before = world.cpu();
         let gate = timed(|| drop(world.gate("pass")));
+        let used = world.cpu();
         let bare = timed(|| world.bare_connects());
         let probes = agents * u32::from(DEPENDENCIES);
         table.ratio(
@@ -37,6 +41,9 @@ pub(crate) fn measure(table: &Table) {
             Goal::None,
         );
         if agents == 100 {
+            let each = |n: usize| format!("{:.0} ms", used[n].saturating_sub(before[n]).as_secs_f64() * 1e3 / GATES);
+            table.alone("the same, CPU time: controller", &each(0));
+            table.alone("the same, CPU time: all agents", &each(1));
             table.time("the same beyond the slowest probe", beyond(gate, world.slowest_probe()), 150.0);
             world.cache.firewall(&ports().fold(Firewall::open(), Firewall::drop));
             let dropped = timed(|| drop(world.gate("fail")));
@@ -84,6 +91,11 @@ impl World {
         }
         controller.await_agents(running.len());
         Self { controller, agents: running, cache, _redis: redis }
+    }
+
+    /// The CPU time that the controller has used, and all agents together.
+    fn cpu(&mut self) -> [Duration; 2] {
+        [self.controller.process().cpu(), self.agents.iter().map(|agent| agent.process.cpu()).sum()]
     }
 
     /// One gate over the API, without the time that starting a command takes.
