@@ -479,7 +479,9 @@ impl Guard {
                 self.quarantines.iter().filter(|(_, quarantine)| quarantine.holds(region, release, cells)).collect();
             bad.sort_by_key(|(_, quarantine)| std::cmp::Reverse(quarantine.act.at));
             let older = Override::in_force(overrides, region, &Subject::Release(release.to_owned()), now);
-            word.holds.extend(bad.iter().take(MAX_ACTS).map(|(id, bad)| quarantined(id, bad, older, asked)));
+            // One remedy for all of them.
+            let id = if let [(id, _)] = bad.as_slice() { id.as_str() } else { "ID" };
+            word.holds.extend(bad.iter().take(MAX_ACTS).map(|(of, bad)| quarantined((of, bad), id, older, asked)));
         }
         let Some(place) = self.place(region).filter(|_| mode != Mode::Rollback) else { return word };
         let quarantined = !word.holds.is_empty();
@@ -544,7 +546,12 @@ fn not_named(named: &Named, is_bad: bool, asked: &Asked<'_>, quarantined: bool) 
     Reason { code: "not_named", text, fix: Some(ship + &other) }
 }
 
-fn quarantined(id: &str, quarantine: &Quarantine, older: Option<&Override>, asked: &Asked<'_>) -> Reason {
+fn quarantined(
+    (id, quarantine): (&str, &Quarantine),
+    lift: &str,
+    older: Option<&Override>,
+    asked: &Asked<'_>,
+) -> Reason {
     let Act { by, at, reason } = &quarantine.act;
     let release = escape(asked.release);
     let what = match &quarantine.bad {
@@ -562,7 +569,7 @@ fn quarantined(id: &str, quarantine: &Quarantine, older: Option<&Override>, aske
             older.unwrap_or_default()
         ),
         fix: Some(format!(
-            "Ship a release without what is wrong with it. If nothing is wrong with it after all: `preflight release lift {id} --application \
+            "Ship a release without what is wrong with it. If nothing is wrong with it after all: `preflight release lift {lift} --application \
              {application} --reason …`. Who answers for it as it is: `preflight override {flags} --release {release} --reason … --ticket … \
              --expires 1h`."
         )),

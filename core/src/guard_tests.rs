@@ -201,12 +201,15 @@ fn an_override_excuses_nothing_that_came_after_it() {
     bad("q1", Bad::Release("r1".into()), 1, &mut guard);
     let word = guard.word(&asked, &[given(1)], at(10));
     assert_eq!((word.holds.len(), word.overridden.map(|o| o.id)), (0, Some("1".into())));
+    let held = guard.word(&asked, &[], at(10)).holds.remove(0);
+    assert!(held.fix.unwrap().contains("preflight release lift q1 --application shop"));
     // Something else is wrong with it by now.
     bad("q2", Bad::Cell { digest: digest("cache"), name: "eu/web/cache".into() }, 2, &mut guard);
     let word = guard.word(&asked, &[given(1)], at(10));
     assert_eq!((word.holds.len(), word.overridden), (2, None));
     assert!(word.holds[0].text.contains("(q2); the override by ben was given before that"), "{}", word.holds[0].text);
-    assert!(word.holds[0].fix.as_ref().unwrap().contains("preflight release lift q2 --application shop"));
+    assert!(word.holds[0].fix.as_ref().unwrap().contains("preflight release lift ID --application shop"));
+    assert_eq!(word.holds[0].fix, word.holds[1].fix, "one remedy for both");
     assert!(guard.word(&asked, &[given(1), given(2)], at(10)).holds.is_empty());
     // The same said again is said anew.
     bad("q3", Bad::Release("r1".into()), 3, &mut guard);

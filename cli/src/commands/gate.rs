@@ -1,12 +1,10 @@
 //! `preflight gate`: asks for a verdict, fresh, and exits by it.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use preflight_core::guard::is_hold;
 use preflight_core::plan::sha256;
-use preflight_core::text::{escape, escape_to};
+use preflight_core::text::escape;
 use preflight_proto::api::{Event, Gate, GateRequest, Mode, Scope};
 use tokio::time::timeout_at;
 
@@ -242,16 +240,7 @@ async fn verdict(args: Args, connect: impl Fn() -> Result<Client, Failure>, spoo
 fn instead(gate: &Gate, exit: Exit) -> String {
     match exit {
         Exit::Proceed => String::new(),
-        Exit::Refused => {
-            let reasons = gate.regions.iter().flat_map(|region| &region.reasons);
-            let fixes: BTreeSet<&str> =
-                reasons.filter(|why| is_hold(&why.code)).filter_map(|why| why.fix.as_deref()).collect();
-            let fixes = fixes.iter().map(|fix| format!(" {}", escape_to(fix, 1_000)));
-            format!(
-                " It lifts no lock and no quarantine; somebody who answers for that does.{}",
-                fixes.collect::<String>()
-            )
-        }
+        Exit::Refused => " It lifts no lock and no quarantine; what does is said with each.".to_owned(),
         Exit::NoVerdict | Exit::Fails | Exit::Unknown | Exit::Usage | Exit::Interrupted => format!(
             " To go on all the same, somebody with the scope `override` answers for it: \
                  preflight override --verdict {} --all-blocking --reason … --ticket … --expires 1h",
