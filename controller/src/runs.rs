@@ -126,7 +126,7 @@ pub(crate) enum Handle {
 
 #[derive(Debug)]
 enum Input {
-    Report { label: Label, from: AgentId, testimony: Box<Testimony>, at: Timestamp, done: oneshot::Sender<Admission> },
+    Report { label: Label, from: AgentId, testimony: Arc<Testimony>, at: Timestamp, done: oneshot::Sender<Admission> },
     Disown { agent: String },
     Abandon,
 }
@@ -293,9 +293,10 @@ impl Runs {
     /// Takes in a report: it is on disk when this returns `Ok`.
     pub(crate) async fn report(&self, label: Label, from: AgentId, testimony: Testimony, at: Timestamp) -> Admission {
         let active = self.lock().get(&label.run).cloned();
+        let testimony = Arc::new(testimony);
         if let Some(active) = active {
             let (done, admission) = oneshot::channel();
-            let (label, from, testimony) = (label.clone(), from.clone(), Box::new(testimony.clone()));
+            let (label, from, testimony) = (label.clone(), from.clone(), testimony.clone());
             if active.inputs.send(Input::Report { label, from, testimony, at, done }).await.is_ok()
                 && let Ok(admission) = admission.await
             {
@@ -306,7 +307,7 @@ impl Runs {
     }
 
     /// Keeps a report of a run that has ended, if the agent was asked; the verdict stays.
-    async fn too_late(&self, label: Label, from: AgentId, testimony: Testimony, at: Timestamp) -> Admission {
+    async fn too_late(&self, label: Label, from: AgentId, testimony: Arc<Testimony>, at: Timestamp) -> Admission {
         if !self.store.was_asked(&label.run, &label.cell, &from.agent).await? {
             return Ok(Some(Refused::NotAsked));
         }
@@ -460,7 +461,7 @@ impl Task {
                 Input::Report { label, from, testimony, at, done } => match self.run.admit(&label, &from) {
                     Err(Refused::Late) => {
                         let cell = label.cell.clone();
-                        stored.push(NewTestimony { cell, from, at, late: true, testimony: *testimony });
+                        stored.push(NewTestimony { cell, from, at, late: true, testimony });
                         counted.push((label, None, done));
                     }
                     Err(refused) => {
@@ -468,7 +469,7 @@ impl Task {
                     }
                     Ok(_) => {
                         let cell = label.cell.clone();
-                        let new = NewTestimony { cell, from, at, late: false, testimony: *testimony };
+                        let new = NewTestimony { cell, from, at, late: false, testimony };
                         stored.push(new.clone());
                         counted.push((label, Some(new), done));
                     }
@@ -481,9 +482,9 @@ impl Task {
                 (Err(error), _) => Err(error.clone()),
                 (Ok(()), None) => Ok(Some(Refused::Late)),
                 (Ok(()), Some(new)) => {
-                    let index = self.run.admit(&label, &new.from);
+                    let asked = matches!(self.kind, Kind::Probe).then(|| self.run.admit(&label, &new.from).ok());
                     let recorded = self.run.record(&label, &new.from, new.testimony, new.at);
-                    if let (Ok(index), Ok(()), Kind::Probe) = (index, recorded, self.kind)
+                    if let (Some(index), Ok(())) = (asked.flatten(), recorded)
                         && let Some(result) = result::probe_result(&self.run, index, &new.from.agent)
                     {
                         let _ = self.events.send(Event::Result(result));

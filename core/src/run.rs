@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -213,7 +214,7 @@ enum QuestionState {
     Waiting,
     Silent,
     Cancelled,
-    Answered { testimony: Box<Testimony>, outcome: Outcome, mismatch: Option<Mismatch> },
+    Answered { testimony: Arc<Testimony>, outcome: Outcome, mismatch: Option<Mismatch> },
 }
 
 impl Question {
@@ -414,9 +415,10 @@ impl Run {
         &mut self,
         label: &Label,
         from: &AgentId,
-        testimony: Testimony,
+        testimony: impl Into<Arc<Testimony>>,
         now: Timestamp,
     ) -> Result<(), Refused> {
+        let testimony = testimony.into();
         let index = self.admit(label, from)?;
         if now > self.spec.deadline {
             return Err(Refused::Late);
@@ -434,7 +436,7 @@ impl Run {
             self.news.extend(self.contrast.reached(&cell.fleet, &from.agent, &testimony.report));
         }
         question.key = self.spec.basis.identity_key.key(&testimony.identity);
-        question.state = QuestionState::Answered { testimony: Box::new(testimony), outcome, mismatch };
+        question.state = QuestionState::Answered { testimony, outcome, mismatch };
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use preflight_core::guard::{Candidate, Guard};
@@ -53,7 +54,7 @@ pub(crate) struct NewTestimony {
     pub(crate) from: AgentId,
     pub(crate) at: Timestamp,
     pub(crate) late: bool,
-    pub(crate) testimony: Testimony,
+    pub(crate) testimony: Arc<Testimony>,
 }
 
 impl Store {

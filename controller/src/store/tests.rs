@@ -182,7 +182,7 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
         let cell = CellDigest("sha256:c".into());
         store.put_questions("run-1", &[(cell.clone(), from.agent.clone(), IdentityKey::default())]).await.unwrap();
         for (resolved, late) in [(1, false), (2, false), (3, true)] {
-            let testimony = testimony(resolved);
+            let testimony = testimony(resolved).into();
             let new = NewTestimony { cell: cell.clone(), from: from.clone(), at: at(1), late, testimony };
             store.put_testimonies("run-1", &[new]).await.unwrap();
         }
