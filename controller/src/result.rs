@@ -17,7 +17,6 @@ use preflight_core::run::{Mode, Run, Witness};
 use preflight_core::verdict::{self, JudgedCell, Reason};
 use preflight_proto::api;
 
-use crate::standing::Objection;
 use crate::store::{Found, LatestCell, Place};
 
 /// A verdict may be used for this long after its run.
@@ -155,7 +154,7 @@ pub(crate) fn decide_again(gate: &mut api::Gate, beside: &Beside, now: Timestamp
 }
 
 /// Blocks the regions that would proceed although what they rest on is not so any more when the run ends.
-pub(crate) fn void(gate: &mut api::Gate, objections: &[Objection]) {
+pub(crate) fn void(gate: &mut api::Gate, objections: &[api::Objection]) {
     for region in gate.regions.iter_mut().filter(|region| region.decision == api::Decision::Proceed) {
         let concerned = objections.iter().filter(|one| one.region.as_ref().is_none_or(|only| *only == region.region));
         let reasons: Vec<_> = concerned.map(|one| one.reason.clone()).collect();

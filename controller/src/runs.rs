@@ -10,7 +10,7 @@ use preflight_core::identity::IdentityKey;
 use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::run::{AgentId, Label, Refused, Run, RunSpec, Testimony};
 use preflight_proto::agent as wire;
-use preflight_proto::api::{AuditEntry, Decision, Event, Gate, ProbeResults, Progress};
+use preflight_proto::api::{AuditEntry, Decision, Event, Gate, Objection, ProbeResults, Progress};
 use preflight_proto::convert::MAX_MESSAGE_BYTES;
 use prost::Message as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -18,7 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::dispatch::Dispatch;
 use crate::follow::Followed;
 use crate::result::{self, Beside};
-use crate::standing::{self, Objection};
+use crate::standing;
 use crate::store::{Closed, Found, NewTestimony, OpenRun, Store, StoreError};
 
 /// What a run is for.

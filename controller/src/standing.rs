@@ -10,7 +10,7 @@ use preflight_core::manifest::Manifest;
 use preflight_core::plan::{CellDigest, FleetId, Plan, sha256};
 use preflight_core::run::{Mode, RunSpec};
 use preflight_core::text::escape;
-use preflight_proto::api::{Gate, ReasonText};
+use preflight_proto::api::{Gate, Objection, ReasonText};
 
 use crate::dispatch::Dispatch;
 use crate::store::{Recorded, Store, StoreError};
@@ -18,19 +18,10 @@ use crate::store::{Recorded, Store, StoreError};
 /// A clock that is set back by less than this is taken as it is.
 pub(crate) const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(2);
 
-/// Why a verdict does not stand.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Objection {
-    /// Where; none for every region.
-    pub(crate) region: Option<String>,
-    pub(crate) reason: ReasonText,
-}
-
-impl Objection {
-    pub(crate) fn new(region: Option<&str>, code: &str, text: String) -> Self {
-        let fix = Some("Run `preflight gate` for this release and these regions.".to_owned());
-        Self { region: region.map(str::to_owned), reason: ReasonText { code: code.to_owned(), text, fix } }
-    }
+/// Why a verdict does not stand in a region, or in any.
+pub(crate) fn objection(region: Option<&str>, code: &str, text: String) -> Objection {
+    let fix = Some("Run `preflight gate` for this release and these regions.".to_owned());
+    Objection { region: region.map(str::to_owned), reason: ReasonText { code: code.to_owned(), text, fix } }
 }
 
 /// Why a verdict does not stand at `now`; `stale` is why the inventory in force may not be true. A rollback rests on nothing that was
@@ -43,7 +34,7 @@ pub(crate) async fn objections(
     gate: &Gate,
     now: Timestamp,
 ) -> Result<Vec<Objection>, StoreError> {
-    let mut objections = Vec::new();
+    let mut objections: Vec<Objection> = Vec::new();
     if spec.mode == Mode::Rollback {
         return Ok(objections);
     }
@@ -51,11 +42,11 @@ pub(crate) async fn objections(
     objections.extend(
         inventory(store, spec)
             .await?
-            .map(|what| Objection::new(None, "inventory_changed", format!("the inventory has changed since: {what}"))),
+            .map(|what| objection(None, "inventory_changed", format!("the inventory has changed since: {what}"))),
     );
     if let Some(why) = stale {
         let required = gate.regions.iter().filter(|region| region.cells.iter().any(|cell| cell.required));
-        objections.extend(required.map(|region| Objection::new(Some(&region.region), "inventory_stale", why.clone())));
+        objections.extend(required.map(|region| objection(Some(&region.region), "inventory_stale", why.clone())));
     }
     let mut recorded = BTreeMap::new();
     for region in &spec.plan.regions {
@@ -74,7 +65,7 @@ pub(crate) fn expired(gate: &Gate, now: Timestamp) -> Vec<Objection> {
     let over = |until: &str| until.parse::<Timestamp>().map_or(true, |until| until < now);
     let regions = gate.regions.iter().filter(|region| !begun || over(&region.valid_until));
     let text = |until: &str| format!("its time is up: it was valid until {}", escape(until));
-    regions.map(|region| Objection::new(Some(&region.region), "expired", text(&region.valid_until))).collect()
+    regions.map(|region| objection(Some(&region.region), "expired", text(&region.valid_until))).collect()
 }
 
 /// The same manifest against the inventory of now must give the same cells. Other applications' changes are nobody's business here.
@@ -119,11 +110,11 @@ pub(crate) fn baseline(spec: &RunSpec, region: &str, recorded: &Recorded) -> Vec
     if recorded.latest.deployed != then(&spec.basis.deployed) && !this {
         let now = last.map_or_else(|| "nothing".to_owned(), |last| escape(&last.release));
         let text = format!("in {region} another deployment was recorded since: {now} is deployed there now");
-        objections.push(Objection::new(Some(region), "baseline_changed", text));
+        objections.push(objection(Some(region), "baseline_changed", text));
     }
     if recorded.latest.rollback != then(&spec.basis.rolled_back) && recorded.rollback_run.as_ref() != Some(&spec.id) {
         let text = format!("in {region} a rollback was asked for since");
-        objections.push(Objection::new(Some(region), "rolled_back", text));
+        objections.push(objection(Some(region), "rolled_back", text));
     }
     objections
 }
@@ -165,11 +156,11 @@ fn identities(
     let text = |(fleet, keys): (FleetId, BTreeSet<&IdentityKey>)| {
         let keys: Vec<String> = keys.into_iter().take(3).map(ToString::to_string).collect();
         let text = format!("{fleet} has hosts of a kind that it did not have then: {}", keys.join("; "));
-        Objection::new(Some(&fleet.region), "new_identity", text)
+        objection(Some(&fleet.region), "new_identity", text)
     };
     let missing = |region: &str| {
         let text = format!("in {region} what was proven when it was given is not proven by what is recorded now");
-        Objection::new(Some(region), "baseline_changed", text)
+        objection(Some(region), "baseline_changed", text)
     };
     new.into_iter().map(text).chain(gone.into_iter().map(missing)).collect()
 }
@@ -220,9 +211,9 @@ mod tests {
     #[test]
     fn what_does_not_stand_does_not_proceed_and_is_less_than_a_pass() {
         let mut voided = gate("pass", "proceed", UNTIL);
-        void(&mut voided, &[Objection::new(Some("us"), "rolled_back", String::new())]);
+        void(&mut voided, &[objection(Some("us"), "rolled_back", String::new())]);
         assert_eq!(voided.decision, Decision::Proceed, "that is another region");
-        void(&mut voided, &[Objection::new(None, "inventory_changed", String::new())]);
+        void(&mut voided, &[objection(None, "inventory_changed", String::new())]);
         assert_eq!((voided.verdict, voided.decision), (preflight_proto::api::State::Unknown, Decision::Block));
         assert_eq!(voided.regions[0].reasons[0].code, "inventory_changed");
         decide_again(&mut voided, &Beside::default(), at(STARTED));

@@ -371,20 +371,26 @@ impl Guard {
     /// `unready` says else. `carries` has the cells that a candidate carries in a region, by region and run, as far as they are known.
     ///
     /// # Errors
-    /// Where a region's candidate is missing, another one or quarantined, or where the candidates of the regions that are
-    /// unlocked together differ: nothing is unlocked. Where none of those that are held back is ready, too.
-    pub fn unlock(&mut self, unlock: &Unlock, carries: &Carries) -> Result<Unlocked, UnlockRefused> {
+    /// Where a region's candidate is missing, another one, or quarantined without an override in force, or where the candidates of the
+    /// regions that are unlocked together differ: nothing is unlocked. Where none of those that are held back is ready, too.
+    pub fn unlock(
+        &mut self,
+        unlock: &Unlock,
+        carries: &Carries,
+        overrides: &[Override],
+    ) -> Result<Unlocked, UnlockRefused> {
         let mut done = Unlocked::default();
         let mut refused = UnlockRefused::default();
-        let (mut ready, mut would_ship) = (Vec::new(), BTreeSet::new());
+        let (mut ready, mut would_ship, mut already) = (Vec::new(), BTreeSet::new(), false);
         for (region, named) in &unlock.expected {
             let held = self.is_held(region);
             let place = self.place(region);
             if held && place.is_some_and(|place| place.named.as_ref().is_some_and(|n| n.release == *named)) {
                 done.open.push(region.clone());
+                already = true;
                 continue;
             }
-            let wanting = self.unready(region, named, carries);
+            let wanting = self.unready(region, named, carries, overrides, unlock.act.at);
             let is_ready = wanting.is_empty() || unlock.unready == Unready::Confirmed;
             if !is_ready && (held || unlock.unready == Unready::Refuse) {
                 refused.regions.insert(region.clone(), wanting);
@@ -398,7 +404,7 @@ impl Guard {
             }
         }
         refused.differ = unlock.unready != Unready::Confirmed && would_ship.len() > 1;
-        let none = ready.is_empty() && !refused.regions.is_empty();
+        let none = ready.is_empty() && !already && !refused.regions.is_empty();
         if refused.differ || none || (unlock.unready == Unready::Refuse && !refused.regions.is_empty()) {
             return Err(refused);
         }
@@ -426,7 +432,14 @@ impl Guard {
         self.quarantines == other.quarantines && held(self).eq(held(other))
     }
 
-    fn unready(&self, region: &str, named: &str, carries: &Carries) -> Vec<NotReady> {
+    fn unready(
+        &self,
+        region: &str,
+        named: &str,
+        carries: &Carries,
+        overrides: &[Override],
+        now: Timestamp,
+    ) -> Vec<NotReady> {
         let mut unready = Vec::new();
         let candidate = self.place(region).and_then(|place| place.candidate.as_ref());
         match candidate {
@@ -435,10 +448,10 @@ impl Guard {
             Some(_) => {}
         }
         let run = candidate.filter(|c| c.release == named).and_then(|c| c.run.clone());
-        let cells = run.and_then(|run| carries.get(&(region.to_owned(), run)));
-        let bad = self.bad(region, named, cells.unwrap_or(&BTreeSet::new())).into_iter().map(str::to_owned);
-        let bad: Vec<String> = bad.collect();
-        if !bad.is_empty() {
+        let none = BTreeSet::new();
+        let cells = run.and_then(|run| carries.get(&(region.to_owned(), run))).unwrap_or(&none);
+        let bad: Vec<String> = self.bad(region, named, cells).into_iter().map(str::to_owned).collect();
+        if !bad.is_empty() && self.excuse(region, named, cells, overrides, now).is_none() {
             unready.push(NotReady::Quarantined(bad));
         }
         unready
@@ -481,12 +494,15 @@ impl Guard {
             let older = Override::in_force(overrides, region, &Subject::Release(release.to_owned()), now);
             // One remedy for all of them.
             let id = if let [(id, _)] = bad.as_slice() { id.as_str() } else { "ID" };
-            word.holds.extend(bad.iter().take(MAX_ACTS).map(|(of, bad)| quarantined((of, bad), id, older, asked)));
+            let first = self.place(region).is_some_and(|p| p.named.as_ref().is_some_and(|n| n.release == release));
+            let fix = remedy(id, first, asked);
+            word.holds.extend(bad.iter().take(MAX_ACTS).map(|(of, bad)| quarantined(of, bad, older, &fix, asked)));
         }
         let Some(place) = self.place(region).filter(|_| mode != Mode::Rollback) else { return word };
         let quarantined = !word.holds.is_empty();
         if let Some(lock) = place.lock.as_ref().filter(|lock| lock.except.as_deref() != Some(release)) {
-            word.holds.push(locked(lock, asked, quarantined, now));
+            let other = place.candidate.as_ref().map(|c| c.release.as_str()).filter(|other| *other != release);
+            word.holds.push(locked(lock, other, asked, quarantined, now));
         }
         if let Some(named) = place.named.as_ref().filter(|named| named.release != release) {
             let is_bad = !self.bad(region, &named.release, &none).is_empty();
@@ -501,22 +517,21 @@ fn flags(asked: &Asked<'_>) -> String {
     format!("--application {} --region {}", shell(asked.application), shell(asked.region))
 }
 
-fn locked(lock: &Lock, asked: &Asked<'_>, quarantined: bool, now: Timestamp) -> Reason {
+fn locked(lock: &Lock, other: Option<&str>, asked: &Asked<'_>, quarantined: bool, now: Timestamp) -> Reason {
     let who = |act: &Act| format!("by {} since {:.0}: {}", escape(&act.by), act.at, escape(&act.reason));
     let who: Vec<String> = lock.acts.iter().map(who).collect();
     let except = lock.except.as_ref().map(|except| format!(" (for all but {})", escape(except))).unwrap_or_default();
     let due = lock.remind_at.filter(|due| *due <= now);
-    let due =
-        due.map(|due| format!("; whether that is still needed was to be looked at by {due:.0}")).unwrap_or_default();
-    let fix = if quarantined {
-        "`preflight release list` shows all regions.".to_owned()
-    } else {
-        let (release, flags) = (asked.release, flags(asked));
-        format!(
-            "When {} is what should ship there: `preflight unlock {flags} --release {}`.",
-            escape(release),
-            shell(release)
-        )
+    let due = due.map(|due| format!("; a look whether that is still needed was due at {due:.0}")).unwrap_or_default();
+    let unlock = format!("`preflight unlock {} --release {}`", flags(asked), shell(asked.release));
+    let fix = match other {
+        _ if quarantined => format!("Once it may ship: {unlock}."),
+        Some(other) => format!(
+            "What would ship there now is {}. When {} should ship instead, gate it again, and then: {unlock}.",
+            escape(other),
+            escape(asked.release)
+        ),
+        None => format!("When {} is what should ship there: {unlock}.", escape(asked.release)),
     };
     let text = format!("{} has been locked{except} {}{due}", escape(asked.region), who.join("; and "));
     Reason { code: "locked", text, fix: Some(fix) }
@@ -536,7 +551,10 @@ fn not_named(named: &Named, is_bad: bool, asked: &Asked<'_>, quarantined: bool) 
     let ship = if is_bad {
         format!("{first} is quarantined by now.")
     } else {
-        format!("Ship {first} and record it: `preflight release deployed {flags} --release {}`.", shell(&named.release))
+        let release = shell(&named.release);
+        format!(
+            "Once {first} has shipped, record that: `preflight release deployed {flags} --release {release} --verdict …`."
+        )
     };
     let other = if quarantined {
         String::new()
@@ -546,12 +564,21 @@ fn not_named(named: &Named, is_bad: bool, asked: &Asked<'_>, quarantined: bool) 
     Reason { code: "not_named", text, fix: Some(ship + &other) }
 }
 
-fn quarantined(
-    (id, quarantine): (&str, &Quarantine),
-    lift: &str,
-    older: Option<&Override>,
-    asked: &Asked<'_>,
-) -> Reason {
+/// What to do about what is quarantined; with `first` it is what an unlock named to ship first.
+fn remedy(id: &str, first: bool, asked: &Asked<'_>) -> String {
+    let (application, flags, release) = (shell(asked.application), flags(asked), shell(asked.release));
+    let ship = if first {
+        format!("Name another release to ship first: `preflight unlock {flags} --release …`.")
+    } else {
+        "Ship a release without what is wrong with it.".to_owned()
+    };
+    format!(
+        "{ship} If nothing is wrong with it after all: `preflight release lift {id} --application {application} --reason …`. Who answers \
+         for it as it is: `preflight override {flags} --release {release} --reason … --ticket … --expires 1h`."
+    )
+}
+
+fn quarantined(id: &str, quarantine: &Quarantine, older: Option<&Override>, fix: &str, asked: &Asked<'_>) -> Reason {
     let Act { by, at, reason } = &quarantine.act;
     let release = escape(asked.release);
     let what = match &quarantine.bad {
@@ -559,20 +586,11 @@ fn quarantined(
         Bad::Cell { name, .. } => format!("{}, which {release} carries,", escape(name)),
     };
     let older = older.map(|older| format!("; the override by {} was given before that", escape(&older.by)));
-    let (application, flags, release) = (shell(asked.application), flags(asked), shell(asked.release));
+    let (by, reason, older) = (escape(by), escape(reason), older.unwrap_or_default());
     Reason {
         code: "quarantined",
-        text: format!(
-            "{what} has been quarantined by {} since {at:.0}: {} ({id}){}",
-            escape(by),
-            escape(reason),
-            older.unwrap_or_default()
-        ),
-        fix: Some(format!(
-            "Ship a release without what is wrong with it. If nothing is wrong with it after all: `preflight release lift {lift} --application \
-             {application} --reason …`. Who answers for it as it is: `preflight override {flags} --release {release} --reason … --ticket … \
-             --expires 1h`."
-        )),
+        text: format!("{what} has been quarantined by {by} since {at:.0}: {reason} ({id}){older}"),
+        fix: Some(fix.to_owned()),
     }
 }
 

@@ -65,16 +65,16 @@ fn the_second_outage_is_refused() {
     guard.announce("au", candidate("revert", None));
     let before = guard.clone();
     let all = unlock(&regions.map(|region| (region, "revert")), Unready::Refuse);
-    let refused = guard.unlock(&all, &Carries::new()).unwrap_err();
+    let refused = guard.unlock(&all, &Carries::new(), &[]).unwrap_err();
     assert_eq!(guard, before);
     assert!(refused.differ);
     assert_eq!(refused.regions, [("eu".to_owned(), vec![NotReady::OtherCandidate("broken".into())])].into());
     // Who names what would ship there is told that it is bad.
-    let refused = guard.unlock(&unlock(&[("eu", "broken")], Unready::Refuse), &Carries::new()).unwrap_err();
+    let refused = guard.unlock(&unlock(&[("eu", "broken")], Unready::Refuse), &Carries::new(), &[]).unwrap_err();
     assert_eq!(refused.regions["eu"], [NotReady::Quarantined(vec!["q1".into()])]);
 
     let ready = Unlock { unready: Unready::Leave, ..all.clone() };
-    let done = guard.unlock(&ready, &Carries::new()).unwrap();
+    let done = guard.unlock(&ready, &Carries::new(), &[]).unwrap();
     assert_eq!(done.unlocked, ["au", "us"]);
     assert_eq!(done.left.keys().collect::<Vec<_>>(), ["eu"]);
     assert_eq!(codes(&guard, "us", "revert"), [""; 0]);
@@ -84,7 +84,7 @@ fn the_second_outage_is_refused() {
     assert_eq!(codes(&guard, "us", "broken"), ["quarantined"]);
 
     guard.announce("eu", candidate("revert", None));
-    let done = guard.unlock(&all, &Carries::new()).unwrap();
+    let done = guard.unlock(&all, &Carries::new(), &[]).unwrap();
     assert_eq!((done.unlocked, done.open), (vec!["eu".to_owned()], vec!["au".to_owned(), "us".to_owned()]));
     assert_eq!(codes(&guard, "eu", "revert"), [""; 0]);
     assert_eq!(codes(&guard, "eu", "broken"), ["quarantined", "not_named"]);
@@ -110,10 +110,10 @@ fn a_cell_is_caught_whichever_release_carries_it() {
     // An announcement without a run is of what the run before it showed.
     guard.announce("eu", candidate("r2", None));
     let carries = [(("eu".to_owned(), "run".to_owned()), [digest("cache")].into())].into();
-    let refused = guard.unlock(&unlock(&[("eu", "r2")], Unready::Refuse), &carries).unwrap_err();
+    let refused = guard.unlock(&unlock(&[("eu", "r2")], Unready::Refuse), &carries, &[]).unwrap_err();
     assert_eq!(refused.regions["eu"], [NotReady::Quarantined(vec!["q1".into()])]);
     guard.announce("eu", candidate("r3", None));
-    assert!(guard.unlock(&unlock(&[("eu", "r3")], Unready::Refuse), &carries).is_ok());
+    assert!(guard.unlock(&unlock(&[("eu", "r3")], Unready::Refuse), &carries, &[]).is_ok());
     assert!(guard.lift("q1").is_some() && guard.lift("q1").is_none());
 }
 
@@ -225,18 +225,21 @@ fn an_unlock_for_what_is_unlocked_already_changes_nothing() {
         guard.lock(region, incident(0), None);
     }
     let one = unlock(&[("eu", "r1")], Unready::Refuse);
-    assert_eq!(guard.unlock(&one, &Carries::new()).unwrap().unlocked, ["eu"]);
+    assert_eq!(guard.unlock(&one, &Carries::new(), &[]).unwrap().unlocked, ["eu"]);
     // Its pipeline has gone on to another one, which does not ship first.
     guard.announce("eu", candidate("r2", None));
     let both = unlock(&[("eu", "r1"), ("us", "r1")], Unready::Refuse);
-    let done = guard.unlock(&both, &Carries::new()).unwrap();
+    let done = guard.unlock(&both, &Carries::new(), &[]).unwrap();
     assert_eq!((done.unlocked, done.open), (vec!["us".to_owned()], vec!["eu".to_owned()]));
-    let done = guard.unlock(&unlock(&[("eu", "r2"), ("au", "r2")], Unready::Leave), &Carries::new()).unwrap();
+    let done = guard.unlock(&unlock(&[("eu", "r2"), ("au", "r2")], Unready::Leave), &Carries::new(), &[]).unwrap();
     assert_eq!((done.unlocked, done.open, done.left.len()), (vec!["eu".to_owned()], vec!["au".to_owned()], 0));
-    // Where nothing is ready, nobody is told that it is done.
+    // Asked once more, it is as it was; where nothing is ready, nobody is told that it is done.
     guard.lock("us", incident(0), None);
-    let none = unlock(&[("us", "r2"), ("au", "r2"), ("eu", "r2")], Unready::Leave);
-    assert!(guard.unlock(&none, &Carries::new()).unwrap_err().regions.contains_key("us"));
+    let again = unlock(&[("us", "r2"), ("au", "r2"), ("eu", "r2")], Unready::Leave);
+    let done = guard.unlock(&again, &Carries::new(), &[]).unwrap();
+    assert_eq!((done.unlocked.len(), done.open, done.left.len()), (0, vec!["au".to_owned(), "eu".to_owned()], 1));
+    let none = unlock(&[("us", "r2"), ("au", "r2")], Unready::Leave);
+    assert!(guard.unlock(&none, &Carries::new(), &[]).unwrap_err().regions.contains_key("us"));
 }
 
 #[test]
@@ -250,7 +253,7 @@ fn candidates_alone_hold_back_nothing() {
     guard.lock("eu", act("ben", 1, "audit"), None);
     assert!(!guard.holds_alike(&before));
     let mut named = before.clone();
-    named.unlock(&unlock(&[("eu", "r1")], Unready::Confirmed), &Carries::new()).unwrap();
+    named.unlock(&unlock(&[("eu", "r1")], Unready::Confirmed), &Carries::new(), &[]).unwrap();
     assert!(!named.holds_alike(&before));
 }
 
@@ -265,10 +268,10 @@ fn the_words_say_who_why_since_when_and_what_to_do() {
     let hold = guard.word(&asked, &[], at(10)).holds.remove(0);
     assert_eq!(
         hold.text,
-        "eu has been locked by ana since 2025-03-26T14:40:00Z: an incident; and by ben since 2025-03-26T14:40:01Z: audit; whether that is still needed was to be looked at by 2025-03-26T14:40:05Z"
+        "eu has been locked by ana since 2025-03-26T14:40:00Z: an incident; and by ben since 2025-03-26T14:40:01Z: audit; a look whether that is still needed was due at 2025-03-26T14:40:05Z"
     );
     assert!(hold.fix.unwrap().contains("preflight unlock --application shop --region eu --release r1"));
-    assert!(!guard.word(&asked, &[], at(4)).holds[0].text.contains("looked at"));
+    assert!(!guard.word(&asked, &[], at(4)).holds[0].text.contains("was due at"));
 }
 
 /// What several people and pipelines do, in any order.
@@ -381,11 +384,27 @@ impl Model {
         !self.stopped(region, release, true) && !locked && !named && shown
     }
 
+    /// As the guard is given them.
+    fn overrides(&self) -> Vec<Override> {
+        let given = |(nth, answer): (usize, &Answer)| Override {
+            id: nth.to_string(),
+            region: REGIONS[answer.region].into(),
+            subject: match answer.subject {
+                Ok(release) => Subject::Release(RELEASES[release].into()),
+                Err(cell) => Subject::Cell(digest(CELLS[cell])),
+            },
+            by: "ana".into(),
+            at: at(answer.since),
+            expires: at(answer.until),
+        };
+        self.answers.iter().enumerate().map(given).collect()
+    }
+
     /// What an unlock does: the regions that are unlocked, or none for a refusal.
     fn unlocks(&self, expected: &BTreeMap<usize, usize>, unready: Unready) -> Option<BTreeSet<usize>> {
         let held = |region: &usize| self.locked.contains_key(region) || self.named.contains_key(region);
         let ready = |region: &usize, release: &usize| {
-            self.candidate.get(region) == Some(release) && !self.is_bad(*region, *release, true)
+            self.candidate.get(region) == Some(release) && !self.stopped(*region, *release, true)
         };
         // Where that very release is the one to come, there is nothing left to do.
         let open: Vec<(&usize, &usize)> =
@@ -401,7 +420,7 @@ impl Model {
         let refused = match unready {
             Unready::Confirmed => false,
             Unready::Refuse => !wrong.is_empty() || ships(&able) > 1,
-            Unready::Leave => ships(&able) > 1 || (able.is_empty() && wrong_and_held),
+            Unready::Leave => ships(&able) > 1 || (able.is_empty() && open.len() == expected.len() && wrong_and_held),
         };
         (!refused).then_some(able)
     }
@@ -481,7 +500,7 @@ fn perform(deed: &Deed, guard: &mut Guard, model: &mut Model, nth: usize) {
                 .map(|(region, release)| ((owned(region), RELEASES[release].to_owned()), carried(release)))
                 .collect();
             let right = model.unlocks(&expected, unready);
-            let done = guard.unlock(&wanted, &carries);
+            let done = guard.unlock(&wanted, &carries, &model.overrides());
             assert_eq!(done.is_ok(), right.is_some(), "{deed:?} {done:?}");
             let Ok(done) = done else {
                 assert_eq!(*guard, before, "a refusal changes nothing");
@@ -523,17 +542,7 @@ proptest! {
             // What is stored and read again is the same guard.
             let text = serde_json::to_string(&guard).unwrap();
             prop_assert_eq!(&guard, &serde_json::from_str::<Guard>(&text).unwrap());
-            let overrides: Vec<Override> = model.answers.iter().enumerate().map(|(nth, answer)| Override {
-                id: nth.to_string(),
-                region: REGIONS[answer.region].into(),
-                subject: match answer.subject {
-                    Ok(release) => Subject::Release(RELEASES[release].into()),
-                    Err(cell) => Subject::Cell(digest(CELLS[cell])),
-                },
-                by: "ana".into(),
-                at: at(answer.since),
-                expires: at(answer.until),
-            }).collect();
+            let overrides = model.overrides();
             for (region, name) in REGIONS.iter().enumerate() {
                 for (release, called) in RELEASES.iter().enumerate() {
                     let cells = carried(release);

@@ -267,7 +267,19 @@ pub struct Standing {
     /// The verdict as it was given, with the decisions and overrides of this moment.
     pub gate: Gate,
     /// Why it does not hold any more; empty while it does.
-    pub objections: Vec<ReasonText>,
+    pub objections: Vec<Objection>,
+}
+
+/// Why a verdict does not hold any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Objection {
+    /// Where; none for every region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Why.
+    #[serde(flatten)]
+    pub reason: ReasonText,
 }
 
 /// `POST /v1/releases/deployed`: a release has shipped in a region.

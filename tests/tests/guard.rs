@@ -371,6 +371,10 @@ fn what_passed_before_a_lock_does_not_ship_after_it() {
     let _ = check().expect_code(0);
     let _ = run(&["lock", "--region", "us", "--reason", "an incident"]).expect_code(0);
     let _ = check().expect_code(4);
+    // Who may ship it may have it unlocked, too.
+    let _ = run(&["unlock", "--region", "us", "--release", "r1"]).expect_code(0);
+    let _ = check().expect_code(0);
+    let _ = run(&["lock", "--region", "us", "--reason", "an incident"]).expect_code(0);
     // Whoever confirms names the release, and answers for it.
     let confirmed = ["unlock", "--confirm", "us=r1"];
     let _ = run(&confirmed).expect_code(64);
@@ -437,6 +441,25 @@ fn a_cell_is_caught_under_another_release() {
     assert_eq!(actions, ["release lift", "release quarantine"], "{}", audit.text());
 }
 
+#[test]
+fn what_happens_in_one_region_voids_no_verdict_of_another() {
+    let lab = Lab::new();
+    let stage = Stage::new(&lab);
+    let run = |words: &[&str]| stage.controller.preflight(words);
+    let _ = run(&["release", "deployed", "--region", "eu", "--release", "r0"]).expect_code(0);
+    let words = ["gate", "--manifest", "good.yaml", "--all-regions", "--release", "r1", "-o", "json"];
+    let id = run(&words).expect_code(0).json["id"].as_str().unwrap().to_owned();
+    let check = |regions: &str| {
+        run(&["verdict", "check", &id, "--application", "app", "--release", "r1", "--region", regions, "-o", "json"])
+    };
+    let _ = check("us,eu,au").expect_code(0);
+    let back = ["gate", "--manifest", "good.yaml", "--region", "eu", "--release", "r0", "--rollback"];
+    let _ = run(&back).expect_code(0);
+    let _ = check("us,au").expect_code(0);
+    let over = check("us,eu").expect_code(3);
+    assert!(over.json["objections"].to_string().contains("in eu a rollback was asked for"), "{}", over.text());
+}
+
 /// Who names a release for each region answers for it: with a scope, a reason and an entry in the audit log.
 #[test]
 fn who_names_a_release_for_each_region_may_unlock_what_differs() {
@@ -451,6 +474,11 @@ fn who_names_a_release_for_each_region_may_unlock_what_differs() {
     for why in ["eu: r2 would ship there, not r1", "au: nobody announced", "would not ship the same release"] {
         assert!(refused.stderr.contains(why), "{why}: {}", refused.text());
     }
+    // What nobody has heard of is no release to answer for.
+    let slip = run(&["unlock", "--all-regions", "--release", "r11"]).expect_code(4);
+    assert!(slip.stderr.contains("a slip") && !slip.stderr.contains("--confirm"), "{}", slip.text());
+    let placeholder = run(&["unlock", "--confirm", "eu=r2", "--reason", "…"]).expect_code(64);
+    assert!(placeholder.stderr.contains("placeholder"), "{}", placeholder.text());
     let mixed = run(&["unlock", "--all-regions", "--confirm", "eu=r2", "--reason", "sure"]).expect_code(64);
     assert!(mixed.stderr.contains("--confirm"), "{}", mixed.text());
     let body = json!({"regions": ["us"], "confirm": {"eu": "r2"}, "reason": "sure"});

@@ -21,18 +21,13 @@ Every gate of the application is refused there (exit 4), but for a rollback. Eac
 Examples:
   preflight lock --region eu --reason latency
   preflight lock --application shop --all-regions --reason unreachable --remind 2h")]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["regions", "all_regions"])))]
 pub(crate) struct LockArgs {
     /// The application; may be left out where the inventory has only one
     #[arg(long)]
     application: Option<String>,
     /// A region; may be given several times
-    #[arg(
-        long = "region",
-        value_name = "REGION",
-        required_unless_present = "all_regions",
-        conflicts_with = "all_regions",
-        value_delimiter = ','
-    )]
+    #[arg(long = "region", value_name = "REGION", conflicts_with = "all_regions", value_delimiter = ',')]
     regions: Vec<String>,
     /// Every region that the application runs in
     #[arg(long)]

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use preflight_core::guard;
 use preflight_core::plan::sha256;
 use preflight_core::text::{escape, escape_to};
-use preflight_proto::api::{Decision, Gate, Override, ReasonText, Standing, State};
+use preflight_proto::api::{Decision, Gate, Objection, Override, ReasonText, Standing, State};
 use serde::Serialize;
 
 use crate::client::{Answer, Client, segment};
@@ -143,7 +143,10 @@ async fn check(args: &CheckArgs, client: &Client) -> Result<Exit, Failure> {
     let mut judgement = exit::judge(&gate, &asked);
     // Who has the manifest in hand knows that it is for that one, whatever else the release was gated with since.
     let known = |why: &ReasonText| why.code == "newer_manifest" && digest.as_ref() == Some(&gate.manifest_digest);
-    let objections: Vec<ReasonText> = objections.into_iter().filter(|why| !known(why)).collect();
+    // What happens in another region is nothing to these.
+    let here = |why: &Objection| why.region.as_ref().is_none_or(|region| args.regions.contains(region));
+    let objections = objections.into_iter().filter(|why| here(why) && !known(&why.reason));
+    let objections: Vec<ReasonText> = objections.map(|why| why.reason).collect();
     // What the controller objects to counts beside what this side does.
     if !objections.is_empty() {
         judgement.exit = Exit::over([judgement.exit, Exit::Unknown]);

@@ -90,8 +90,8 @@ fn paragraph(first: &str, text: &str, width: usize) -> String {
     let mut out = String::from(first);
     let mut at = indent;
     let mut fresh = true;
-    for word in text.split_whitespace() {
-        let needed = columns(word);
+    for word in unbroken(text) {
+        let needed = columns(&word);
         if !fresh && at + 1 + needed > width {
             out.push('\n');
             out.push_str(&" ".repeat(indent));
@@ -102,12 +102,31 @@ fn paragraph(first: &str, text: &str, width: usize) -> String {
             out.push(' ');
             at += 1;
         }
-        out.push_str(word);
+        out.push_str(&word);
         at += needed;
         fresh = false;
     }
     out.push('\n');
     out
+}
+
+/// The words of a text; what stands between backticks is one, so that a command can be copied whole.
+fn unbroken(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut open = false;
+    // A backtick that nothing closes opens nothing.
+    let mut left = text.matches('`').count();
+    for word in text.split_whitespace() {
+        match words.last_mut().filter(|_| open) {
+            Some(last) => last.extend([" ", word]),
+            None => words.push(word.to_owned()),
+        }
+        for _ in word.matches('`') {
+            left -= 1;
+            open = !open && left > 0;
+        }
+    }
+    words
 }
 
 /// `1 agent`, `2 agents`.
@@ -129,6 +148,22 @@ fn host(identity: &preflight_core::identity::NetworkIdentity) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_is_never_broken() {
+        let text = "Then: `preflight unlock --region eu --release r1`. Or wait a `while, it may come.";
+        let wrapped = paragraph("  → ", text, 30);
+        let lines: Vec<&str> = wrapped.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "  → Then:",
+                "    `preflight unlock --region eu --release r1`.",
+                "    Or wait a `while, it may",
+                "    come."
+            ]
+        );
+    }
 
     #[test]
     fn a_paragraph_hangs_under_its_first_word() {

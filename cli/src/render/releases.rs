@@ -1,5 +1,7 @@
 //! The regions side by side: what is deployed, what would ship, and what holds it back.
 
+use std::collections::BTreeSet;
+
 use anstyle::Style;
 use preflight_proto::api::{Changed, Deployed, Quarantine, RegionReleases, Releases};
 
@@ -104,21 +106,20 @@ fn overridden(row: &RegionReleases, release: &str) -> bool {
 }
 
 fn may_ship(row: &RegionReleases) -> Span {
+    let bad = |release: &str, ids: &[String]| !ids.is_empty() && !overridden(row, release);
+    let candidate = row.candidate.as_ref();
     let (style, text): (Style, String) = match (&row.lock, &row.named) {
         (Some(lock), _) => match &lock.except {
             Some(except) => (BAD, format!("locked, but for {}", word(except))),
             None => (BAD, "locked".to_owned()),
         },
-        (None, _)
-            if row.candidate.as_ref().is_some_and(|c| !c.quarantined.is_empty() && !overridden(row, &c.release)) =>
-        {
-            (BAD, "quarantined".to_owned())
-        }
+        (None, Some(named)) if bad(&named.release, &named.quarantined) => (BAD, "nothing".to_owned()),
         (None, Some(named)) => (UNSURE, format!("{} first", word(&named.release))),
-        (None, None) if row.candidate.as_ref().is_some_and(|c| overridden(row, &c.release)) => {
-            (UNSURE, "by override".to_owned())
-        }
-        (None, None) => (GOOD, "open".to_owned()),
+        (None, None) => match candidate.filter(|c| !c.quarantined.is_empty()) {
+            Some(c) if bad(&c.release, &c.quarantined) => (BAD, format!("open, not for {}", word(&c.release))),
+            Some(c) => (UNSURE, format!("open, {} by override", word(&c.release))),
+            None => (GOOD, "open".to_owned()),
+        },
     };
     Span::new(style, text)
 }
@@ -135,7 +136,7 @@ fn in_words(row: &RegionReleases) -> Vec<String> {
         if let Some(remind) = &lock.remind_at {
             let due = remind.parse::<jiff::Timestamp>().is_ok_and(|at| at <= jiff::Timestamp::now());
             let (style, verb) = if due { (UNSURE, "was") } else { (PLAIN, "is") };
-            let ask = format!("whether that is still needed {verb} to be looked at by {}", moment(remind));
+            let ask = format!("a look whether that is still needed {verb} due at {}", moment(remind));
             text.push_str("; ");
             text.push_str(&styled(style, &ask));
         }
@@ -150,37 +151,40 @@ fn in_words(row: &RegionReleases) -> Vec<String> {
             word(&named.release)
         ));
     }
-    let ids = |ids: &[String]| ids.iter().map(|id| word(id)).collect::<Vec<_>>().join(", ");
-    if let Some(deployed) = row.deployed.as_ref().filter(|_| !row.deployed_quarantined.is_empty()) {
-        let text = format!(
-            "{}, which is deployed, is quarantined ({})",
-            word(&deployed.release),
-            ids(&row.deployed_quarantined)
-        );
-        texts.push(styled(BAD, &text));
-    }
-    for given in &row.overrides {
-        let release = given.release.as_deref().unwrap_or_default();
-        texts.push(format!(
-            "{} may ship though quarantined until {}: override {} by {}, {}: {}",
-            word(release),
-            moment(&given.expires_at),
-            word(&given.id),
-            word(&given.by),
-            word(&given.ticket),
-            sentence(&given.reason)
-        ));
-    }
-    if let Some(candidate) = &row.candidate {
-        if !candidate.quarantined.is_empty() {
-            let text = format!("{} is quarantined ({})", word(&candidate.release), ids(&candidate.quarantined));
-            texts.push(styled(BAD, &text));
-        }
-        if let Some(differs) = &candidate.differs {
-            texts.push(format!("{} {}", word(&candidate.release), sentence(differs)));
-        }
+    texts.extend(quarantines(row));
+    if let Some((candidate, differs)) = row.candidate.as_ref().and_then(|c| Some((c, c.differs.as_ref()?))) {
+        texts.push(format!("{} {}", word(&candidate.release), sentence(differs)));
     }
     texts
+}
+
+/// Which of a region's releases are quarantined, a line each, and who answers for them.
+fn quarantines(row: &RegionReleases) -> Vec<String> {
+    let deployed = row.deployed.as_ref().map(|d| (&d.release, "deployed", &row.deployed_quarantined));
+    let named = row.named.as_ref().map(|n| (&n.release, "to ship first", &n.quarantined));
+    let candidate = row.candidate.as_ref().map(|c| (&c.release, "what would ship", &c.quarantined));
+    let mut bad: Vec<(&String, Vec<&str>, BTreeSet<&String>)> = Vec::new();
+    for (release, role, ids) in [deployed, named, candidate].into_iter().flatten().filter(|(.., ids)| !ids.is_empty()) {
+        match bad.iter_mut().find(|(other, ..)| *other == release) {
+            Some((_, roles, all)) => {
+                roles.push(role);
+                all.extend(ids);
+            }
+            None => bad.push((release, vec![role], ids.iter().collect())),
+        }
+    }
+    let text = |(release, roles, ids): (&String, Vec<&str>, BTreeSet<&String>)| {
+        let ids: Vec<String> = ids.into_iter().map(|id| word(id)).collect();
+        let first = format!("{} ({}) is quarantined ({})", word(release), roles.join(", "), ids.join(", "));
+        let Some(given) = row.overrides.iter().find(|given| given.release.as_ref() == Some(release)) else {
+            let stuck = if roles.contains(&"to ship first") { ": name another with `preflight unlock`" } else { "" };
+            return styled(BAD, &(first + stuck));
+        };
+        let (until, id, by) = (moment(&given.expires_at), word(&given.id), word(&given.by));
+        let (ticket, reason) = (word(&given.ticket), sentence(&given.reason));
+        styled(UNSURE, &format!("{first}, and overridden until {until} (override {id} by {by}, {ticket}: {reason})"))
+    };
+    bad.into_iter().map(text).collect()
 }
 
 fn quarantined(quarantine: &Quarantine) -> String {

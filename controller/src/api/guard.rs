@@ -25,6 +25,7 @@ use super::problem::Failure;
 use super::release::places;
 use super::releases;
 use crate::app::{App, audit_entry};
+use crate::result::core_override;
 use crate::secret;
 use crate::store::{BesideGuard, Deployed, Shipped, StoreError};
 
@@ -232,24 +233,35 @@ pub(super) async fn lift(
     text("reason", &request.reason)?;
     let place = Where::find(&app, request.application.as_deref(), &[], false).await?;
     let lift = |guard: &mut Guard| {
-        let what = match guard.lift(&id).ok_or_else(|| unknown(&id))?.bad {
+        let bad = guard.lift(&id).ok_or_else(|| unknown(guard, &id))?.bad;
+        let left: Vec<String> =
+            guard.quarantines.iter().filter(|(_, other)| other.bad == bad).map(|(id, _)| id.clone()).collect();
+        let what = match bad {
             Bad::Release(release) => release,
             Bad::Cell { name, .. } => name,
         };
         let detail = format!("{id}: {what} of {}: {}", place.application, request.reason);
+        let notice = (!left.is_empty())
+            .then(|| format!("{} stays quarantined by {}: that is another one", escape(&what), left.join(", ")));
+        let what = (what, notice);
         let entries = vec![principal.entry("release lift", &detail)];
         Ok::<_, Failure>((what, BesideGuard { entries, ..BesideGuard::default() }))
     };
-    let what = app.store.change_guard(&place.application, Timestamp::now(), lift).await??;
+    let (what, notice) = app.store.change_guard(&place.application, Timestamp::now(), lift).await??;
     let done = vec![format!("{} is not quarantined by {} any more", escape(&what), escape(&id))];
-    Ok(changed(&app, &place.application, done, Vec::new()).await)
+    Ok(changed(&app, &place.application, done, notice.into_iter().collect()).await)
 }
 
-fn unknown(id: &str) -> Failure {
-    Failure::unknown(
-        &format!("quarantine {}", escape(id)),
-        "`preflight release list` has those that there are, with their ids.",
-    )
+/// There is no quarantine of that id; it may be what is quarantined.
+fn unknown(guard: &Guard, id: &str) -> Failure {
+    let of_it = guard.quarantines.iter().filter(|(_, other)| other.bad == Bad::Release(id.to_owned()));
+    let ids: Vec<&str> = of_it.map(|(id, _)| id.as_str()).collect();
+    let fix = if ids.is_empty() {
+        "`preflight release list` has those that there are, with their ids.".to_owned()
+    } else {
+        format!("{} is quarantined by {}: lift that.", escape(id), ids.join(", "))
+    };
+    Failure::unknown(&format!("quarantine {}", escape(id)), &fix)
 }
 
 /// Records that regions went back to an earlier release: what was bad is quarantined everywhere, and the regions are locked for all but
@@ -297,6 +309,7 @@ pub(super) async fn rollback(
         let places = places(&app, None, &record).await.unwrap_or_default();
         deployed.push(Shipped { deployed: record, places, expected: None });
     }
+    let deployed_now: Vec<String> = deployed.iter().map(|shipped| shipped.deployed.region.clone()).collect();
     let regions = place.regions.join(", ");
     let roll_back = |guard: &mut Guard| {
         let act = principal.act(&request.reason, now);
@@ -306,7 +319,8 @@ pub(super) async fn rollback(
             place.application, request.from, request.to, done.quarantine, request.reason
         );
         let shut = done.without_exception.iter().map(|region| shut(guard, region, &request.to));
-        let shut: Vec<String> = shut.collect();
+        let everywhere = Where { application: place.application.clone(), regions: Vec::new() };
+        let shut: Vec<String> = shut.chain(waiting_for(guard, &everywhere, &request.from)).collect();
         let entries = vec![principal.entry("release rollback", &detail)];
         Ok::<_, GuardError>(((done, shut), BesideGuard { entries, deployed, rolled_back: place.regions.clone() }))
     };
@@ -324,6 +338,17 @@ pub(super) async fn rollback(
         done.push(format!("locked: {}", back.without_exception.join(", ")));
     }
     notices.extend(shut);
+    if !deployed_now.is_empty() {
+        notices.push(format!(
+            "what was proven when {to} shipped before may not be so any more: the next gate in {} requires every cell",
+            deployed_now.join(", ")
+        ));
+    }
+    notices.push(format!(
+        "to ship again, gate what should, and then: `preflight unlock --application {} --region {} --release …`",
+        shell(&place.application),
+        place.regions.join(",")
+    ));
     if let Some(notice) = unheard_of(&app, &place.application, &request.from).await {
         let flags = format!("--application {} --reason …", shell(&place.application));
         notices
@@ -422,6 +447,8 @@ pub(super) async fn unlock(
     let release = |region: &String| request.confirm.get(region).or(request.release.as_ref()).cloned();
     for _ in 0..ATTEMPTS {
         let carries = carried(&app, &place.application).await?;
+        let overrides = app.store.overrides(Some(&place.application), now).await?;
+        let overrides: Vec<_> = overrides.iter().filter_map(core_override).collect();
         let unlock = |guard: &mut Guard| {
             if runs(guard).any(|run| !carries.contains_key(&run)) {
                 return Err(NotUnlocked::Announced);
@@ -431,7 +458,7 @@ pub(super) async fn unlock(
             let expected: BTreeMap<_, _> =
                 regions.filter_map(|region| Some((region.clone(), release(region)?))).collect();
             let asked = guard::Unlock { expected, unready, act: principal.act(&reason, now) };
-            let done = match guard.unlock(&asked, &carries) {
+            let done = match guard.unlock(&asked, &carries, &overrides) {
                 Ok(done) => done,
                 Err(refused) => return Err(NotUnlocked::Refused(refused, asked.expected)),
             };
@@ -443,10 +470,17 @@ pub(super) async fn unlock(
             };
             let entries = done.unlocked.iter().map(entry).collect();
             let words = in_words(&place.application, guard, &done, &asked.expected);
+            let words = (words.0, words.1, done.unlocked);
             Ok((words, BesideGuard { entries, ..BesideGuard::default() }))
         };
         match app.store.change_guard(&place.application, now, unlock).await? {
-            Ok((done, notices)) => return Ok(changed(&app, &place.application, done, notices).await),
+            Ok((done, mut notices, unlocked)) => {
+                let named: BTreeSet<String> = unlocked.iter().filter_map(release).collect();
+                for name in named {
+                    notices.extend(unheard_of(&app, &place.application, &name).await);
+                }
+                return Ok(changed(&app, &place.application, done, notices).await);
+            }
             Err(NotUnlocked::Announced) => {}
             Err(NotUnlocked::Refused(refused, expected)) => {
                 return Err(refusal(&app, &place.application, &request, &refused, &expected).await);
@@ -512,7 +546,7 @@ fn in_words(
     let bad = done.unlocked.iter().chain(&done.open).filter_map(|region| {
         let ids = guard.bad(region, release(region), &BTreeSet::new());
         let text = format!(
-            "{} is quarantined in {region} ({}), and does not ship before that is lifted or overridden",
+            "{} is quarantined in {region} ({}): it ships only once that is lifted, or while it is overridden",
             escape(release(region)),
             ids.join(", ")
         );
@@ -540,7 +574,9 @@ async fn refusal(
         whys.push("these regions would not ship the same release".to_owned());
     }
     let message = format!("nothing is unlocked: {}", whys.join("; "));
-    let failure = Failure::refused(message, advice(application, request, refused, expected));
+    let release = request.release.as_deref().unwrap_or_default();
+    let slip = unheard_of(app, application, release).await;
+    let failure = Failure::refused(message, advice(application, request, refused, expected, slip));
     // Without the table it is a refusal all the same.
     let Ok(mut releases) = releases::of(app, Some(application)).await else { return failure };
     releases.regions.retain(|row| expected.contains_key(&row.region));
@@ -557,6 +593,7 @@ fn advice(
     request: &UnlockRequest,
     refused: &UnlockRefused,
     expected: &BTreeMap<String, String>,
+    slip: Option<String>,
 ) -> String {
     let release = request.release.as_deref().unwrap_or_default();
     let (name, word) = (escape(release), shell(release));
@@ -574,19 +611,31 @@ fn advice(
     }
     let whys = || refused.regions.values().flatten();
     let bad = whys().filter_map(|why| if let NotReady::Quarantined(ids) = why { Some(ids) } else { None });
+    let is_bad = |why: &NotReady| matches!(why, NotReady::Quarantined(_));
+    let quarantined: Vec<&str> =
+        refused.regions.iter().filter(|(_, why)| why.iter().any(is_bad)).map(|(region, _)| region.as_str()).collect();
     if let Some(id) = bad.flatten().next() {
         steps.push(format!(
-            "Ship a release without what is wrong with {name}; if nothing is after all: `preflight release lift {id} --application {} \
-             --reason …`.",
-            shell(application)
+            "Ship a release without what is wrong with {name}. If nothing is after all: `preflight release lift {id} --application {app} \
+             --reason …`. Who answers for it as it is, and then unlocks: `preflight override --application {app} --region {} --release \
+             {word} --reason … --ticket … --expires 1h`.",
+            quarantined.join(","),
+            app = shell(application)
         ));
     }
     let other = |why: &NotReady| matches!(why, NotReady::NoCandidate | NotReady::OtherCandidate(_));
     let others: Vec<&String> =
         refused.regions.iter().filter(|(_, why)| why.iter().any(other)).map(|(region, _)| region).collect();
-    if !others.is_empty() {
+    if let Some(slip) = slip {
+        steps.push(format!("{slip}."));
+    } else if !others.is_empty() {
         let listed = others.iter().map(|region| region.as_str()).collect::<Vec<_>>().join(", ");
-        steps.push(format!("Where it is not what would ship yet ({listed}), gate it: that announces it."));
+        steps.push(format!(
+            "Where it is not what would ship yet ({listed}), gate it: that announces it, and so does `preflight release candidate \
+             --application {} --region {} --release {word}`.",
+            shell(application),
+            listed.replace(", ", ",")
+        ));
         let confirm: Vec<String> = others.iter().map(|region| format!("--confirm {region}={word}")).collect();
         let confirm = confirm.join(" ");
         steps.push(format!("Who answers for it whatever its pipeline says: `{unlock} {confirm} --reason …`."));

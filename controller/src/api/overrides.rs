@@ -172,6 +172,10 @@ fn choose<'a>(gate: &'a Gate, request: &OverrideRequest) -> Result<Vec<(&'a api:
 }
 
 pub(super) fn text(field: &str, text: &str) -> Result<(), Failure> {
+    if matches!(text.trim(), "…" | "...") {
+        let message = format!("`{field}` is the placeholder of an example");
+        return Err(Failure::usage(message, "Say it in a sentence: it is shown to whoever is concerned.".to_owned()));
+    }
     if text.trim().is_empty() || text.len() > MAX_TEXT || !text.chars().all(preflight_core::text::is_plain) {
         let message = format!("`{field}` must be 1 to {MAX_TEXT} bytes of visible text");
         return Err(Failure::usage(message, "Say it in a sentence: it is shown beside the verdict.".to_owned()));

@@ -54,8 +54,9 @@ impl Failure {
     }
 
     pub(crate) fn forbidden(scope: &str) -> Self {
-        let fix =
-            format!("Ask an administrator for a token with that scope: `preflight token create --scope {scope}`.");
+        let fix = format!(
+            "Ask an administrator for a token with that scope: `preflight token create --name … --scope {scope}`."
+        );
         let message = format!("the token lacks the scope '{scope}'");
         Self::new(StatusCode::FORBIDDEN, "forbidden", message, Some(fix))
     }

@@ -12,7 +12,7 @@ use super::gate::stored_verdict;
 use super::problem::Failure;
 use crate::app::App;
 use crate::result::decide_again;
-use crate::standing::Objection;
+use crate::standing::objection;
 
 /// A verdict as things stand now: its decisions by the overrides of this moment, and why it does not hold any more.
 #[utoipa::path(get, path = "/v1/verdicts/{id}/standing", params(("id" = String, Path)), security(("token" = [])), responses(
@@ -28,8 +28,8 @@ pub(super) async fn standing(State(app): State<Arc<App>>, Path(id): Path<String>
     for region in spec.plan.regions.iter().filter(|_| spec.mode != Mode::Rollback) {
         if let Some(other) = app.store.other_manifest_since(&spec, region).await? {
             let text = format!("in {region} this release was gated with another manifest since (verdict {other})");
-            objections.push(Objection::new(Some(region), "newer_manifest", text));
+            objections.push(objection(Some(region), "newer_manifest", text));
         }
     }
-    Ok(Json(Standing { gate, objections: objections.into_iter().map(|objection| objection.reason).collect() }))
+    Ok(Json(Standing { gate, objections }))
 }

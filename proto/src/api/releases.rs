@@ -224,6 +224,9 @@ pub struct Named {
     pub at: String,
     /// Why; empty where nothing had to be confirmed.
     pub reason: String,
+    /// The quarantines that it is under by now: ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<String>,
 }
 
 /// Something that must not ship.
