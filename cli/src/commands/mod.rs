@@ -51,11 +51,14 @@ Example:
   preflight gate --manifest preflight.yaml --all-regions --release 2025-03-31.1"
 )]
 pub(crate) struct Cli {
-    /// The controller's client.toml [env: `PREFLIGHT_CONTEXT`]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help = "The controller's client.toml [env: PREFLIGHT_CONTEXT]")]
     context: Option<PathBuf>,
-    /// Where records are kept of what was done while no controller could be asked [env: `PREFLIGHT_SPOOL_DIR`]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help = "Where records are kept of what was done while no controller could be asked [env: PREFLIGHT_SPOOL_DIR]"
+    )]
     spool_dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,

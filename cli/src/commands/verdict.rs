@@ -45,8 +45,9 @@ Examples:
     /// Exit by a verdict that was given: only for the release and regions named, while it is valid, as things stand now
     #[command(after_help = "\
 It does not hold any more (exit 3) once its time is over, the inventory gives other cells, a fleet has hosts of a kind that it did
-not have, the release was gated with another manifest since (unless --manifest says which), or what it took as proven is not deployed any more. Overrides count as of now: one that was given since lets it proceed,
-one that ended or was withdrawn blocks again.
+not have, a rollback was asked for there, the release was gated with another manifest since (unless --manifest says which), or what it
+took as proven is not deployed any more; nor (exit 4) while the region is locked or the release quarantined. Overrides count as of now:
+one that was given since lets it proceed, one that ended or was withdrawn blocks again.
 
 Example:
   preflight verdict check 4f1c9a7be02d63a8 --application shop --release 2025-03-31.1 --region eu")]

@@ -28,7 +28,7 @@ pub(crate) enum Format {
     Json,
     /// For a page: a step's summary, a comment
     Markdown,
-    /// `JUnit` XML: a test case for each cell
+    #[value(help = "JUnit XML: a test case for each cell")]
     Junit,
     /// For GitHub Actions: annotations on the manifest's lines, the step's summary and its outputs
     Github,
