@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use preflight_core::baseline::Duty;
 use preflight_core::decision::{self, Given, Override, Subject};
 use preflight_core::findings::{self, Finding};
-use preflight_core::guard::{self, Asked, Guard};
+use preflight_core::guard::{self, Asked, Carried, Guard};
 use preflight_core::identity::IdentityKey;
 use preflight_core::matrix::{Answer, Candidate, State};
 use preflight_core::observation::{Observation, Outcome, Phases, Report};
@@ -52,7 +52,7 @@ pub(crate) fn gate(run: &Run, rosters: &Rosters, beside: &Beside, now: Timestamp
             application: &spec.plan.application,
             region: &given.region,
             release: &spec.release,
-            cells: &cells.iter().map(|judged| judged.digest.clone()).collect(),
+            cells: &cells.iter().map(|judged| Carried::of(judged.cell, judged.digest.clone())).collect(),
             mode: spec.mode,
         };
         let word = beside.guard.word(&asked, &overrides, now);
@@ -127,7 +127,7 @@ pub(crate) fn decide_again(gate: &mut api::Gate, beside: &Beside, now: Timestamp
     let overrides: Vec<Override> = beside.overrides.iter().filter_map(core_override).collect();
     for region in &mut gate.regions {
         let digest = |cell: &api::Cell| CellDigest(cell.digest.clone());
-        let cells = region.cells.iter().map(digest).collect();
+        let cells = carried(region).collect();
         let asked = Asked {
             application: &gate.application,
             region: &region.region,
@@ -267,6 +267,15 @@ fn api_decision(proceed: bool) -> api::Decision {
 }
 
 /// None for one that was withdrawn, or whose times cannot be read: it holds nothing open.
+pub(crate) fn carried(region: &api::Region) -> impl Iterator<Item = Carried> {
+    region.cells.iter().map(|cell| Carried {
+        digest: CellDigest(cell.digest.clone()),
+        fleet: cell.fleet.clone(),
+        target: cell.target.clone(),
+    })
+}
+
+/// As a decision looks at it.
 pub(crate) fn core_override(given: &api::Override) -> Option<Override> {
     if given.withdrawn.is_some() {
         return None;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Override, Subject};
-use crate::plan::CellDigest;
+use crate::plan::{Cell, CellDigest, FleetId};
 use crate::run::Mode;
 use crate::text::{escape, shell};
 use crate::verdict::Reason;
@@ -96,13 +96,35 @@ pub struct Place {
 pub enum Bad {
     /// A release.
     Release(String),
-    /// A cell, whichever release carries it.
+    /// A cell, whichever release carries it, and whatever else is asked of it later: the same fleet and target.
     Cell {
         /// Its digest.
         digest: CellDigest,
         /// `REGION/FLEET/DEPENDENCY`, as it was called then.
         name: String,
+        /// From where.
+        fleet: FleetId,
+        /// To where, in canonical form.
+        target: String,
     },
+}
+
+/// A cell that a release carries in a region, as a quarantine looks at it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Carried {
+    /// Its digest.
+    pub digest: CellDigest,
+    /// The fleet's name.
+    pub fleet: String,
+    /// The target in canonical form.
+    pub target: String,
+}
+
+impl Carried {
+    /// Of a plan's cell.
+    pub fn of(cell: &Cell, digest: CellDigest) -> Self {
+        Self { digest, fleet: cell.fleet.fleet.clone(), target: cell.spec.target.to_string() }
+    }
 }
 
 /// Something bad that must not ship.
@@ -122,11 +144,15 @@ impl Quarantine {
         self.bad == other.bad && self.regions == other.regions && self.act.says_as(&other.act)
     }
 
-    fn holds(&self, region: &str, release: &str, cells: &BTreeSet<CellDigest>) -> bool {
+    fn holds(&self, region: &str, release: &str, cells: &BTreeSet<Carried>) -> bool {
         let here = self.regions.is_empty() || self.regions.contains(region);
         here && match &self.bad {
             Bad::Release(bad) => bad == release,
-            Bad::Cell { digest, .. } => cells.contains(digest),
+            // Another time-out or `min_agents` makes another digest, and not another way.
+            Bad::Cell { digest, fleet, target, .. } => cells.iter().any(|cell| {
+                cell.digest == *digest
+                    || (fleet.region == region && cell.fleet == fleet.fleet && cell.target == *target)
+            }),
         }
     }
 }
@@ -150,7 +176,7 @@ pub struct Asked<'a> {
     /// What would ship.
     pub release: &'a str,
     /// What it carries there.
-    pub cells: &'a BTreeSet<CellDigest>,
+    pub cells: &'a BTreeSet<Carried>,
     /// What the gate is for.
     pub mode: Mode,
 }
@@ -214,7 +240,7 @@ impl NotReady {
 }
 
 /// What candidates carry: the cells, by region and run.
-pub type Carries = BTreeMap<(String, String), BTreeSet<CellDigest>>;
+pub type Carries = BTreeMap<(String, String), BTreeSet<Carried>>;
 
 /// What came of an unlock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -234,6 +260,8 @@ pub struct UnlockRefused {
     pub regions: BTreeMap<String, Vec<NotReady>>,
     /// The regions that would be unlocked together do not have the same candidate.
     pub differ: bool,
+    /// The regions that something holds back and that are ready.
+    pub ready: Vec<String>,
 }
 
 /// Why something was not recorded. Nothing has changed.
@@ -405,6 +433,7 @@ impl Guard {
         }
         refused.differ = unlock.unready != Unready::Confirmed && would_ship.len() > 1;
         let none = ready.is_empty() && !already && !refused.regions.is_empty();
+        refused.ready = ready.iter().map(|(region, _): &(String, String)| region.clone()).collect();
         if refused.differ || none || (unlock.unready == Unready::Refuse && !refused.regions.is_empty()) {
             return Err(refused);
         }
@@ -458,7 +487,7 @@ impl Guard {
     }
 
     /// The quarantines that a release is under in a region.
-    pub fn bad(&self, region: &str, release: &str, cells: &BTreeSet<CellDigest>) -> Vec<&str> {
+    pub fn bad(&self, region: &str, release: &str, cells: &BTreeSet<Carried>) -> Vec<&str> {
         let holds = |(_, quarantine): &(&String, &Quarantine)| quarantine.holds(region, release, cells);
         self.quarantines.iter().filter(holds).map(|(id, _)| id.as_str()).collect()
     }
@@ -469,7 +498,7 @@ impl Guard {
         &self,
         region: &str,
         release: &str,
-        cells: &BTreeSet<CellDigest>,
+        cells: &BTreeSet<Carried>,
         overrides: &'a [Override],
         now: Timestamp,
     ) -> Option<&'a Override> {
@@ -506,7 +535,8 @@ impl Guard {
         }
         if let Some(named) = place.named.as_ref().filter(|named| named.release != release) {
             let is_bad = !self.bad(region, &named.release, &none).is_empty();
-            word.holds.push(not_named(named, is_bad, asked, quarantined));
+            let other = place.candidate.as_ref().is_some_and(|candidate| candidate.release != release);
+            word.holds.push(not_named(named, is_bad, asked, quarantined || other));
         }
         word
     }
@@ -537,7 +567,7 @@ fn locked(lock: &Lock, other: Option<&str>, asked: &Asked<'_>, quarantined: bool
     Reason { code: "locked", text, fix: Some(fix) }
 }
 
-fn not_named(named: &Named, is_bad: bool, asked: &Asked<'_>, quarantined: bool) -> Reason {
+fn not_named(named: &Named, is_bad: bool, asked: &Asked<'_>, refused: bool) -> Reason {
     let Act { by, at, reason } = &named.act;
     let why = if reason.is_empty() { String::new() } else { format!(" ({})", escape(reason)) };
     let first = escape(&named.release);
@@ -556,7 +586,8 @@ fn not_named(named: &Named, is_bad: bool, asked: &Asked<'_>, quarantined: bool) 
             "Once {first} has shipped, record that: `preflight release deployed {flags} --release {release} --verdict …`."
         )
     };
-    let other = if quarantined {
+    // An unlock that would be refused is not advised.
+    let other = if refused {
         String::new()
     } else {
         format!(" To ship this one instead: `preflight unlock {flags} --release {}`.", shell(asked.release))

@@ -31,8 +31,18 @@ fn digest(name: &str) -> CellDigest {
     CellDigest(name.to_owned())
 }
 
+/// From the web fleet of `eu` to a target of that name.
+fn carries(name: &str) -> Carried {
+    Carried { digest: digest(name), fleet: "web".into(), target: format!("tcp://{name}:1") }
+}
+
+fn bad_cell(name: &str) -> Bad {
+    let fleet = FleetId { region: "eu".into(), fleet: "web".into() };
+    Bad::Cell { digest: digest(name), name: format!("eu/web/{name}"), fleet, target: format!("tcp://{name}:1") }
+}
+
 fn ask(guard: &Guard, region: &str, release: &str, cells: &[&str], mode: Mode) -> Vec<&'static str> {
-    let cells = cells.iter().map(|name| digest(name)).collect();
+    let cells = cells.iter().map(|name| carries(name)).collect();
     let asked = Asked { application: "shop", region, release, cells: &cells, mode };
     guard.word(&asked, &[], at(10)).holds.iter().map(|hold| hold.code).collect()
 }
@@ -93,7 +103,7 @@ fn the_second_outage_is_refused() {
 #[test]
 fn a_cell_is_caught_whichever_release_carries_it() {
     let mut guard = Guard::default();
-    let bad = Bad::Cell { digest: digest("cache"), name: "eu/web/cache".into() };
+    let bad = bad_cell("cache");
     let quarantine = Quarantine { bad, regions: BTreeSet::new(), act: act("ana", 0, "no path") };
     assert_eq!(guard.quarantine("q1", quarantine.clone()), Ok("q1".into()));
     assert_eq!(guard.quarantine("q2", quarantine.clone()), Ok("q1".into()), "said once");
@@ -103,13 +113,20 @@ fn a_cell_is_caught_whichever_release_carries_it() {
     assert_eq!(ask(&guard, "eu", "r2", &["cache", "db"], Mode::Gate), ["quarantined"]);
     assert_eq!(ask(&guard, "eu", "r2", &["cache"], Mode::Advisory), ["quarantined"]);
     assert_eq!(ask(&guard, "eu", "r2", &["db"], Mode::Gate), [""; 0]);
+    // Asked in another way, it is the same way to the same target.
+    let other = |fleet: &str| [Carried { digest: digest("other"), fleet: fleet.into(), ..carries("cache") }].into();
+    let word = |region, cells: &BTreeSet<Carried>| {
+        let asked = Asked { application: "shop", region, release: "r2", cells, mode: Mode::Gate };
+        guard.word(&asked, &[], at(10)).holds.len()
+    };
+    assert_eq!((word("eu", &other("web")), word("eu", &other("worker")), word("us", &other("web"))), (1, 0, 0));
     assert_eq!(ask(&guard, "eu", "r2", &["cache"], Mode::Rollback), [""; 0], "r2 itself is not quarantined");
 
     guard.lock("eu", incident(1), None);
     guard.announce("eu", candidate("r2", Some("run")));
     // An announcement without a run is of what the run before it showed.
     guard.announce("eu", candidate("r2", None));
-    let carries = [(("eu".to_owned(), "run".to_owned()), [digest("cache")].into())].into();
+    let carries = [(("eu".to_owned(), "run".to_owned()), [carries("cache")].into())].into();
     let refused = guard.unlock(&unlock(&[("eu", "r2")], Unready::Refuse), &carries, &[]).unwrap_err();
     assert_eq!(refused.regions["eu"], [NotReady::Quarantined(vec!["q1".into()])]);
     guard.announce("eu", candidate("r3", None));
@@ -196,7 +213,7 @@ fn an_override_excuses_nothing_that_came_after_it() {
         at: at(s),
         expires: at(100),
     };
-    let cells = [digest("cache")].into();
+    let cells = [carries("cache")].into();
     let asked = Asked { application: "shop", region: "eu", release: "r1", cells: &cells, mode: Mode::Gate };
     bad("q1", Bad::Release("r1".into()), 1, &mut guard);
     let word = guard.word(&asked, &[given(1)], at(10));
@@ -204,7 +221,7 @@ fn an_override_excuses_nothing_that_came_after_it() {
     let held = guard.word(&asked, &[], at(10)).holds.remove(0);
     assert!(held.fix.unwrap().contains("preflight release lift q1 --application shop"));
     // Something else is wrong with it by now.
-    bad("q2", Bad::Cell { digest: digest("cache"), name: "eu/web/cache".into() }, 2, &mut guard);
+    bad("q2", bad_cell("cache"), 2, &mut guard);
     let word = guard.word(&asked, &[given(1)], at(10));
     assert_eq!((word.holds.len(), word.overridden), (2, None));
     assert!(word.holds[0].text.contains("(q2); the override by ben was given before that"), "{}", word.holds[0].text);
@@ -295,8 +312,8 @@ const RELEASES: [&str; 4] = ["r0", "r1", "r2", "r3"];
 /// Each release carries the cell of its number, and the one before it.
 const CELLS: [&str; 4] = ["c0", "c1", "c2", "c3"];
 
-fn carried(release: usize) -> BTreeSet<CellDigest> {
-    [digest(CELLS[release]), digest(CELLS[release.saturating_sub(1)])].into()
+fn carried(release: usize) -> BTreeSet<Carried> {
+    [carries(CELLS[release]), carries(CELLS[release.saturating_sub(1)])].into()
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -345,20 +362,30 @@ struct Model {
     locked: HashMap<usize, Option<usize>>,
     /// The one that an unlock named, until it has shipped.
     named: HashMap<usize, usize>,
-    /// What is bad, and since when.
-    bad: Vec<(Evil, i64)>,
+    /// What is bad, who said so and why, and since when.
+    bad: Vec<(Evil, String, i64)>,
     answers: Vec<Answer>,
     now: i64,
 }
 
 impl Model {
+    /// The same by the same person for the same reason is said anew, and else beside the others.
+    fn is_said_to_be_bad(&mut self, evil: Evil, by: &Act, words: &str) {
+        let says = format!("{}: {words}{}", by.by, by.reason);
+        let now = self.now;
+        match self.bad.iter_mut().find(|(known, said, _)| *known == evil && *said == says) {
+            Some((.., since)) => *since = now,
+            None => self.bad.push((evil, says, now)),
+        }
+    }
+
     /// Since when it is known to be bad, by what was said last.
     fn bad_since(&self, region: usize, release: usize, by_cells: bool) -> Option<i64> {
         let counts = |evil: Evil| match evil {
             Evil::Release(bad, place) => bad == release && place.is_none_or(|place| place == region),
-            Evil::Cell(cell) => by_cells && carried(release).contains(&digest(CELLS[cell])),
+            Evil::Cell(cell) => by_cells && carried(release).contains(&carries(CELLS[cell])),
         };
-        self.bad.iter().filter(|(evil, _)| counts(*evil)).map(|(_, since)| *since).max()
+        self.bad.iter().filter(|(evil, ..)| counts(*evil)).map(|(.., since)| *since).max()
     }
 
     fn is_bad(&self, region: usize, release: usize, by_cells: bool) -> bool {
@@ -437,8 +464,10 @@ fn lift(nth: usize, guard: &mut Guard, model: &mut Model) {
         }
         Bad::Cell { digest: bad, .. } => Evil::Cell(CELLS.iter().position(|name| digest(name) == *bad).unwrap()),
     };
-    // One more or less by the same person is the same one.
-    let nth = model.bad.iter().position(|(known, since)| *known == evil && at(*since) == what.act.at).unwrap();
+    let says = format!("{}: {}", what.act.by, what.act.reason);
+    let is_it =
+        |(known, said, since): &(Evil, String, i64)| *known == evil && *said == says && at(*since) == what.act.at;
+    let nth = model.bad.iter().position(is_it).unwrap();
     model.bad.remove(nth);
 }
 
@@ -446,6 +475,7 @@ fn lift(nth: usize, guard: &mut Guard, model: &mut Model) {
 fn perform(deed: &Deed, guard: &mut Guard, model: &mut Model, nth: usize) {
     let owned = |region: usize| REGIONS[region].to_owned();
     let before = guard.clone();
+    let who = act(["ana", "ben"][nth % 2], model.now, ["slow", "lossy"][nth / 2 % 2]);
     match *deed {
         Deed::Candidate { region, release } => {
             guard.announce(REGIONS[region], candidate(RELEASES[release], Some(RELEASES[release])));
@@ -458,11 +488,11 @@ fn perform(deed: &Deed, guard: &mut Guard, model: &mut Model, nth: usize) {
             }
         }
         Deed::Rollback { region, from, to } => {
-            let by = act("ana", model.now, &nth.to_string());
-            let done = guard.rollback(&[owned(region)], RELEASES[from], RELEASES[to], &format!("q{nth}"), &by);
+            let done = guard.rollback(&[owned(region)], RELEASES[from], RELEASES[to], &format!("q{nth}"), &who);
             assert_eq!(done.is_ok(), from != to, "{deed:?}");
             if let Ok(done) = done {
-                model.bad.push((Evil::Release(from, None), model.now));
+                let words = format!("rolled back to {}: ", RELEASES[to]);
+                model.is_said_to_be_bad(Evil::Release(from, None), &who, &words);
                 let open = model.locked.get(&region).is_none_or(Option::is_some) && !model.is_bad(region, to, false);
                 model.locked.insert(region, open.then_some(to));
                 model.named.remove(&region);
@@ -471,19 +501,19 @@ fn perform(deed: &Deed, guard: &mut Guard, model: &mut Model, nth: usize) {
         }
         Deed::Quarantine { release, region } => {
             let bad = Bad::Release(RELEASES[release].into());
-            let (regions, act) = (region.map(owned).into_iter().collect(), act("ana", model.now, &nth.to_string()));
-            guard.quarantine(&format!("q{nth}"), Quarantine { bad, regions, act }).unwrap();
-            model.bad.push((Evil::Release(release, region), model.now));
+            let regions = region.map(owned).into_iter().collect();
+            guard.quarantine(&format!("q{nth}"), Quarantine { bad, regions, act: who.clone() }).unwrap();
+            model.is_said_to_be_bad(Evil::Release(release, region), &who, "");
         }
         Deed::QuarantineCell { cell } => {
-            let bad = Bad::Cell { digest: digest(CELLS[cell]), name: CELLS[cell].into() };
-            let new = Quarantine { bad, regions: BTreeSet::new(), act: act("ana", model.now, &nth.to_string()) };
+            let bad = bad_cell(CELLS[cell]);
+            let new = Quarantine { bad, regions: BTreeSet::new(), act: who.clone() };
             guard.quarantine(&format!("q{nth}"), new).unwrap();
-            model.bad.push((Evil::Cell(cell), model.now));
+            model.is_said_to_be_bad(Evil::Cell(cell), &who, "");
         }
         Deed::Lift { nth } => lift(nth, guard, model),
         Deed::Lock { region } => {
-            let new = guard.lock(REGIONS[region], act("ana", model.now, "stop"), Some(at(model.now)));
+            let new = guard.lock(REGIONS[region], who.clone(), Some(at(model.now)));
             assert_eq!(new, !model.locked.contains_key(&region));
             model.locked.insert(region, None);
             model.named.remove(&region);

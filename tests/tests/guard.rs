@@ -351,7 +351,10 @@ fn what_passed_before_a_lock_does_not_ship_after_it() {
     let wrong = run(&["unlock", "--region", "us", "--release", "r2"]).expect_code(4);
     assert!(wrong.stderr.contains("r1 would ship there, not r2"), "{}", wrong.text());
     let _ = check().expect_code(4);
-    let _ = run(&["unlock", "--region", "us", "--release", "r1"]).expect_code(0);
+    let unlocked = run(&["unlock", "--region", "us", "--release", "r1"]).expect_code(0);
+    for why in ["an incident", "another one"] {
+        assert!(unlocked.json.is_null() && unlocked.stdout.contains(why), "whose locks it lifts: {}", unlocked.text());
+    }
     let _ = check().expect_code(0);
     let _ = run(&["unlock", "--region", "us", "--release", "r1"]).expect_code(0);
 
@@ -422,6 +425,12 @@ fn a_cell_is_caught_under_another_release() {
     let held = run(&other).expect_code(4);
     assert_eq!(held.json["regions"][0]["reasons"][0]["code"], "quarantined", "{}", held.text());
     assert_eq!(held.state("us/web/cache"), "pass");
+    // Asked by other options, it is the same cache.
+    let text = "application: app\ndependencies:\n  cache:\n    target: redis://10.9.0.1:6379\n    timeout: 4s\n";
+    small.controller.file("slower.yaml", text);
+    let slower = ["gate", "--manifest", "slower.yaml", "--region", "us", "--release", "r2", "-o", "json"];
+    let held = run(&slower).expect_code(4);
+    assert_eq!(held.json["regions"][0]["reasons"][0]["code"], "quarantined", "{}", held.text());
     let lift = ["release", "lift", &quarantine, "--reason", "it was the switch"];
     // It takes more than the scope of a pipeline.
     let token = ["token", "create", "--name", "ci", "--scope", "gate,release"];
@@ -492,7 +501,8 @@ fn who_names_a_release_for_each_region_may_unlock_what_differs() {
         audit.json["entries"].as_array().unwrap().iter().filter_map(|entry| entry["detail"].as_str()).collect();
     for region in ["us for r1", "eu for r2"] {
         let detail = format!("app in {region}, confirmed: eu ships the hotfix");
-        assert!(details.contains(&detail.as_str()), "{detail}: {details:?}");
+        assert!(details.iter().any(|entry| entry.starts_with(&detail)), "{detail}: {details:?}");
+        assert!(details.iter().all(|entry| entry.contains("locked by admin since")), "{details:?}");
     }
     // What was named ships first in each, and nothing else.
     let door = Cli(&stage.controller);
@@ -514,7 +524,9 @@ fn a_rollback_is_recorded_to_what_is_bad_and_from_what_nobody_knows() {
         run(&["release", "rollback", "--region", "us", "--from", from, "--to", to, "--reason", "latency", "-o", "json"])
             .expect_code(0)
     };
-    let _ = run(&["release", "deployed", "--region", "us", "--release", "r1"]).expect_code(0);
+    for release in ["r1", "r2", "r1"] {
+        let _ = run(&["release", "deployed", "--region", "us", "--release", release]).expect_code(0);
+    }
     let notices = |answer: &Preflight| answer.json["notices"].to_string();
     let slip = back("r22", "r1");
     assert!(notices(&slip).contains("r22 was never deployed anywhere"), "{}", slip.text());
@@ -529,6 +541,22 @@ fn a_rollback_is_recorded_to_what_is_bad_and_from_what_nobody_knows() {
     };
     let _ = gate("r0").expect_code(4);
     let _ = gate("r1").expect_code(4);
+    // The wrong way round: what came first is said to be bad. It is recorded, and said how it is taken back.
+    let _ = run(&["release", "deployed", "--region", "us", "--release", "r3"]).expect_code(0);
+    let swapped = back("r2", "r3");
+    assert!(notices(&swapped).contains("in us r3 came after r2, not before it"), "{}", swapped.text());
+    let said = notices(&swapped);
+    let (_, id) = said.split_once("preflight release lift ").expect("how to take it back");
+    let id = id.split(' ').next().unwrap();
+    let _ = run(&["release", "lift", id, "--reason", "a slip"]).expect_code(0);
+    let _ = gate("r2").expect_code(0);
+    let list = run(&["release", "list", "-o", "json"]).expect_code(0);
+    assert_eq!(list.json["regions"][0]["gone_back"], true, "{}", list.text());
+    // A region that the inventory has lost meanwhile.
+    small.controller.inventory("regions:\n  eu: {fleets: {web: {}}}\napplications:\n  app:\n    fleets: {eu: [web]}\n");
+    let _ = back("r3", "r2");
+    let _ =
+        run(&["release", "rollback", "--region", "usa", "--from", "r3", "--to", "r2", "--reason", "x"]).expect_code(64);
 }
 
 /// A run that is under way carries its cells already.

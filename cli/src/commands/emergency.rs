@@ -58,7 +58,10 @@ struct Error<'a> {
 /// Goes on without a verdict. Nothing that fails here holds it up.
 pub(super) fn proceed(emergency: &Emergency<'_>, client: &Client, spool: &Spool, report: &ReportArgs) -> Exit {
     let what = if emergency.rollback { "ROLLBACK" } else { "BREAK GLASS" };
-    shout(&format!("{what}: no controller could be asked ({}). This goes on WITHOUT a verdict.", emergency.error));
+    shout(&format!(
+        "{what}: no controller could be asked ({}). This goes on WITHOUT a verdict, and whether it is quarantined was not looked at.",
+        emergency.error
+    ));
     let record = record(emergency);
     let spooled = match spool.put(client.url(), &record) {
         Ok(path) => {

@@ -50,7 +50,8 @@ fn of_application(rows: &[RegionReleases], bad: &[&Quarantine], whole: bool, wid
     let style = |apart: bool| if apart { UNSURE } else { PLAIN };
     row("deployed", &|row| {
         let style = if row.deployed_quarantined.is_empty() { style(deployed_apart) } else { BAD };
-        row.deployed.as_ref().map(|d| Span::new(style, word(&d.release)))
+        let text = |d: &Deployed| word(&d.release) + if row.gone_back { ", or gone back" } else { "" };
+        row.deployed.as_ref().map(|d| Span::new(if row.gone_back { UNSURE } else { style }, text(d)))
     });
     row("  shipped by", &of_deployed(verdict));
     row("  proven", &of_deployed(proven));
@@ -109,7 +110,7 @@ fn may_ship(row: &RegionReleases) -> Span {
     let bad = |release: &str, ids: &[String]| !ids.is_empty() && !overridden(row, release);
     let candidate = row.candidate.as_ref();
     let (style, text): (Style, String) = match (&row.lock, &row.named) {
-        (Some(lock), _) => match &lock.except {
+        (Some(lock), _) => match lock.except.as_ref().filter(|_| row.deployed_quarantined.is_empty()) {
             Some(except) => (BAD, format!("locked, but for {}", word(except))),
             None => (BAD, "locked".to_owned()),
         },

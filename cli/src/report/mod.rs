@@ -118,7 +118,10 @@ impl Emergency<'_> {
 
     /// What is to be said loudly.
     fn says(self) -> String {
-        format!("{}: this goes on WITHOUT a verdict; nothing was probed.", self.what().to_uppercase())
+        format!(
+            "{}: this goes on WITHOUT a verdict; nothing was probed, and no lock or quarantine was looked at.",
+            self.what().to_uppercase()
+        )
     }
 
     /// By whom, why, and what follows: sentences that are not escaped yet.

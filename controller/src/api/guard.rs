@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use preflight_core::baseline::Proven;
 use preflight_core::guard::{self, Act, Bad, Carries, Guard, GuardError, NotReady, UnlockRefused, Unlocked, Unready};
 use preflight_core::name::Name;
-use preflight_core::plan::CellDigest;
+use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::text::{escape, shell};
 use preflight_proto::api::{
     CandidateRequest, Changed, LiftRequest, LockRequest, Problem, QuarantineRequest, Releases, RollbackRequest,
@@ -75,6 +75,19 @@ impl Where {
         let mut seen = BTreeSet::new();
         regions.retain(|region| seen.insert(region.clone()));
         Ok(Self { application: application.name.to_string(), regions })
+    }
+
+    /// The same for what has happened: a region that the inventory of now lacks counts where something is recorded of it.
+    async fn find_past(app: &App, application: Option<&str>, regions: &[String]) -> Result<Self, Failure> {
+        let mut place = Self::find(app, application, &[], false).await?;
+        let (guard, _) = app.store.guard(&place.application).await?;
+        let mut past: BTreeSet<String> = guard.regions.into_keys().collect();
+        past.extend(app.store.all_deployed(Some(&place.application)).await?.into_iter().map(|last| last.region));
+        let rest: Vec<String> = regions.iter().filter(|region| !past.contains(*region)).cloned().collect();
+        Self::find(app, application, &rest, false).await?;
+        let mut seen = BTreeSet::new();
+        place.regions = regions.iter().filter(|region| seen.insert(*region)).cloned().collect();
+        Ok(place)
     }
 
     fn some(self) -> Result<Self, Failure> {
@@ -145,7 +158,7 @@ pub(super) async fn quarantine(
         }
     };
     let place = Where::find(&app, application.as_deref(), &request.regions, false).await?;
-    let (now, mut ids) = (Timestamp::now(), Vec::new());
+    let (now, mut ids) = (after_overrides(&app, &place.application, Timestamp::now()).await?, Vec::new());
     for _ in &bad {
         ids.push(new_id()?);
     }
@@ -184,12 +197,15 @@ pub(super) async fn quarantine(
 fn waiting_for(guard: &Guard, place: &Where, release: &str) -> Vec<String> {
     let counts = |region: &&String| place.regions.is_empty() || place.regions.contains(region);
     let waits = |region: &&String| {
-        guard.place(region).is_some_and(|place| place.named.as_ref().is_some_and(|named| named.release == release))
+        guard.place(region).is_some_and(|place| {
+            place.named.as_ref().is_some_and(|named| named.release == release)
+                || place.lock.as_ref().is_some_and(|lock| lock.except.as_deref() == Some(release))
+        })
     };
     let flags = format!("--application {}", shell(&place.application));
     let text = |region: &String| {
         format!(
-            "{} was to ship first in {region} and does not ship now: name another one with `preflight unlock {flags} --region {region} \
+            "{} was the one to ship in {region} and does not ship now: name another one with `preflight unlock {flags} --region {region} \
              --release …`",
             escape(release)
         )
@@ -212,8 +228,13 @@ fn cell_of(gate: &preflight_proto::api::Gate, name: &str) -> Result<Bad, Failure
     let named =
         |region: &str, cell: &preflight_proto::api::Cell| format!("{region}/{}/{}", cell.fleet, cell.dependency);
     let cells = || gate.regions.iter().flat_map(|region| region.cells.iter().map(move |cell| (&region.region, cell)));
-    if let Some((_, cell)) = cells().find(|(region, cell)| named(region, cell) == name) {
-        return Ok(Bad::Cell { digest: CellDigest(cell.digest.clone()), name: name.to_owned() });
+    if let Some((region, cell)) = cells().find(|(region, cell)| named(region, cell) == name) {
+        return Ok(Bad::Cell {
+            digest: CellDigest(cell.digest.clone()),
+            name: name.to_owned(),
+            fleet: FleetId { region: region.clone(), fleet: cell.fleet.clone() },
+            target: cell.target.clone(),
+        });
     }
     let known: Vec<String> = cells().take(20).map(|(region, cell)| escape(&named(region, cell))).collect();
     let message = format!("verdict {} has no cell {}", escape(&gate.id), escape(name));
@@ -277,27 +298,32 @@ pub(super) async fn rollback(
     text("reason", &request.reason)?;
     release(&request.from)?;
     release(&request.to)?;
-    let place = Where::find(&app, request.application.as_deref(), &request.regions, false).await?.some()?;
-    let (now, id) = (Timestamp::now(), new_id()?);
-    let (mut deployed, mut recorded, mut notices) = (Vec::new(), Vec::new(), Vec::new());
-    let (from, to) = (escape(&request.from), escape(&request.to));
+    let place = Where::find_past(&app, request.application.as_deref(), &request.regions).await?.some()?;
+    let (now, id) = (after_overrides(&app, &place.application, Timestamp::now()).await?, new_id()?);
+    let (mut deployed, mut recorded, mut notices, mut slips) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (from, to, application) = (escape(&request.from), escape(&request.to), shell(&place.application));
     for region in &place.regions {
         let last = app.store.deployed(&place.application, region, None).await?.map(|last| last.proven.release);
-        if let Some(last) = last.as_deref().filter(|last| ![&request.from, &request.to].contains(&&(*last).to_owned()))
-        {
-            notices.push(format!(
-                "in {region} {} was recorded as deployed, not {from}: look whether that is a slip",
-                escape(last)
-            ));
+        let span = async |release| app.store.deployed_span(&place.application, region, release).await;
+        match (last.as_deref(), span(&request.from).await?, span(&request.to).await?) {
+            (Some(last), ..) if last != request.from && last != request.to => {
+                slips.push(format!("in {region} {} was recorded as deployed, not {from}", escape(last)));
+            }
+            (_, Some((_, from_last)), Some((to_first, _))) if to_first > from_last => {
+                slips.push(format!("in {region} {to} came after {from}, not before it"));
+            }
+            (.., None) => notices.push(format!(
+                "{to} was never recorded as deployed in {region}. When it runs there: `preflight release deployed --application {application} \
+                 --region {region} --release {}`; from then on `preflight gate --rollback` to it goes on",
+                shell(&request.to)
+            )),
+            _ => {}
         }
         // `gate --rollback` goes to what was deployed before: that must not be said of what never was.
-        if app.store.deployed(&place.application, region, Some(&request.to)).await?.is_none() {
-            notices.push(format!(
-                "{to} was never recorded as deployed in {region}, and is not recorded by this: gate it, then `preflight release deployed`"
-            ));
+        if span(&request.to).await?.is_none() {
             continue;
         }
-        recorded.push(region.as_str());
+        recorded.push(region.clone());
         if last.as_ref() == Some(&request.to) {
             continue;
         }
@@ -309,7 +335,7 @@ pub(super) async fn rollback(
         let places = places(&app, None, &record).await.unwrap_or_default();
         deployed.push(Shipped { deployed: record, places, expected: None });
     }
-    let deployed_now: Vec<String> = deployed.iter().map(|shipped| shipped.deployed.region.clone()).collect();
+    slips.extend(unheard_of(&app, &place.application, &request.from).await);
     let regions = place.regions.join(", ");
     let roll_back = |guard: &mut Guard| {
         let act = principal.act(&request.reason, now);
@@ -318,7 +344,10 @@ pub(super) async fn rollback(
             "{} from {} to {} in {regions}, quarantine {}: {}",
             place.application, request.from, request.to, done.quarantine, request.reason
         );
-        let shut = done.without_exception.iter().map(|region| shut(guard, region, &request.to));
+        let shut = done.without_exception.iter().filter_map(|region| {
+            let is_known = recorded.contains(region);
+            shut(guard, region, &request.to, is_known)
+        });
         let everywhere = Where { application: place.application.clone(), regions: Vec::new() };
         let shut: Vec<String> = shut.chain(waiting_for(guard, &everywhere, &request.from)).collect();
         let entries = vec![principal.entry("release rollback", &detail)];
@@ -338,38 +367,47 @@ pub(super) async fn rollback(
         done.push(format!("locked: {}", back.without_exception.join(", ")));
     }
     notices.extend(shut);
-    if !deployed_now.is_empty() {
+    if !recorded.is_empty() {
         notices.push(format!(
             "what was proven when {to} shipped before may not be so any more: the next gate in {} requires every cell",
-            deployed_now.join(", ")
+            recorded.join(", ")
         ));
     }
     notices.push(format!(
-        "to ship again, gate what should, and then: `preflight unlock --application {} --region {} --release …`",
-        shell(&place.application),
+        "to ship again, gate what should, and then: `preflight unlock --application {application} --region {} --release …`",
         place.regions.join(",")
     ));
-    if let Some(notice) = unheard_of(&app, &place.application, &request.from).await {
-        let flags = format!("--application {} --reason …", shell(&place.application));
-        notices
-            .push(format!("{notice}; `preflight release lift {} {flags}` takes its quarantine back", back.quarantine));
+    if !slips.is_empty() {
+        notices.push(format!(
+            "{}. If that is a slip, take it back (`preflight release lift {} --application {application} --reason …`) and record it again",
+            slips.join("; "),
+            back.quarantine
+        ));
     }
     Ok(changed(&app, &place.application, done, notices).await)
 }
 
-/// Why a region is locked for what it went back to as well, and what that means.
-fn shut(guard: &Guard, region: &str, to: &str) -> String {
-    let (to_, bad) = (escape(to), guard.bad(region, to, &BTreeSet::new()));
-    if bad.is_empty() {
-        format!(
-            "{region} was locked for everything, and stays so: `preflight gate --rollback` to {to_} goes on all the same"
-        )
-    } else {
-        format!(
-            "{to_} is quarantined in {region} ({}): also `preflight gate --rollback` to it is refused, until that is lifted or overridden",
+/// Why a region is locked for what it went back to as well, and what that means; with `is_known` that was recorded as deployed there.
+fn shut(guard: &Guard, region: &str, to: &str, is_known: bool) -> Option<String> {
+    let (release, bad) = (escape(to), guard.bad(region, to, &BTreeSet::new()));
+    if !bad.is_empty() {
+        return Some(format!(
+            "{release} is quarantined in {region} ({}): also `preflight gate --rollback` to it is refused, until that is lifted or overridden",
             bad.join(", ")
-        )
+        ));
     }
+    is_known.then(|| {
+        format!("{region} was locked for everything, and stays so: `preflight gate --rollback` to {release} goes on all the same")
+    })
+}
+
+/// A time that no override for a release was given after, also where the clock was set back: what is quarantined then is excused by none.
+async fn after_overrides(app: &App, application: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    let overrides = app.store.overrides(Some(application), now).await?;
+    let given =
+        overrides.iter().filter(|given| given.release.is_some()).filter_map(core_override).map(|given| given.at);
+    let later = given.max().and_then(|last| last.checked_add(Duration::from_millis(1)).ok());
+    Ok(later.map_or(now, |later| later.max(now)))
 }
 
 /// Locks regions, one lock for each.
@@ -398,10 +436,9 @@ pub(super) async fn lock(
                 done.push(format!("{region} is locked"));
                 continue;
             };
-            let all = held.except.map(|except| format!(", now for {} as well", escape(&except))).unwrap_or_default();
-            let who = |act: &Act| format!("by {} since {:.0} ({})", escape(&act.by), act.at, escape(&act.reason));
-            let who: Vec<String> = held.acts.iter().map(who).collect();
-            notices.push(format!("{region} was locked already, {}: one unlock lifts it{all}", who.join(", ")));
+            let all =
+                held.except.as_ref().map(|except| format!(", now for {} as well", escape(except))).unwrap_or_default();
+            notices.push(format!("{region} was locked already, {}: one unlock lifts it{all}", who(&held)));
         }
         let detail = format!("{} in {}: {}", place.application, place.regions.join(", "), request.reason);
         let entries = vec![principal.entry("lock", &detail)];
@@ -409,6 +446,12 @@ pub(super) async fn lock(
     };
     let (done, notices) = app.store.change_guard(&place.application, now, lock).await??;
     Ok(changed(&app, &place.application, done, notices).await)
+}
+
+/// By whom a region is locked, since when and why.
+fn who(lock: &guard::Lock) -> String {
+    let who = |act: &Act| format!("by {} since {:.0} ({})", escape(&act.by), act.at, escape(&act.reason));
+    lock.acts.iter().map(who).collect::<Vec<_>>().join(" and ")
 }
 
 /// Unlocks regions, if what is named is what would ship in each of them.
@@ -446,11 +489,11 @@ pub(super) async fn unlock(
     let now = Timestamp::now();
     let release = |region: &String| request.confirm.get(region).or(request.release.as_ref()).cloned();
     for _ in 0..ATTEMPTS {
-        let carries = carried(&app, &place.application).await?;
+        let carries = carried(&app, &place).await?;
         let overrides = app.store.overrides(Some(&place.application), now).await?;
         let overrides: Vec<_> = overrides.iter().filter_map(core_override).collect();
         let unlock = |guard: &mut Guard| {
-            if runs(guard).any(|run| !carries.contains_key(&run)) {
+            if runs(guard, &place).any(|run| !carries.contains_key(&run)) {
                 return Err(NotUnlocked::Announced);
             }
             // Of all regions those that something holds back.
@@ -458,6 +501,11 @@ pub(super) async fn unlock(
             let expected: BTreeMap<_, _> =
                 regions.filter_map(|region| Some((region.clone(), release(region)?))).collect();
             let asked = guard::Unlock { expected, unready, act: principal.act(&reason, now) };
+            let locks: BTreeMap<String, String> = guard
+                .regions
+                .iter()
+                .filter_map(|(region, place)| Some((region.clone(), who(place.lock.as_ref()?))))
+                .collect();
             let done = match guard.unlock(&asked, &carries, &overrides) {
                 Ok(done) => done,
                 Err(refused) => return Err(NotUnlocked::Refused(refused, asked.expected)),
@@ -466,10 +514,11 @@ pub(super) async fn unlock(
                 let how = if confirmed { ", confirmed" } else { "" };
                 let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
                 let release = release(region).unwrap_or_default();
-                principal.entry("unlock", &format!("{} in {region} for {release}{how}{why}", place.application))
+                let lifted = locks.get(region).map(|who| format!("; locked {who}")).unwrap_or_default();
+                principal.entry("unlock", &format!("{} in {region} for {release}{how}{why}{lifted}", place.application))
             };
             let entries = done.unlocked.iter().map(entry).collect();
-            let words = in_words(&place.application, guard, &done, &asked.expected);
+            let words = in_words(&place.application, guard, &done, &asked.expected, &locks);
             let words = (words.0, words.1, done.unlocked);
             Ok((words, BesideGuard { entries, ..BesideGuard::default() }))
         };
@@ -500,18 +549,19 @@ enum NotUnlocked {
     Refused(UnlockRefused, BTreeMap<String, String>),
 }
 
-/// The runs of an application's candidates, each with its region.
-fn runs(guard: &Guard) -> impl Iterator<Item = (String, String)> {
+/// The runs of the regions' candidates, each with its region, where it matters what they carry: a cell is quarantined.
+fn runs(guard: &Guard, place: &Where) -> impl Iterator<Item = (String, String)> {
+    let asked = |(region, _): &(&String, &guard::Place)| guard.has_cells() && place.regions.contains(region);
     let run =
         |(region, place): (&String, &guard::Place)| Some((region.clone(), place.candidate.as_ref()?.run.clone()?));
-    guard.regions.iter().filter_map(run)
+    guard.regions.iter().filter(asked).filter_map(run)
 }
 
 /// What the candidates of an application carry.
-async fn carried(app: &App, application: &str) -> Result<Carries, Failure> {
-    let (guard, _) = app.store.guard(application).await?;
+async fn carried(app: &App, place: &Where) -> Result<Carries, Failure> {
+    let (guard, _) = app.store.guard(&place.application).await?;
     let mut carries = Carries::new();
-    for (region, run) in runs(&guard) {
+    for (region, run) in runs(&guard, place) {
         let cells = app.store.carried(&run).await?.remove(&region).unwrap_or_default();
         carries.insert((region, run), cells);
     }
@@ -524,9 +574,13 @@ fn in_words(
     guard: &Guard,
     done: &Unlocked,
     expected: &BTreeMap<String, String>,
+    locks: &BTreeMap<String, String>,
 ) -> (Vec<String>, Vec<String>) {
     let release = |region: &String| expected.get(region).map(String::as_str).unwrap_or_default();
-    let lines = done.unlocked.iter().map(|region| format!("{region} is unlocked for {}", escape(release(region))));
+    let lines = done.unlocked.iter().map(|region| {
+        let lifted = locks.get(region).map(|who| format!("; it was locked {who}")).unwrap_or_default();
+        format!("{region} is unlocked for {}{lifted}", escape(release(region)))
+    });
     let open = done.open.iter().map(|region| {
         if guard.is_held(region) {
             format!("{region} was unlocked for {} already", escape(release(region)))
@@ -576,10 +630,10 @@ async fn refusal(
     let message = format!("nothing is unlocked: {}", whys.join("; "));
     let release = request.release.as_deref().unwrap_or_default();
     let slip = unheard_of(app, application, release).await;
-    let failure = Failure::refused(message, advice(application, request, refused, expected, slip));
+    let failure = Failure::refused(message, advice(application, request, refused, slip));
     // Without the table it is a refusal all the same.
-    let Ok(mut releases) = releases::of(app, Some(application)).await else { return failure };
-    releases.regions.retain(|row| expected.contains_key(&row.region));
+    let only = expected.keys().cloned().collect();
+    let Ok(mut releases) = releases::among(app, Some(application), Some(&only)).await else { return failure };
     for row in &mut releases.regions {
         let unready = refused.regions.get(&row.region).into_iter().flatten();
         row.unready = unready.map(|why| why.describe(named(&row.region))).collect();
@@ -588,18 +642,12 @@ async fn refusal(
 }
 
 /// What to do about a refusal: nothing that would be refused, and no region that was not asked for.
-fn advice(
-    application: &str,
-    request: &UnlockRequest,
-    refused: &UnlockRefused,
-    expected: &BTreeMap<String, String>,
-    slip: Option<String>,
-) -> String {
+fn advice(application: &str, request: &UnlockRequest, refused: &UnlockRefused, slip: Option<String>) -> String {
     let release = request.release.as_deref().unwrap_or_default();
     let (name, word) = (escape(release), shell(release));
     let unlock = format!("preflight unlock --application {}", shell(application));
     let mut steps = Vec::new();
-    if !request.ready && expected.keys().any(|region| !refused.regions.contains_key(region)) {
+    if !request.ready && !refused.ready.is_empty() {
         let regions = if request.all_regions {
             "--all-regions".to_owned()
         } else {
@@ -614,7 +662,9 @@ fn advice(
     let is_bad = |why: &NotReady| matches!(why, NotReady::Quarantined(_));
     let quarantined: Vec<&str> =
         refused.regions.iter().filter(|(_, why)| why.iter().any(is_bad)).map(|(region, _)| region.as_str()).collect();
-    if let Some(id) = bad.flatten().next() {
+    let ids: BTreeSet<&String> = bad.flatten().collect();
+    if let Some(first) = ids.first() {
+        let id = if ids.len() == 1 { first.as_str() } else { "ID" };
         steps.push(format!(
             "Ship a release without what is wrong with {name}. If nothing is after all: `preflight release lift {id} --application {app} \
              --reason …`. Who answers for it as it is, and then unlocks: `preflight override --application {app} --region {} --release \

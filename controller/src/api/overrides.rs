@@ -129,7 +129,9 @@ async fn quarantined(app: &App, release: &str, request: &OverrideRequest) -> Res
         let named = |q: &api::Quarantine| {
             q.release.as_deref() == Some(release) && (q.regions.is_empty() || q.regions.contains(region))
         };
-        carries || releases.quarantines.iter().any(named)
+        // Which releases carry a cell that is quarantined is known of the candidate only.
+        let cell = |q: &api::Quarantine| q.cell.as_ref().is_some_and(|cell| cell.starts_with(&format!("{region}/")));
+        carries || releases.quarantines.iter().any(|one| named(one) || cell(one))
     };
     if let Some(region) = place.regions.iter().find(|region| !held(region)) {
         let message = format!("{} is not quarantined in {region}", escape(release));

@@ -76,7 +76,7 @@ pub(super) async fn deployed(
     // Without its record in the audit log nothing is proven.
     let entry = audit_entry(&principal.name, "release deployed", "ok", &principal.source, &detail, deployed.at);
     let carried = gate.iter().flat_map(|gate| &gate.regions).filter(|region| region.region == deployed.region);
-    let cells = carried.flat_map(|region| &region.cells).map(|cell| CellDigest(cell.digest.clone())).collect();
+    let cells = carried.flat_map(crate::result::carried).collect();
     let overrides: Vec<Override> = overrides.iter().filter_map(core_override).collect();
     let places = places(&app, gate.as_ref(), &deployed).await?;
     let record = |guard: &mut Guard| {

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Query, State};
 use jiff::Timestamp;
-use preflight_core::guard::{Bad, Guard, Place};
+use preflight_core::guard::{Bad, Carried, Guard, Place};
 use preflight_core::manifest::{self, Change, Manifest};
-use preflight_core::plan::CellDigest;
 use preflight_core::text::escape;
 use preflight_proto::api::{
     self, Act, Candidate, Lock, Named, Override, Problem, Quarantine, RegionReleases, Releases,
@@ -31,6 +30,15 @@ pub(super) async fn list(State(app): State<Arc<App>>, Query(of): Query<Of>) -> R
 
 /// The regions of an application, or of all of them: those of the inventory, and others of which something is recorded.
 pub(super) async fn of(app: &App, application: Option<&str>) -> Result<Releases, Failure> {
+    among(app, application, None).await
+}
+
+/// The same for some regions.
+pub(super) async fn among(
+    app: &App,
+    application: Option<&str>,
+    only: Option<&BTreeSet<String>>,
+) -> Result<Releases, Failure> {
     let mut deployed: BTreeMap<(String, String), Deployed> = BTreeMap::new();
     for last in app.store.all_deployed(application).await? {
         deployed.insert((last.application.clone(), last.region.clone()), last);
@@ -50,7 +58,7 @@ pub(super) async fn of(app: &App, application: Option<&str>) -> Result<Releases,
     places.extend(deployed.keys().cloned());
     places.extend(guards.iter().flat_map(|(name, guard)| guard.regions.keys().map(|r| (name.clone(), r.clone()))));
     let mut seen = BTreeSet::new();
-    places.retain(|place| seen.insert(place.clone()));
+    places.retain(|place| only.is_none_or(|only| only.contains(&place.1)) && seen.insert(place.clone()));
     places.sort_by(|a, b| a.0.cmp(&b.0));
     let (empty, nowhere) = (Guard::default(), Place::default());
     let mut releases = Releases::default();
@@ -68,13 +76,16 @@ pub(super) async fn of(app: &App, application: Option<&str>) -> Result<Releases,
         let deployed = deployed.remove(&(name.clone(), region.clone()));
         let bad = deployed.as_ref().map(|last| guard.bad(&region, &last.proven.release, &BTreeSet::new()));
         let none = BTreeSet::new();
+        let is_candidate = |release: &str| place.candidate.as_ref().is_some_and(|c| c.release == release);
         let excuses = |given: &&Override| {
             let Some(release) = given.release.as_ref().filter(|_| given.application == name) else { return false };
-            let cells = if candidate.as_ref().is_some_and(|c| c.release == *release) { &cells } else { &none };
+            let cells = if is_candidate(release) { &cells } else { &none };
             let given: Vec<_> = core_override(given).into_iter().collect();
             guard.excuse(&region, release, cells, &given, now).is_some()
         };
+        let gone_back = deployed.is_some() && app.store.recorded(&name, &region).await?.gone_back;
         releases.regions.push(RegionReleases {
+            gone_back,
             deployed_quarantined: bad.unwrap_or_default().into_iter().map(str::to_owned).collect(),
             overrides: overrides.iter().filter(excuses).cloned().collect(),
             deployed: deployed.map(shown),
@@ -85,7 +96,11 @@ pub(super) async fn of(app: &App, application: Option<&str>) -> Result<Releases,
                 by: named.act.by.clone(),
                 at: named.act.at.to_string(),
                 reason: named.act.reason.clone(),
-                quarantined: guard.bad(&region, &named.release, &none).into_iter().map(str::to_owned).collect(),
+                quarantined: guard
+                    .bad(&region, &named.release, if is_candidate(&named.release) { &cells } else { &none })
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
             }),
             application: name,
             region,
@@ -118,7 +133,7 @@ async fn api_candidate(
     guard: &Guard,
     region: &str,
     candidate: &preflight_core::guard::Candidate,
-    cells: &BTreeSet<CellDigest>,
+    cells: &BTreeSet<Carried>,
 ) -> Result<Candidate, Failure> {
     let stored = match &candidate.run {
         Some(run) => app.store.run(run).await?.and_then(|run| run.result),
@@ -208,7 +223,7 @@ fn api_lock(lock: &preflight_core::guard::Lock) -> Lock {
 fn api_quarantine(application: &str, id: &str, quarantine: &preflight_core::guard::Quarantine) -> Quarantine {
     let (release, digest, cell) = match &quarantine.bad {
         Bad::Release(release) => (Some(release.clone()), None, None),
-        Bad::Cell { digest, name } => (None, Some(digest.0.clone()), Some(name.clone())),
+        Bad::Cell { digest, name, .. } => (None, Some(digest.0.clone()), Some(name.clone())),
     };
     Quarantine {
         id: id.to_owned(),

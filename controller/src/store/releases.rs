@@ -135,6 +135,25 @@ impl Store {
         })
     }
 
+    /// The first and the last record of a release in a region, by their numbers; none where there is none.
+    pub(crate) async fn deployed_span(
+        &self,
+        application: &str,
+        region: &str,
+        release: &str,
+    ) -> Result<Option<(i64, i64)>, StoreError> {
+        let row = sqlx::query(
+            "SELECT min(id), max(id) FROM deployed WHERE application = ? AND region = ? AND release = ? HAVING count(*) > 0",
+        )
+        .bind(application)
+        .bind(region)
+        .bind(release)
+        .fetch_optional(&self.read)
+        .await
+        .map_err(|e| self.failed(e))?;
+        Ok(row.map(|row| (row.get(0), row.get(1))))
+    }
+
     /// The latest run of a gate for a release of an application in a region, begun after another one, that was given another manifest.
     pub(crate) async fn other_manifest_since(
         &self,

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use preflight_core::guard::{Candidate, Guard};
+use preflight_core::guard::{Candidate, Carried, Guard};
 use preflight_core::identity::IdentityKey;
 use preflight_core::plan::{CellDigest, FleetId};
 use preflight_core::run::{AgentId, Mode, RunSpec, Testimony};
@@ -133,16 +133,16 @@ impl Store {
     }
 
     /// The cells that a run's release carries in each of its regions, also while it is under way; none if there is no such run.
-    pub(crate) async fn carried(&self, run: &str) -> Result<BTreeMap<String, BTreeSet<CellDigest>>, StoreError> {
+    pub(crate) async fn carried(&self, run: &str) -> Result<BTreeMap<String, BTreeSet<Carried>>, StoreError> {
         let spec: Option<String> = sqlx::query_scalar("SELECT spec FROM run WHERE id = ?")
             .bind(run)
             .fetch_optional(&self.read)
             .await
             .map_err(|e| self.failed(e))?;
         let spec: Option<RunSpec> = spec.map(|text| json(&text)).transpose()?;
-        let mut carried: BTreeMap<String, BTreeSet<CellDigest>> = BTreeMap::new();
+        let mut carried: BTreeMap<String, BTreeSet<Carried>> = BTreeMap::new();
         for cell in spec.iter().flat_map(|spec| &spec.plan.cells) {
-            carried.entry(cell.fleet.region.clone()).or_default().insert(cell.digest());
+            carried.entry(cell.fleet.region.clone()).or_default().insert(Carried::of(cell, cell.digest()));
         }
         Ok(carried)
     }

@@ -149,6 +149,9 @@ pub struct RegionReleases {
     pub lock: Option<Lock>,
     /// What an unlock named, until it has shipped.
     pub named: Option<Named>,
+    /// A rollback was asked for since that was recorded: what was proven with it does not count, and something else may run there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone_back: bool,
     /// The quarantines that what is deployed there is under: ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deployed_quarantined: Vec<String>,
