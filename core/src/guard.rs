@@ -61,6 +61,12 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// By whom, since when and why, as a fragment: `by ana since …: an incident; and by ben since …: audit`.
+    pub fn who(&self) -> String {
+        let who = |act: &Act| format!("by {} since {:.0}: {}", escape(&act.by), act.at, escape(&act.reason));
+        self.acts.iter().map(who).collect::<Vec<_>>().join("; and ")
+    }
+
     /// Somebody else, or for another reason, wants it locked as well. The last one of too many gives way.
     fn join(&mut self, act: Act) {
         if !self.acts.iter().any(|have| have.says_as(&act)) {
@@ -247,6 +253,8 @@ pub type Carries = BTreeMap<(String, String), BTreeSet<Carried>>;
 pub struct Unlocked {
     /// Unlocked now, or named anew where the first deploy after an unlock is still to come.
     pub unlocked: Vec<String>,
+    /// The locks that it lifts, by region.
+    pub lifted: BTreeMap<String, Lock>,
     /// Nothing to do: open, or unlocked for that very release already.
     pub open: Vec<String>,
     /// Left as they are, with why.
@@ -440,7 +448,7 @@ impl Guard {
         done.left = refused.regions;
         for (region, release) in ready {
             let place = self.place_mut(&region);
-            place.lock = None;
+            done.lifted.extend(place.lock.take().map(|lock| (region.clone(), lock)));
             place.named = Some(Named { release, act: unlock.act.clone() });
             done.unlocked.push(region);
         }
@@ -479,17 +487,25 @@ impl Guard {
         let run = candidate.filter(|c| c.release == named).and_then(|c| c.run.clone());
         let none = BTreeSet::new();
         let cells = run.and_then(|run| carries.get(&(region.to_owned(), run))).unwrap_or(&none);
-        let bad: Vec<String> = self.bad(region, named, cells).into_iter().map(str::to_owned).collect();
+        let bad = self.bad(region, named, cells);
         if !bad.is_empty() && self.excuse(region, named, cells, overrides, now).is_none() {
             unready.push(NotReady::Quarantined(bad));
         }
         unready
     }
 
-    /// The quarantines that a release is under in a region.
-    pub fn bad(&self, region: &str, release: &str, cells: &BTreeSet<Carried>) -> Vec<&str> {
-        let holds = |(_, quarantine): &(&String, &Quarantine)| quarantine.holds(region, release, cells);
-        self.quarantines.iter().filter(holds).map(|(id, _)| id.as_str()).collect()
+    fn under(
+        &self,
+        region: &str,
+        release: &str,
+        cells: &BTreeSet<Carried>,
+    ) -> impl Iterator<Item = (&String, &Quarantine)> {
+        self.quarantines.iter().filter(move |(_, quarantine)| quarantine.holds(region, release, cells))
+    }
+
+    /// The quarantines that a release is under in a region: their ids.
+    pub fn bad(&self, region: &str, release: &str, cells: &BTreeSet<Carried>) -> Vec<String> {
+        self.under(region, release, cells).map(|(id, _)| id.clone()).collect()
     }
 
     /// The override in force at `now` that excuses all that a release is quarantined by in a region: one that was given since. None, too,
@@ -502,8 +518,7 @@ impl Guard {
         overrides: &'a [Override],
         now: Timestamp,
     ) -> Option<&'a Override> {
-        let bad = self.quarantines.values().filter(|quarantine| quarantine.holds(region, release, cells));
-        let newest = bad.map(|quarantine| quarantine.act.at).max()?;
+        let newest = self.under(region, release, cells).map(|(_, quarantine)| quarantine.act.at).max()?;
         let since = overrides.iter().filter(|given| given.at >= newest);
         Override::in_force(since, region, &Subject::Release(release.to_owned()), now)
     }
@@ -517,8 +532,7 @@ impl Guard {
         let overridden = self.excuse(region, release, cells, overrides, now).cloned();
         let mut word = Word { holds: Vec::new(), overridden };
         if word.overridden.is_none() {
-            let mut bad: Vec<(&String, &Quarantine)> =
-                self.quarantines.iter().filter(|(_, quarantine)| quarantine.holds(region, release, cells)).collect();
+            let mut bad: Vec<(&String, &Quarantine)> = self.under(region, release, cells).collect();
             bad.sort_by_key(|(_, quarantine)| std::cmp::Reverse(quarantine.act.at));
             let older = Override::in_force(overrides, region, &Subject::Release(release.to_owned()), now);
             // One remedy for all of them.
@@ -548,8 +562,6 @@ fn flags(asked: &Asked<'_>) -> String {
 }
 
 fn locked(lock: &Lock, other: Option<&str>, asked: &Asked<'_>, quarantined: bool, now: Timestamp) -> Reason {
-    let who = |act: &Act| format!("by {} since {:.0}: {}", escape(&act.by), act.at, escape(&act.reason));
-    let who: Vec<String> = lock.acts.iter().map(who).collect();
     let except = lock.except.as_ref().map(|except| format!(" (for all but {})", escape(except))).unwrap_or_default();
     let due = lock.remind_at.filter(|due| *due <= now);
     let due = due.map(|due| format!("; a look whether that is still needed was due at {due:.0}")).unwrap_or_default();
@@ -563,7 +575,7 @@ fn locked(lock: &Lock, other: Option<&str>, asked: &Asked<'_>, quarantined: bool
         ),
         None => format!("When {} is what should ship there: {unlock}.", escape(asked.release)),
     };
-    let text = format!("{} has been locked{except} {}{due}", escape(asked.region), who.join("; and "));
+    let text = format!("{} has been locked{except} {}{due}", escape(asked.region), lock.who());
     Reason { code: "locked", text, fix: Some(fix) }
 }
 

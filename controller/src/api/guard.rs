@@ -172,7 +172,7 @@ pub(super) async fn quarantine(
                 Bad::Cell { name, .. } => format!("{}, whichever release carries it,", escape(name)),
             };
             if let Bad::Release(release) = &bad {
-                notices.extend(waiting_for(guard, &place, release));
+                notices.extend(waiting_for(guard, &place.application, &place.regions, release));
             }
             let regions = place.regions.iter().cloned().collect();
             let kept = guard.quarantine(id, guard::Quarantine { bad, regions, act: act.clone() })?;
@@ -193,16 +193,16 @@ pub(super) async fn quarantine(
     Ok(changed(&app, &place.application, done, notices).await)
 }
 
-/// The regions where what is quarantined now was to ship first, or was the only one that may.
-fn waiting_for(guard: &Guard, place: &Where, release: &str) -> Vec<String> {
-    let counts = |region: &&String| place.regions.is_empty() || place.regions.contains(region);
+/// Of the regions (none named: of all) those where what is quarantined now was to ship first, or was the only one that may.
+fn waiting_for(guard: &Guard, application: &str, regions: &[String], release: &str) -> Vec<String> {
+    let counts = |region: &&String| regions.is_empty() || regions.contains(region);
     let waits = |region: &&String| {
         guard.place(region).is_some_and(|place| {
             place.named.as_ref().is_some_and(|named| named.release == release)
                 || place.lock.as_ref().is_some_and(|lock| lock.except.as_deref() == Some(release))
         })
     };
-    let flags = format!("--application {}", shell(&place.application));
+    let flags = format!("--application {}", shell(application));
     let text = |region: &String| {
         format!(
             "{} was the one to ship in {region} and does not ship now: name another one with `preflight unlock {flags} --region {region} \
@@ -305,7 +305,8 @@ pub(super) async fn rollback(
     for region in &place.regions {
         let last = app.store.deployed(&place.application, region, None).await?.map(|last| last.proven.release);
         let span = async |release| app.store.deployed_span(&place.application, region, release).await;
-        match (last.as_deref(), span(&request.from).await?, span(&request.to).await?) {
+        let (span_from, span_to) = (span(&request.from).await?, span(&request.to).await?);
+        match (last.as_deref(), span_from, span_to) {
             (Some(last), ..) if last != request.from && last != request.to => {
                 slips.push(format!("in {region} {} was recorded as deployed, not {from}", escape(last)));
             }
@@ -320,7 +321,7 @@ pub(super) async fn rollback(
             _ => {}
         }
         // `gate --rollback` goes to what was deployed before: that must not be said of what never was.
-        if span(&request.to).await?.is_none() {
+        if span_to.is_none() {
             continue;
         }
         recorded.push(region.clone());
@@ -348,8 +349,7 @@ pub(super) async fn rollback(
             let is_known = recorded.contains(region);
             shut(guard, region, &request.to, is_known)
         });
-        let everywhere = Where { application: place.application.clone(), regions: Vec::new() };
-        let shut: Vec<String> = shut.chain(waiting_for(guard, &everywhere, &request.from)).collect();
+        let shut: Vec<String> = shut.chain(waiting_for(guard, &place.application, &[], &request.from)).collect();
         let entries = vec![principal.entry("release rollback", &detail)];
         Ok::<_, GuardError>(((done, shut), BesideGuard { entries, deployed, rolled_back: place.regions.clone() }))
     };
@@ -438,7 +438,7 @@ pub(super) async fn lock(
             };
             let all =
                 held.except.as_ref().map(|except| format!(", now for {} as well", escape(except))).unwrap_or_default();
-            notices.push(format!("{region} was locked already, {}: one unlock lifts it{all}", who(&held)));
+            notices.push(format!("{region} was locked already, {}. One unlock lifts it{all}", held.who()));
         }
         let detail = format!("{} in {}: {}", place.application, place.regions.join(", "), request.reason);
         let entries = vec![principal.entry("lock", &detail)];
@@ -446,12 +446,6 @@ pub(super) async fn lock(
     };
     let (done, notices) = app.store.change_guard(&place.application, now, lock).await??;
     Ok(changed(&app, &place.application, done, notices).await)
-}
-
-/// By whom a region is locked, since when and why.
-fn who(lock: &guard::Lock) -> String {
-    let who = |act: &Act| format!("by {} since {:.0} ({})", escape(&act.by), act.at, escape(&act.reason));
-    lock.acts.iter().map(who).collect::<Vec<_>>().join(" and ")
 }
 
 /// Unlocks regions, if what is named is what would ship in each of them.
@@ -501,11 +495,6 @@ pub(super) async fn unlock(
             let expected: BTreeMap<_, _> =
                 regions.filter_map(|region| Some((region.clone(), release(region)?))).collect();
             let asked = guard::Unlock { expected, unready, act: principal.act(&reason, now) };
-            let locks: BTreeMap<String, String> = guard
-                .regions
-                .iter()
-                .filter_map(|(region, place)| Some((region.clone(), who(place.lock.as_ref()?))))
-                .collect();
             let done = match guard.unlock(&asked, &carries, &overrides) {
                 Ok(done) => done,
                 Err(refused) => return Err(NotUnlocked::Refused(refused, asked.expected)),
@@ -514,11 +503,11 @@ pub(super) async fn unlock(
                 let how = if confirmed { ", confirmed" } else { "" };
                 let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
                 let release = release(region).unwrap_or_default();
-                let lifted = locks.get(region).map(|who| format!("; locked {who}")).unwrap_or_default();
+                let lifted = done.lifted.get(region).map(|lock| format!("; locked {}", lock.who())).unwrap_or_default();
                 principal.entry("unlock", &format!("{} in {region} for {release}{how}{why}{lifted}", place.application))
             };
             let entries = done.unlocked.iter().map(entry).collect();
-            let words = in_words(&place.application, guard, &done, &asked.expected, &locks);
+            let words = in_words(&place.application, guard, &done, &asked.expected);
             let words = (words.0, words.1, done.unlocked);
             Ok((words, BesideGuard { entries, ..BesideGuard::default() }))
         };
@@ -574,11 +563,10 @@ fn in_words(
     guard: &Guard,
     done: &Unlocked,
     expected: &BTreeMap<String, String>,
-    locks: &BTreeMap<String, String>,
 ) -> (Vec<String>, Vec<String>) {
     let release = |region: &String| expected.get(region).map(String::as_str).unwrap_or_default();
     let lines = done.unlocked.iter().map(|region| {
-        let lifted = locks.get(region).map(|who| format!("; it was locked {who}")).unwrap_or_default();
+        let lifted = done.lifted.get(region).map(|lock| format!("; it was locked {}", lock.who())).unwrap_or_default();
         format!("{region} is unlocked for {}{lifted}", escape(release(region)))
     });
     let open = done.open.iter().map(|region| {
@@ -648,20 +636,21 @@ fn advice(application: &str, request: &UnlockRequest, refused: &UnlockRefused, s
     let unlock = format!("preflight unlock --application {}", shell(application));
     let mut steps = Vec::new();
     if !request.ready && !refused.ready.is_empty() {
-        let regions = if request.all_regions {
+        let place = if request.all_regions {
             "--all-regions".to_owned()
         } else {
             format!("--region {}", request.regions.join(","))
         };
         steps.push(format!(
-            "Unlock where {name} is what would ship, and leave the others as they are: `{unlock} {regions} --release {word} --ready`."
+            "Unlock where {name} is what would ship, and leave the others as they are: `{unlock} {place} --release {word} --ready`."
         ));
     }
     let whys = || refused.regions.values().flatten();
     let bad = whys().filter_map(|why| if let NotReady::Quarantined(ids) = why { Some(ids) } else { None });
-    let is_bad = |why: &NotReady| matches!(why, NotReady::Quarantined(_));
-    let quarantined: Vec<&str> =
-        refused.regions.iter().filter(|(_, why)| why.iter().any(is_bad)).map(|(region, _)| region.as_str()).collect();
+    let regions = |is_bad: bool| -> Vec<&str> {
+        let counts = |why: &NotReady| matches!(why, NotReady::Quarantined(_)) == is_bad;
+        refused.regions.iter().filter(|(_, why)| why.iter().any(counts)).map(|(region, _)| region.as_str()).collect()
+    };
     let ids: BTreeSet<&String> = bad.flatten().collect();
     if let Some(first) = ids.first() {
         let id = if ids.len() == 1 { first.as_str() } else { "ID" };
@@ -669,22 +658,20 @@ fn advice(application: &str, request: &UnlockRequest, refused: &UnlockRefused, s
             "Ship a release without what is wrong with {name}. If nothing is after all: `preflight release lift {id} --application {app} \
              --reason …`. Who answers for it as it is, and then unlocks: `preflight override --application {app} --region {} --release \
              {word} --reason … --ticket … --expires 1h`.",
-            quarantined.join(","),
+            regions(true).join(","),
             app = shell(application)
         ));
     }
-    let other = |why: &NotReady| matches!(why, NotReady::NoCandidate | NotReady::OtherCandidate(_));
-    let others: Vec<&String> =
-        refused.regions.iter().filter(|(_, why)| why.iter().any(other)).map(|(region, _)| region).collect();
+    let others = regions(false);
     if let Some(slip) = slip {
         steps.push(format!("{slip}."));
     } else if !others.is_empty() {
-        let listed = others.iter().map(|region| region.as_str()).collect::<Vec<_>>().join(", ");
         steps.push(format!(
-            "Where it is not what would ship yet ({listed}), gate it: that announces it, and so does `preflight release candidate \
+            "Where it is not what would ship yet ({}), gate it: that announces it, and so does `preflight release candidate \
              --application {} --region {} --release {word}`.",
+            others.join(", "),
             shell(application),
-            listed.replace(", ", ",")
+            others.join(",")
         ));
         let confirm: Vec<String> = others.iter().map(|region| format!("--confirm {region}={word}")).collect();
         let confirm = confirm.join(" ");

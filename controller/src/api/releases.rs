@@ -83,10 +83,13 @@ pub(super) async fn among(
             let given: Vec<_> = core_override(given).into_iter().collect();
             guard.excuse(&region, release, cells, &given, now).is_some()
         };
-        let gone_back = deployed.is_some() && app.store.recorded(&name, &region).await?.gone_back;
+        let gone_back = match &deployed {
+            Some(last) => app.store.gone_back(last).await?,
+            None => false,
+        };
         releases.regions.push(RegionReleases {
             gone_back,
-            deployed_quarantined: bad.unwrap_or_default().into_iter().map(str::to_owned).collect(),
+            deployed_quarantined: bad.unwrap_or_default(),
             overrides: overrides.iter().filter(excuses).cloned().collect(),
             deployed: deployed.map(shown),
             candidate,
@@ -96,11 +99,11 @@ pub(super) async fn among(
                 by: named.act.by.clone(),
                 at: named.act.at.to_string(),
                 reason: named.act.reason.clone(),
-                quarantined: guard
-                    .bad(&region, &named.release, if is_candidate(&named.release) { &cells } else { &none })
-                    .into_iter()
-                    .map(str::to_owned)
-                    .collect(),
+                quarantined: guard.bad(
+                    &region,
+                    &named.release,
+                    if is_candidate(&named.release) { &cells } else { &none },
+                ),
             }),
             application: name,
             region,
@@ -149,7 +152,7 @@ async fn api_candidate(
         verdict: candidate.run.clone(),
         state: of_region.map(|one| one.verdict),
         differs: None,
-        quarantined: guard.bad(region, &candidate.release, cells).into_iter().map(str::to_owned).collect(),
+        quarantined: guard.bad(region, &candidate.release, cells),
         by: candidate.by.clone(),
         at: candidate.at.to_string(),
     })

@@ -113,12 +113,29 @@ pub(super) async fn insert_rollback(
     .map_err(|e| store.failed(e))
 }
 
+/// A rollback that was asked for or recorded.
+struct Rollback {
+    id: i64,
+    /// What was recorded as deployed last when it was.
+    deployed: i64,
+    run: Option<String>,
+}
+
+impl Rollback {
+    fn is_since(&self, deployed: i64) -> bool {
+        self.deployed >= deployed
+    }
+}
+
 impl Store {
-    /// What is recorded of an application in a region.
-    pub(crate) async fn recorded(&self, application: &str, region: &str) -> Result<Recorded, StoreError> {
-        // In this order: what is recorded between the two looks can only make more of what is known void.
-        let deployed = self.deployed(application, region, None).await?;
-        let last = sqlx::query(
+    /// Whether a rollback was asked for since a release was recorded as deployed.
+    pub(crate) async fn gone_back(&self, last: &Deployed) -> Result<bool, StoreError> {
+        let rollback = self.last_rollback(&last.application, &last.region).await?;
+        Ok(rollback.is_some_and(|rollback| rollback.is_since(last.id)))
+    }
+
+    async fn last_rollback(&self, application: &str, region: &str) -> Result<Option<Rollback>, StoreError> {
+        let row = sqlx::query(
             "SELECT id, deployed, run FROM rollback WHERE application = ? AND region = ? ORDER BY id DESC LIMIT 1",
         )
         .bind(application)
@@ -126,11 +143,19 @@ impl Store {
         .fetch_optional(&self.read)
         .await
         .map_err(|e| self.failed(e))?;
+        Ok(row.map(|row| Rollback { id: row.get(0), deployed: row.get(1), run: row.get(2) }))
+    }
+
+    /// What is recorded of an application in a region.
+    pub(crate) async fn recorded(&self, application: &str, region: &str) -> Result<Recorded, StoreError> {
+        // In this order: what is recorded between the two looks can only make more of what is known void.
+        let deployed = self.deployed(application, region, None).await?;
+        let last = self.last_rollback(application, region).await?;
         let id = deployed.as_ref().map_or(0, |deployed| deployed.id);
         Ok(Recorded {
-            latest: Latest { deployed: id, rollback: last.as_ref().map_or(0, |row| row.get(0)) },
-            gone_back: last.as_ref().is_some_and(|row| row.get::<i64, _>(1) >= id),
-            rollback_run: last.and_then(|row| row.get(2)),
+            latest: Latest { deployed: id, rollback: last.as_ref().map_or(0, |rollback| rollback.id) },
+            gone_back: last.as_ref().is_some_and(|rollback| rollback.is_since(id)),
+            rollback_run: last.and_then(|rollback| rollback.run),
             deployed,
         })
     }
