@@ -250,9 +250,10 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn nothing_there_is_said_quickly() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = listener.local_addr().unwrap();
-        drop(listener);
+        // Taken, and nothing listens there.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let endpoint = socket.local_addr().unwrap();
         assert!(!is_there(endpoint).await);
         let error = read(endpoint, "10.0.0.1".parse().unwrap()).await.unwrap_err();
         assert!(matches!(error, ImdsError::Unreachable(_)), "{error}");

@@ -121,7 +121,10 @@ async fn name_servers_are_asked_in_order() {
     let public = server(|_, _| Code(ResponseCode::NXDomain)).await;
     let private =
         server(|_, kind| if kind == "A" { Addresses(&["10.0.0.1"]) } else { Code(ResponseCode::NoError) }).await;
-    let nobody: SocketAddr = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Taken, and not by one that hears whoever asks.
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    deaf.connect("127.0.0.1:9").unwrap();
+    let nobody: SocketAddr = deaf.local_addr().unwrap();
     for first in [silent, broken, nobody] {
         let resolved = ask(&config(&[first, private], "", ""), "a.test", Families::Any).await.unwrap();
         assert_eq!(texts(&resolved), ["10.0.0.1"]);

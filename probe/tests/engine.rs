@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{probe, reason, report, scripted, spec};
+use common::{nobody, probe, reason, report, scripted, spec};
 use preflight_core::observation::{Control, Outcome, Proof};
 use preflight_core::reason::{Short, Void};
 use preflight_core::spec::{Families, Millis};
@@ -70,9 +70,9 @@ async fn where_policy_denies_the_control_a_connect_proves_nothing() {
 
 #[tokio::test]
 async fn a_port_where_nothing_listens_is_refused_at_once() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (_held, nobody) = nobody();
     let begin = Instant::now();
-    let seen = probe(&spec(&format!("tcp://127.0.0.1:{port}"))).await;
+    let seen = probe(&spec(&format!("tcp://{nobody}"))).await;
     assert_eq!((reason(&seen), seen.proof, seen.phases.connect_ms), ("connect_refused", Some(Proof::Resolved), None));
     assert_eq!(seen.attempts.iter().map(|a| a.result.as_str()).collect::<Vec<_>>(), ["connect_refused"]);
     assert!(begin.elapsed() < Duration::from_millis(100), "nothing is waited for: {:?}", begin.elapsed());

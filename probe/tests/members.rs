@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Server, detail, reason, report, spec};
+use common::{Server, detail, free_port, reason, report, spec};
 use preflight_core::observation::{Report, Role};
 use preflight_core::spec::{ProbeSpec, Topology};
 use preflight_probe::{AllowAll, Engine, EngineOptions};
@@ -13,9 +13,9 @@ fn of(server: &Server, topology: Topology) -> ProbeSpec {
     ProbeSpec { topology: Some(topology), ..spec(&format!("redis://127.0.0.1:{}", server.port)) }
 }
 
-/// A node of a cluster, without slots. Its bus has a free port of its own: 10,000 above the other may be beyond what there is.
+/// A node of a cluster, without slots. Its bus has a port of its own: 10,000 above the other may be taken.
 fn node(more: &[&str]) -> Server {
-    let bus = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let bus = free_port().to_string();
     let fixed = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes", "--cluster-port", &bus];
     Server::redis(&[&fixed, more].concat())
 }

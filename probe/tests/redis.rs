@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Server, detail, probe, reason, scripted, spec};
+use common::{Server, detail, nobody, probe, reason, scripted, spec};
 use preflight_core::observation::Proof;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -49,8 +49,9 @@ async fn a_login_is_asked_for() {
 
 #[tokio::test]
 async fn a_replica_without_its_master_is_not_ready() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let server = Server::redis(&["--replicaof", "127.0.0.1", &nobody, "--replica-serve-stale-data", "no"]);
+    let (_held, nobody) = nobody();
+    let server =
+        Server::redis(&["--replicaof", "127.0.0.1", &nobody.port().to_string(), "--replica-serve-stale-data", "no"]);
     let seen = probe(&spec(&url(&server))).await;
     assert_eq!(reason(&seen), "not_ready", "{seen:#?}");
     assert!(detail(&seen).starts_with("MASTERDOWN"), "{seen:#?}");

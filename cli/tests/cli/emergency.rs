@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{MANIFEST, Reply, Run, Server, digest, file, preflight};
+use crate::support::{MANIFEST, Nobody, Reply, Run, Server, digest, file, preflight};
 
 const ROLLBACK: [&str; 1] = ["--rollback"];
 const BREAK_GLASS: [&str; 5] = ["--break-glass", "--reason", "eu is down", "--ticket", "OPS-7"];
@@ -17,12 +17,6 @@ fn spool() -> PathBuf {
     let path = file("spool", "");
     std::fs::remove_file(&path).unwrap();
     path
-}
-
-/// Bound and given up: nobody listens there.
-fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
 }
 
 fn gate(url: &str, spool: &Path, how: &[&str]) -> Run {
@@ -50,7 +44,7 @@ fn with_nobody_to_ask_it_goes_on_loudly_and_keeps_a_record() {
     {
         let spool = spool();
         let start = Instant::now();
-        let run = gate(&nobody(), &spool, how);
+        let run = gate(&Nobody::new().url(), &spool, how);
         assert_eq!(run.code, 0, "{run:?}");
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         assert!(run.stderr.contains(loud) && run.stderr.contains("WITHOUT a verdict"), "{run:?}");
@@ -66,7 +60,7 @@ fn with_nobody_to_ask_it_goes_on_loudly_and_keeps_a_record() {
         assert_eq!(record["manifest_digest"], digest(MANIFEST));
         assert!(record["by"].as_str().unwrap().starts_with("ann@"), "{record}");
         assert!(record["error"].as_str().unwrap().contains("cannot connect"), "{record}");
-        let json = gate(&nobody(), &spool, &[how, &["-o", "json"]].concat());
+        let json = gate(&Nobody::new().url(), &spool, &[how, &["-o", "json"]].concat());
         let shown = json.json();
         assert_eq!((json.code, &shown["decision"], &shown["verdict"]), (0, &json!("proceed"), &json!("unknown")));
         assert_eq!((&shown[kind], &shown["record"]["kind"]), (&json!(true), &json!(kind)));
@@ -143,7 +137,7 @@ fn a_record_that_cannot_be_kept_is_a_line_on_stderr() {
     let blocked = file("a-file", "");
     let full = PathBuf::from("/proc/self/fd");
     for spool in [blocked.join("records"), full] {
-        let run = gate(&nobody(), &spool, &BREAK_GLASS);
+        let run = gate(&Nobody::new().url(), &spool, &BREAK_GLASS);
         assert_eq!(run.code, 0, "{run:?}");
         let line = run.stderr.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{run:?}"));
         let record: Value = serde_json::from_str(line).unwrap();
@@ -157,7 +151,7 @@ fn break_glass_takes_a_reason_and_a_ticket() {
     for how in
         [&BREAK_GLASS[..1], &BREAK_GLASS[..3], &BREAK_GLASS[1..], &["--break-glass", "--reason", " ", "--ticket", "x"]]
     {
-        let run = gate(&nobody(), &spool(), how);
+        let run = gate(&Nobody::new().url(), &spool(), how);
         assert_eq!(run.code, 64, "{how:?}: {run:?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::support::{MANIFEST, Reply, Request, Run, Server, digest, file, preflight};
+use crate::support::{MANIFEST, Nobody, Reply, Request, Run, Server, digest, file, preflight};
 use serde_json::{Value, json};
 
 /// An answer to `request` in which web's cell has this state.
@@ -208,14 +208,10 @@ fn the_controllers_usage_errors_exit_64() {
 
 #[test]
 fn an_unreachable_controller_exits_1_within_the_wait() {
-    // Bound and given up: nobody listens there.
-    let url = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    let nobody = Nobody::new();
     let args = args(&["--wait", "1500ms"]);
     let mut command = preflight(&args.iter().map(String::as_str).collect::<Vec<_>>());
-    command.env("PREFLIGHT_URL", url).env("PREFLIGHT_TOKEN", "t");
+    command.env("PREFLIGHT_URL", nobody.url()).env("PREFLIGHT_TOKEN", "t");
     let start = Instant::now();
     let run = Run::of(command.output().unwrap());
     assert_eq!(run.code, 1, "{run:?}");

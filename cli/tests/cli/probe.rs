@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::mpsc;
 
-use crate::support::{Reply, Run, Server, preflight};
+use crate::support::{Nobody, Reply, Run, Server, preflight};
 use serde_json::{Value, json};
 
 const TARGET: &str = "redis://ai-cache.internal:6379";
@@ -103,8 +103,8 @@ fn results_are_shown_as_they_come() {
 #[test]
 fn from_this_host_without_a_controller() {
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (open_url, closed_url) = (format!("tcp://{}", open.local_addr().unwrap()), format!("tcp://{closed}"));
+    let closed = Nobody::new();
+    let (open_url, closed_url) = (format!("tcp://{}", open.local_addr().unwrap()), format!("tcp://{}", closed.address));
 
     let pass = Run::of(preflight(&["probe", "--local", &open_url]).output().unwrap());
     assert_eq!(pass.code, 0, "{pass:?}");
@@ -124,8 +124,8 @@ fn from_this_host_without_a_controller() {
 #[test]
 fn watching_counts_what_fails_and_how_long_the_rest_takes() {
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (open_url, closed_url) = (format!("tcp://{}", open.local_addr().unwrap()), format!("tcp://{closed}"));
+    let closed = Nobody::new();
+    let (open_url, closed_url) = (format!("tcp://{}", open.local_addr().unwrap()), format!("tcp://{}", closed.address));
     let watch = ["--watch", "--count", "3", "--interval", "100ms"];
 
     let words = Run::of(preflight(&["probe", "--local", &open_url, &closed_url]).args(watch).output().unwrap());
@@ -173,7 +173,7 @@ fn watching_ends_with_its_summary_when_it_is_told_to_stop() {
 fn all_that_a_host_needs_by_its_manifest() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let open = listener.local_addr().unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = Nobody::new();
     let dir = tempfile();
     let manifest = dir.join("preflight.yaml");
     let text = format!(
@@ -182,7 +182,7 @@ fn all_that_a_host_needs_by_its_manifest() {
          admin: {{target: tcp://127.0.0.1:1, expect: blocked}}\n  \
          leak: {{target: \"tcp://127.0.0.1:{}\", fleets: {{only: [leaky], because: test}}, expect: blocked}}\n",
         open.port(),
-        closed.port(),
+        closed.address.port(),
         open.port()
     );
     std::fs::write(&manifest, text).unwrap();
@@ -210,6 +210,7 @@ fn all_that_a_host_needs_by_its_manifest() {
     let leak = of("leaky");
     assert!(leak.code == 2 && leak.stdout.contains("reachable"), "{leak:?}");
     drop(listener);
+    let _closed = Nobody::at(open);
     assert_eq!(of("web").code, 2);
     std::fs::remove_dir_all(dir).unwrap();
 }

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 /// What came in.
 #[derive(Debug, Clone)]
@@ -128,6 +129,31 @@ fn write(stream: &mut TcpStream, reply: &Reply) {
     }
     // The command may have gone away on purpose.
     let _ = stream.write_all(out.as_bytes());
+}
+
+/// A port of this host that is taken and where nothing listens: who dials it is refused, for as long as this is kept.
+pub(crate) struct Nobody {
+    pub(crate) address: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl Nobody {
+    pub(crate) fn new() -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap())
+    }
+
+    /// Where somebody listened before.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        // Connections of before may still linger there; a port of the system's choice is nobody else's by that either.
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        Self { address: socket.local_addr().unwrap(), _socket: socket }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
 }
 
 /// The real binary, with nothing of this host's configuration.

@@ -9,13 +9,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use preflight_core::observation::{Observation, Report};
 use preflight_core::spec::{Millis, ProbeSpec};
 use preflight_probe::{AllowAll, Engine, EngineOptions};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A probe of `url` with short deadlines, so that a test of a timeout does not take long.
 pub(crate) fn spec(url: &str) -> ProbeSpec {
@@ -63,6 +63,25 @@ where
     (address, count)
 }
 
+/// An address that is taken and where nothing listens: who dials it is refused, for as long as the socket is kept.
+pub(crate) fn nobody() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// A port below those that the kernel gives out by itself, and given out once: whoever asks the kernel for any port does not get it.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::SeqCst);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A program that runs until this is dropped.
 pub(crate) struct Server {
     child: Child,
@@ -84,38 +103,32 @@ impl Server {
         self.directory.join(name)
     }
 
-    /// Starts `program` on a free port, and waits until it listens.
+    /// Starts `program` on a port of its own, and waits until it listens.
     pub(super) fn start(program: &str, arguments: impl Fn(u16, &std::path::Path) -> Vec<String>) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::SeqCst);
         let directory = std::env::temp_dir().join(format!("preflight-probe-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        // The port is free until somebody takes it: another one then.
-        for _ in 0..5 {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut child = Command::new(program)
-                .args(arguments(port, &directory))
-                .current_dir(&directory)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap_or_else(|error| {
-                    panic!("{program} cannot be started ({error}): run `make setup`, which installs it")
-                });
-            let patience = Instant::now() + Duration::from_secs(10);
-            while Instant::now() < patience {
-                if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return Self { child, port, directory };
-                }
-                if child.try_wait().unwrap().is_some() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(5));
+        let port = free_port();
+        let mut child = Command::new(program)
+            .args(arguments(port, &directory))
+            .current_dir(&directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("{program} cannot be started ({error}): run `make setup`, which installs it")
+            });
+        let patience = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < patience && child.try_wait().unwrap().is_none() {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Self { child, port, directory };
             }
-            let _ = child.kill();
-            let _ = child.wait();
+            std::thread::sleep(Duration::from_millis(5));
         }
+        let _ = child.kill();
+        let _ = child.wait();
         panic!("{program} does not start; its directory is {}", directory.display());
     }
 
