@@ -294,19 +294,17 @@ mod tests {
 
     #[test]
     fn an_agent_s_certificate_names_it_and_nothing_else() {
-        let dir = std::env::temp_dir().join(format!("preflight-authority-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let authority = Authority::open(&dir).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path()).unwrap();
         let id = AgentId { fleet: FleetId { region: "eu".into(), fleet: "web".into() }, agent: "web-1".into() };
         let key = KeyPair::generate().unwrap();
         let issued = authority.issue_agent(&id, &key.subject_public_key_info()).unwrap();
         let read = peer(&issued.der).unwrap();
         assert_eq!((read.id, read.serial, read.not_after_ms), (id, issued.serial, issued.not_after_ms));
         assert!(peer(authority.root_der()).is_none());
-        let again = Authority::open(&dir).unwrap();
+        let again = Authority::open(dir.path()).unwrap();
         assert_eq!(again.fingerprint(), authority.fingerprint());
-        std::fs::remove_file(dir.join("authority.pem")).unwrap();
-        assert!(matches!(Authority::open(&dir), Err(AuthorityError::Half { .. })));
-        std::fs::remove_dir_all(&dir).unwrap();
+        std::fs::remove_file(dir.path().join("authority.pem")).unwrap();
+        assert!(matches!(Authority::open(dir.path()), Err(AuthorityError::Half { .. })));
     }
 }

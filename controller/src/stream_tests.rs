@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use preflight_proto::convert::MAX_MESSAGE_BYTES;
 use rcgen::{KeyPair, PublicKeyData as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -31,7 +31,7 @@ use crate::authority::{self, Authority, ServerCertificate};
 use crate::listen::{self, Protocol};
 use crate::roster::Roster;
 use crate::runs::{Handle, Kind, RunResult, Runs};
-use crate::secret::{self, NewSecret};
+use crate::secret::NewSecret;
 use crate::store::Store;
 
 /// The one in force; runs here are of plans of their own.
@@ -41,26 +41,18 @@ const INVENTORY: &str = "";
 struct Port {
     app: Arc<App>,
     address: SocketAddr,
-    dir: PathBuf,
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
+    _dir: TempDir,
 }
 
 type Identity = (Vec<u8>, KeyPair);
 
 impl Port {
     async fn open() -> Self {
-        let dir =
-            std::env::temp_dir().join(format!("preflight-stream-{}", secret::hex(&secret::bytes::<8>().unwrap())));
-        std::fs::create_dir(&dir).unwrap();
-        let store = Store::open(&dir, false).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), false).await.unwrap();
         let entry = crate::app::audit_entry("test", "inventory apply", "ok", "", "", Timestamp::now());
         store.put_inventory("inventory.yaml", INVENTORY, Timestamp::now(), "test", &entry).await.unwrap();
-        let authority = Authority::open(&dir).unwrap();
+        let authority = Authority::open(dir.path()).unwrap();
         let certificate = ServerCertificate::new(&authority, vec!["127.0.0.1".into()]).unwrap();
         let tls = authority::agent_tls(&authority, certificate).unwrap();
         let roster = Arc::new(Roster::new(&[], Timestamp::now()));
@@ -82,7 +74,7 @@ impl Port {
         let address = listener.local_addr().unwrap();
         let grpc = tonic::service::Routes::new(crate::agents::service(app.clone())).into_axum_router();
         tokio::spawn(listen::serve(listener, tls, grpc, Protocol::Agents));
-        Self { app, address, dir }
+        Self { app, address, _dir: dir }
     }
 
     async fn client(&self, identity: Option<&Identity>) -> ControllerClient<Channel> {

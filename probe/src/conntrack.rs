@@ -49,16 +49,16 @@ mod tests {
 
     #[test]
     fn only_a_full_table_is_told() {
-        let table = std::env::temp_dir().join(format!("preflight-conntrack-{}", std::process::id()));
-        fs::create_dir_all(&table).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let table = dir.path();
         let with = |count: &str, max: &str| {
             fs::write(table.join("nf_conntrack_count"), count).unwrap();
             fs::write(table.join("nf_conntrack_max"), max).unwrap();
-            full_at(&table).is_some()
+            full_at(table).is_some()
         };
         assert!(with("1000\n", "1000\n") && with("950\n", "1000\n") && with("1\n", "1\n"));
         assert!(!with("949\n", "1000\n") && !with("0\n", "1000\n") && !with("0\n", "0\n") && !with("x", "y"));
-        fs::remove_dir_all(&table).unwrap();
-        assert_eq!(full_at(&table), None);
+        fs::remove_file(table.join("nf_conntrack_max")).unwrap();
+        assert_eq!(full_at(table), None);
     }
 }

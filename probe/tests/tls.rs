@@ -156,10 +156,9 @@ async fn a_client_certificate_that_is_asked_for_is_said() {
 async fn a_real_redis_over_tls() {
     let ca = authority("the authority");
     let identity = Identity::issued(&params("good.test"), &ca);
-    let files = std::env::temp_dir().join(format!("preflight-probe-tls-{}", std::process::id()));
-    std::fs::create_dir_all(&files).unwrap();
+    let files = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
-        let path = files.join(name);
+        let path = files.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
@@ -192,7 +191,6 @@ async fn a_real_redis_over_tls() {
             assert!(complaints <= 1, "{log}");
         }
     }
-    let _ = std::fs::remove_dir_all(&files);
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use common::certificates::{Identity, Issuer, authority, config, only, params, serve, tls};
@@ -17,21 +17,20 @@ use rcgen::{KeyPair, PKCS_RSA_SHA256, date_time_ymd};
 use rustls::crypto::ring;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
 /// A directory that is gone with the test.
-struct Files(PathBuf);
+struct Files(TempDir);
 
 impl Files {
-    fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("preflight-options-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        Self(directory)
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
     }
 
     fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
+        let path = self.0.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     }
@@ -41,12 +40,6 @@ impl Files {
             cert_file: self.write("client.pem", &identity.pem),
             key_file: self.write("client.key", &identity.key.serialize_pem()),
         }
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -96,7 +89,7 @@ fn wants(ca: &Issuer, identity: &Identity, version: &'static SupportedProtocolVe
 async fn a_client_certificate_is_taken_or_refused() {
     let (ca, stranger) = (authority("the authority"), authority("a stranger"));
     let server = Identity::issued(&params("good.test"), &ca);
-    let files = (Files::new("taken"), Files::new("refused"));
+    let files = (Files::new(), Files::new());
     let good = files.0.client(&Identity::issued(&params("client.test"), &ca));
     let bad = files.1.client(&Identity::issued(&params("client.test"), &stranger));
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -127,7 +120,7 @@ async fn a_client_certificate_is_taken_or_refused() {
 async fn who_does_not_say_has_not_taken_it() {
     let ca = authority("the authority");
     let server = Identity::issued(&params("good.test"), &ca);
-    let files = Files::new("unsaid");
+    let files = Files::new();
     let mut config = wants(&ca, &server, &rustls::version::TLS13);
     config.send_tls13_tickets = 0;
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -157,7 +150,7 @@ async fn who_does_not_say_has_not_taken_it() {
 async fn the_client_shows_itself_to_nobody_whose_certificate_is_not_good() {
     let (ca, stranger) = (authority("the authority"), authority("a stranger"));
     let server = Identity::issued(&params("good.test"), &stranger);
-    let files = Files::new("shown");
+    let files = Files::new();
     let client = files.client(&Identity::issued(&params("client.test"), &ca));
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let acceptor = TlsAcceptor::from(Arc::new(wants(&ca, &server, version)));
@@ -181,7 +174,7 @@ async fn the_client_shows_itself_to_nobody_whose_certificate_is_not_good() {
 async fn a_server_that_counts_broken_handshakes_is_judged_before_the_client_shows_itself() {
     const LOGGED_IN: &[u8] = &[7, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0];
     let (ca, stranger) = (authority("the authority"), authority("a stranger"));
-    let files = Files::new("judged-first");
+    let files = Files::new();
     let client = files.client(&Identity::issued(&params("client.test"), &ca));
     let mut greeting = include_bytes!("../../fuzz/corpus/mysql/mariadb_10_11_greeting")[1..].to_vec();
     // It offers TLS: a bit of the capabilities, which stand behind the version, a number, eight bytes and a zero.
@@ -284,7 +277,7 @@ async fn guarded(spec: &ProbeSpec, guard: &dyn Guard) -> preflight_core::observa
 #[tokio::test]
 async fn files_are_used_where_the_policy_says_and_read_again_once_they_change() {
     let (ca, other) = (authority("the authority"), authority("another"));
-    let files = Files::new("guard");
+    let files = Files::new();
     let address = serve(wants(&ca, &Identity::issued(&params("good.test"), &ca), &rustls::version::TLS13)).await;
     let mut spec = tls(address, "");
     spec.tls.ca_pem = None;
@@ -313,15 +306,15 @@ async fn files_are_used_where_the_policy_says_and_read_again_once_they_change() 
 #[tokio::test]
 async fn a_file_that_cannot_be_used_is_this_hosts_trouble() {
     let ca = authority("the authority");
-    let files = Files::new("trouble");
+    let files = Files::new();
     let identity = Identity::issued(&params("client.test"), &ca);
     let ClientFiles { cert_file, key_file } = files.client(&identity);
     let stranger = files.write("stranger.key", &KeyPair::generate().unwrap().serialize_pem());
     let nonsense = files.write("nonsense", "no PEM at all");
     let broken = files.write("broken", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    let missing = files.0.join("missing").display().to_string();
+    let missing = files.0.path().join("missing").display().to_string();
     let large = files.write("large", &"x".repeat(2 << 20));
-    let directory = files.0.display().to_string();
+    let directory = files.0.path().display().to_string();
     let (address, count) = scripted(|_| async {}).await;
     let pair = |cert: &str, key: &str| Some(ClientFiles { cert_file: cert.to_owned(), key_file: key.to_owned() });
     for (ca_file, client, names) in [
@@ -351,7 +344,7 @@ async fn a_file_that_cannot_be_used_is_this_hosts_trouble() {
 #[tokio::test]
 async fn keys_in_each_form() {
     let ca = authority("the authority");
-    let files = Files::new("keys");
+    let files = Files::new();
     let address = serve(wants(&ca, &Identity::issued(&params("good.test"), &ca), &rustls::version::TLS13)).await;
     let openssl = |arguments: &[&str]| {
         let done = std::process::Command::new("openssl").args(arguments).output().unwrap();

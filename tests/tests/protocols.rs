@@ -119,11 +119,9 @@ fn mysql_blocks_nobody() {
     all(&web, &upgraded, 500, "ok");
     all(&web, &misnamed, 500, "tls_name_mismatch");
     // With a certificate to show, too: the server is judged on a connection without it.
-    let files = std::env::temp_dir().join(format!("preflight-protocols-{}", std::process::id()));
-    std::fs::create_dir_all(&files).unwrap();
     let client = authority.issue_client("web.internal");
     let file = |name: &str, text: &str| {
-        let path = files.join(name);
+        let path = web.dir().join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
@@ -136,7 +134,6 @@ fn mysql_blocks_nobody() {
     };
     all(&web, &shows(&misnamed), 20, "tls_name_mismatch");
     assert_eq!(server.held_against(&web)[..2], [0, 0], "a handshake was broken off");
-    std::fs::remove_dir_all(&files).unwrap();
     assert_eq!(changed(&before), ["Aborted_connects", "Access_denied_errors"]);
     let [blocking, handshakes, logins] = server.held_against(&web);
     assert_eq!((blocking, handshakes), (0, 0));

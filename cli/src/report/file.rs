@@ -60,20 +60,18 @@ mod tests {
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
-        let random = getrandom::u64().unwrap();
-        let dir = std::env::temp_dir().join(format!("preflight-report-{random:016x}"));
-        fs::create_dir(&dir).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
         let (report, link) = (dir.join("report"), dir.join("link"));
         fs::write(&report, "the old one, which is longer").unwrap();
         std::os::unix::fs::symlink("report", &link).unwrap();
         replace(&link, b"new").unwrap();
         assert_eq!(fs::read(&report).unwrap(), b"new");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert!(replace(&dir, b"new").is_err(), "a directory");
+        assert!(replace(dir, b"new").is_err(), "a directory");
         assert!(replace(&dir.join("absent/report"), b"new").is_err());
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 2);
         replace(Path::new("/dev/null"), b"new").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
-        fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -174,8 +174,8 @@ fn all_that_a_host_needs_by_its_manifest() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let open = listener.local_addr().unwrap();
     let closed = Nobody::new();
-    let dir = tempfile();
-    let manifest = dir.join("preflight.yaml");
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = dir.path().join("preflight.yaml");
     let text = format!(
         "application: shop\ndependencies:\n  cache: {{target: \"tcp://127.0.0.1:{}\"}}\n  \
          queue: {{target: \"tcp://127.0.0.1:{}\", fleets: {{only: [worker], because: batch}}}}\n  \
@@ -191,7 +191,7 @@ fn all_that_a_host_needs_by_its_manifest() {
         let mut command = preflight(&["probe", "--local", "--manifest", manifest]);
         Run::of(command.args(more).output().unwrap())
     };
-    let inventory = dir.join("inventory.yaml");
+    let inventory = dir.path().join("inventory.yaml");
     let text = "regions: {eu: {fleets: {web: {}, worker: {}, leaky: {}}}}\napplications: {shop: {fleets: {eu: [web, worker, leaky]}}}\n";
     std::fs::write(&inventory, text).unwrap();
     let known = ["--inventory", inventory.to_str().unwrap(), "--region", "eu"];
@@ -212,11 +212,4 @@ fn all_that_a_host_needs_by_its_manifest() {
     drop(listener);
     let _closed = Nobody::at(open);
     assert_eq!(of("web").code, 2);
-    std::fs::remove_dir_all(dir).unwrap();
-}
-
-fn tempfile() -> std::path::PathBuf {
-    let dir = std::env::temp_dir().join(format!("preflight-manifest-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
 }

@@ -9,26 +9,9 @@ use preflight_core::plan::{CellDigest, FleetId, Plan};
 use preflight_core::run::{AgentId, RunSpec, Testimony};
 
 use super::*;
-use crate::secret::{self, NewSecret};
+use crate::secret::NewSecret;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
-
-/// A data directory of its own, removed at the end.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new() -> Self {
-        let dir = std::env::temp_dir().join(format!("preflight-store-{}", secret::hex(&secret::bytes::<8>().unwrap())));
-        std::fs::create_dir(&dir).unwrap();
-        Self(dir)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn at(s: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + s).unwrap()
@@ -86,8 +69,8 @@ fn testimony(resolved: u32) -> Testimony {
 
 #[tokio::test]
 async fn a_join_token_enrols_for_its_fleet_and_no_more_often_than_it_may() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     let token = join_token(&store, 2, None).await;
     // All at once: the count is atomic.
     let tries =
@@ -102,8 +85,8 @@ async fn a_join_token_enrols_for_its_fleet_and_no_more_often_than_it_may() {
 
 #[tokio::test]
 async fn an_expired_altered_or_misplaced_join_token_enrols_nobody() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     let token = join_token(&store, 1, Some("192.168.0.0/16")).await;
     let refused = async |secret: &str, from: IpAddr, s| store.enrol(&token.id, secret, from, at(s)).await.unwrap_err();
     assert!(matches!(refused(&token.secret, HERE, 0).await, JoinRefused::Source));
@@ -118,8 +101,8 @@ async fn an_expired_altered_or_misplaced_join_token_enrols_nobody() {
 
 #[tokio::test]
 async fn api_tokens_are_known_by_their_secret_until_they_expire() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     let token = NewSecret::new().unwrap();
     store.put_api_token(&token, "ci", "gate,read", at(0), at(100)).await.unwrap();
     let known = |secret: String, s| {
@@ -135,8 +118,8 @@ async fn api_tokens_are_known_by_their_secret_until_they_expire() {
 
 #[tokio::test]
 async fn a_certificate_used_after_its_successor_revokes_the_line() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     let token = join_token(&store, 1, None).await;
     let id = store.enrol(&token.id, &token.secret, HERE, at(0)).await.unwrap();
     let put = async |serial, predecessor| {
@@ -156,8 +139,8 @@ async fn a_certificate_used_after_its_successor_revokes_the_line() {
 
 #[tokio::test]
 async fn two_successors_of_one_certificate_that_are_both_used_revoke_the_line() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     let token = join_token(&store, 1, None).await;
     let id = store.enrol(&token.id, &token.secret, HERE, at(0)).await.unwrap();
     for (serial, predecessor) in [("01", None), ("0a", Some("01")), ("0b", Some("01"))] {
@@ -172,9 +155,9 @@ async fn two_successors_of_one_certificate_that_are_both_used_revoke_the_line() 
 
 #[tokio::test]
 async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
-    let dir = Dir::new();
+    let dir = tempfile::tempdir().unwrap();
     {
-        let store = Store::open(&dir.0, false).await.unwrap();
+        let store = Store::open(dir.path(), false).await.unwrap();
         let token = join_token(&store, 1, None).await;
         let from = store.enrol(&token.id, &token.secret, HERE, at(0)).await.unwrap();
         assert!(store.create_run("gate", "request", &spec("run-1"), "ci", None).await.unwrap());
@@ -187,7 +170,7 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
             store.put_testimonies("run-1", &[new]).await.unwrap();
         }
     }
-    let store = Store::open(&dir.0, true).await.unwrap();
+    let store = Store::open(dir.path(), true).await.unwrap();
     let [open]: [OpenRun; 1] = store.open_runs(None).await.unwrap().try_into().unwrap();
     assert_eq!((open.spec.clone(), open.questions.len()), (spec("run-1"), 1));
     let [(_, _, _, first)] = open.testimonies.as_slice() else { panic!("one answer") };
@@ -203,27 +186,27 @@ async fn an_open_run_is_found_again_with_what_was_acknowledged_and_ends_once() {
 
 #[tokio::test]
 async fn a_damaged_or_missing_store_is_named_and_never_replaced() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     store.read.close().await;
     store.write.close().await;
-    let path = dir.0.join("preflight.db");
+    let path = dir.path().join("preflight.db");
     for beside in ["preflight.db-wal", "preflight.db-shm"] {
-        let _ = std::fs::remove_file(dir.0.join(beside));
+        let _ = std::fs::remove_file(dir.path().join(beside));
     }
     std::fs::write(&path, b"this is no database, and it is long enough to be looked at as one").unwrap();
-    let error = Store::open(&dir.0, true).await.unwrap_err();
+    let error = Store::open(dir.path(), true).await.unwrap_err();
     assert!(matches!(&error, StoreError::Corrupt { path: named, .. } if *named == path), "{error}");
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(Store::open(&dir.0, true).await, Err(StoreError::Missing(named)) if named == path));
+    assert!(matches!(Store::open(dir.path(), true).await, Err(StoreError::Missing(named)) if named == path));
     assert!(!path.exists());
 }
 
 #[tokio::test]
 async fn a_store_that_another_process_holds_is_busy_for_a_while_and_then_says_so() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
-    let other = Store::open(&dir.0, true).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
+    let other = Store::open(dir.path(), true).await.unwrap();
     let held = other.write.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let refused = store.put_inventory("i.yaml", "", at(0), "admin", &entry("inventory apply")).await.unwrap_err();
     assert!(matches!(refused, StoreError::Busy) && refused.is_retryable(), "{refused:?}");
@@ -237,8 +220,8 @@ fn entry(action: &str) -> AuditEntry {
 
 #[tokio::test]
 async fn the_audit_log_is_only_added_to() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     store.audit(&entry("token create"), at(1)).await.unwrap();
     for sql in [
         "UPDATE audit SET detail = 'nothing happened'",
@@ -254,8 +237,8 @@ async fn the_audit_log_is_only_added_to() {
 
 #[tokio::test]
 async fn the_audit_log_is_narrowed_and_read_in_pages() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     for (second, action) in [(1, "override"), (2, "override withdraw"), (3, "overrides"), (4, "gate")] {
         store.audit(&entry(action), at(second)).await.unwrap();
     }
@@ -275,8 +258,8 @@ async fn the_audit_log_is_narrowed_and_read_in_pages() {
 
 #[tokio::test]
 async fn a_verdict_is_in_the_audit_log_once_with_who_asked_for_it() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     assert!(store.create_run("gate", "r", &spec("run-1"), "pipeline", None).await.unwrap());
     for _ in 0..2 {
         let told = Some((entry("verdict"), at(2)));
@@ -288,8 +271,8 @@ async fn a_verdict_is_in_the_audit_log_once_with_who_asked_for_it() {
 
 #[tokio::test]
 async fn a_verdict_is_stored_only_while_the_guard_is_what_it_went_by() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     let app = spec("run-1").plan.application;
     assert!(store.create_run("gate", "request", &spec("run-1"), "ci", None).await.unwrap());
     let (guard, version) = store.guard(&app).await.unwrap();
@@ -338,8 +321,8 @@ async fn a_verdict_is_stored_only_while_the_guard_is_what_it_went_by() {
 #[tokio::test]
 async fn the_matrix_shows_what_is_deployed_and_else_the_latest_gate() {
     use preflight_core::matrix::State;
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     let place = |(dependency, digest): &(&str, &str)| Place {
         region: "eu".into(),
         fleet: "worker".into(),
@@ -411,8 +394,8 @@ async fn the_matrix_shows_what_is_deployed_and_else_the_latest_gate() {
 
 #[tokio::test]
 async fn a_rollback_outlives_the_baseline_before_it_and_not_the_one_after() {
-    let dir = Dir::new();
-    let store = Store::open(&dir.0, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), false).await.unwrap();
     let ship = async |release: &str, expected: Option<releases::Latest>| {
         let mut proven = preflight_core::baseline::Proven::nothing(release.into(), Some("v1".into()));
         proven.insert(CellDigest("sha256:c".into()), "v0".into(), [IdentityKey("subnet=a".into())].into());

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use preflight_core::observation::{Observation, Report};
 use preflight_core::spec::{Millis, ProbeSpec};
 use preflight_probe::{AllowAll, Engine, EngineOptions};
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A probe of `url` with short deadlines, so that a test of a timeout does not take long.
@@ -86,33 +87,29 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
-    directory: PathBuf,
+    directory: TempDir,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
 impl Server {
     /// A file of the server's own directory.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.directory.path().join(name)
     }
 
     /// Starts `program` on a port of its own, and waits until it listens.
     pub(super) fn start(program: &str, arguments: impl Fn(u16, &std::path::Path) -> Vec<String>) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::SeqCst);
-        let directory = std::env::temp_dir().join(format!("preflight-probe-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+        let directory = TempDir::with_prefix("preflight-").unwrap();
         let port = free_port();
         let mut child = Command::new(program)
-            .args(arguments(port, &directory))
-            .current_dir(&directory)
+            .args(arguments(port, directory.path()))
+            .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -129,7 +126,7 @@ impl Server {
         }
         let _ = child.kill();
         let _ = child.wait();
-        panic!("{program} does not start; its directory is {}", directory.display());
+        panic!("{program} does not start; its directory is {}", directory.keep().display());
     }
 
     /// A Redis without persistence. `more` has further options, in which `DIR` is its directory.
