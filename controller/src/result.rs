@@ -266,7 +266,7 @@ fn api_decision(proceed: bool) -> api::Decision {
     if proceed { api::Decision::Proceed } else { api::Decision::Block }
 }
 
-/// None for one that was withdrawn, or whose times cannot be read: it holds nothing open.
+/// The cells of a region, as the guard looks at them.
 pub(crate) fn carried(region: &api::Region) -> impl Iterator<Item = Carried> {
     region.cells.iter().map(|cell| Carried {
         digest: CellDigest(cell.digest.clone()),
@@ -275,7 +275,7 @@ pub(crate) fn carried(region: &api::Region) -> impl Iterator<Item = Carried> {
     })
 }
 
-/// As a decision looks at it.
+/// As a decision looks at it. None for one that was withdrawn, or whose times cannot be read: it holds nothing open.
 pub(crate) fn core_override(given: &api::Override) -> Option<Override> {
     if given.withdrawn.is_some() {
         return None;

@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use crate::connect::{self, Dial, ms};
 use crate::control::{Running, Seen};
 use crate::deadline;
-use crate::engine::{Engine, Guard};
+use crate::engine::{Engine, Guard, Probe, dialled_host};
 use crate::failure::Failure;
 use crate::paths::{Check, Checked};
 use crate::protocol::{self, Protocol, Shown, Start, Told, Wire};
@@ -46,30 +46,52 @@ struct Way<'a> {
     terms: Option<Terms>,
 }
 
-/// Probes one address. What waits for a permit is small: thousands may.
-pub(crate) async fn probe(
-    engine: &Engine,
-    spec: &ProbeSpec,
-    guard: &dyn Guard,
-    address: SocketAddr,
-    resolve_ms: Option<f64>,
-) -> Box<Probed> {
-    let begin = || {
-        let phases = Phases { resolve_ms, ..Phases::default() };
-        let seen = Observation { proof: Some(Proof::Resolved), phases, ..Observation::new(Some(address), Outcome::Ok) };
-        Box::new(Probed { seen, control: None, shown: None, told: Vec::new() })
-    };
-    if spec.require == Proof::Resolved {
-        return begin();
+/// What follows a connect, which is larger than a dial.
+type Rest<'a> = BoxFuture<'a, Result<(), Failure>>;
+
+/// Probes one address of what is dialled. What waits for a permit is small: thousands may.
+pub(crate) async fn probe(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64) -> Box<Probed> {
+    if let Some(ended) = ended_before_it_begins(probe, *ip, resolve_ms) {
+        return ended;
     }
-    let way = Way { engine, spec, guard, address, terms: None };
-    if let Err(denied) = way.allowed() {
-        let mut probed = begin();
-        failed(&mut probed.seen, denied);
-        return probed;
+    let permit = probe.engine.pace.permit().await;
+    Box::pin(go(probe, ip, resolve_ms, permit)).await
+}
+
+async fn go(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64, permit: Option<SemaphorePermit<'_>>) -> Box<Probed> {
+    let mut probed = begun(probe, *ip, resolve_ms);
+    let end = Way::new(probe, *ip).advance(&mut probed).await;
+    drop(permit);
+    let (spec, seen) = (probe.spec, &mut probed.seen);
+    if let Err(failure) = end {
+        failed(seen, failure);
+    } else if spec.is_too_slow(&seen.phases) {
+        seen.outcome = Outcome::Short(Short::TooSlow);
+        let most = spec.max_latency.map(|most| most.to_string()).unwrap_or_default();
+        seen.detail = Some(format!("{:.1} ms, and max_latency is {most}", seen.phases.beyond_resolve_ms()));
     }
-    let permit = engine.pace.permit().await;
-    Box::pin(way.go(begin(), permit)).await
+    if let Some(running) = probed.control.take() {
+        probed.shown = Some(settle(spec, seen, running).await);
+    }
+    probed
+}
+
+/// Where no more than the address was asked for, or it may not be dialled.
+fn ended_before_it_begins(probe: &Probe<'_>, ip: IpAddr, resolve_ms: f64) -> Option<Box<Probed>> {
+    if probe.spec.require == Proof::Resolved {
+        return Some(begun(probe, ip, resolve_ms));
+    }
+    let denied = Way::new(probe, ip).allowed().err()?;
+    let mut probed = begun(probe, ip, resolve_ms);
+    failed(&mut probed.seen, denied);
+    Some(probed)
+}
+
+fn begun(probe: &Probe<'_>, ip: IpAddr, resolve_ms: f64) -> Box<Probed> {
+    let address = Some(Way::new(probe, ip).address);
+    let phases = Phases { resolve_ms: Some(resolve_ms), ..Phases::default() };
+    let seen = Observation { proof: Some(Proof::Resolved), phases, ..Observation::new(address, Outcome::Ok) };
+    Box::new(Probed { seen, control: None, shown: None, told: Vec::new() })
 }
 
 fn failed(seen: &mut Observation, failure: Failure) {
@@ -78,22 +100,11 @@ fn failed(seen: &mut Observation, failure: Failure) {
     seen.note = None;
 }
 
-impl Way<'_> {
-    async fn go(mut self, mut probed: Box<Probed>, permit: Option<SemaphorePermit<'_>>) -> Box<Probed> {
-        let end = self.advance(&mut probed).await;
-        drop(permit);
-        let (spec, seen) = (self.spec, &mut probed.seen);
-        if let Err(failure) = end {
-            failed(seen, failure);
-        } else if spec.is_too_slow(&seen.phases) {
-            seen.outcome = Outcome::Short(Short::TooSlow);
-            let most = spec.max_latency.map(|most| most.to_string()).unwrap_or_default();
-            seen.detail = Some(format!("{:.1} ms, and max_latency is {most}", seen.phases.beyond_resolve_ms()));
-        }
-        if let Some(running) = probed.control.take() {
-            probed.shown = Some(settle(spec, seen, running).await);
-        }
-        probed
+impl<'a> Way<'a> {
+    fn new(probe: &Probe<'a>, ip: IpAddr) -> Self {
+        let Probe { engine, spec, guard } = *probe;
+        let (_, port) = dialled_host(spec);
+        Self { engine, spec, guard, address: SocketAddr::new(ip, port), terms: None }
     }
 
     async fn advance(&mut self, probed: &mut Probed) -> Result<(), Failure> {
@@ -118,22 +129,24 @@ impl Way<'_> {
     /// Dials, and goes on as far as is required.
     async fn reach(&self, probed: &mut Probed) -> Result<(), Failure> {
         let Self { spec, address, .. } = *self;
-        let dial = connect::dial(address, spec.connect_timeout.duration()).await;
-        let seen = &mut probed.seen;
-        seen.note = dial.note();
-        if dial.losers.is_empty() && dial.silent.is_empty() {
-            seen.attempts = dial.attempts;
-            let stream = dial.result.map_err(|failure| of_proxy(spec, failure))?;
-            seen.phases.connect_ms = Some(ms(dial.took));
-            if spec.via.is_none() && self.is_enough(Proof::Connected) {
-                seen.proof = Some(Proof::Connected);
-                return Ok(());
+        // What follows is larger than a dial, of which there are more at a time.
+        let rest = {
+            let dial = connect::dial(address, spec.connect_timeout.duration()).await;
+            let seen = &mut probed.seen;
+            seen.note = dial.note();
+            if dial.losers.is_empty() && dial.silent.is_empty() {
+                seen.attempts = dial.attempts;
+                let stream = dial.result.map_err(|failure| of_proxy(spec, failure))?;
+                seen.phases.connect_ms = Some(ms(dial.took));
+                self.go_on(stream, probed)
+            } else {
+                Some(Box::pin(self.go_on_beside(dial, probed)) as Rest<'_>)
             }
-            // What follows is larger than a dial, of which there are more at a time.
-            return Box::pin(self.go_on(stream, probed)).await;
+        };
+        match rest {
+            Some(rest) => rest.await,
+            None => Ok(()),
         }
-        // Seldom, and large.
-        Box::pin(self.go_on_beside(dial, probed)).await
     }
 
     /// Whether nothing is to be tried beyond this proof. What a scheme cannot prove is not: the report is judged short for it.
@@ -164,7 +177,13 @@ impl Way<'_> {
                 let checked = async {
                     if silent.is_empty() { Checked::default() } else { check.run(silent, answered, room).await }
                 };
-                let (end, checked, _) = join3(self.go_on(stream, probed), checked, losers).await;
+                let rest = async {
+                    match self.go_on(stream, probed) {
+                        Some(rest) => rest.await,
+                        None => Ok(()),
+                    }
+                };
+                let (end, checked, _) = join3(rest, checked, losers).await;
                 attempts.extend(checked.attempts);
                 add_note(&mut probed.seen, checked.note);
                 end.and(checked.failure.map_or(Ok(()), |failure| Err(of_proxy(self.spec, failure))))
@@ -179,30 +198,55 @@ impl Way<'_> {
     async fn leave(&self, stream: TcpStream) {
         self.engine.pace.count();
         let seen = Observation::new(Some(self.address), Outcome::Ok);
-        let _ = self.go_on(stream, &mut Probed { seen, control: None, shown: None, told: Vec::new() }).await;
+        if let Some(rest) = self.go_on(stream, &mut Probed { seen, control: None, shown: None, told: Vec::new() }) {
+            let _ = rest.await;
+        }
     }
 
-    /// What follows the connect.
-    async fn go_on(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
-        let Self { spec, address, .. } = *self;
-        let seen = &mut probed.seen;
-        if let Some(via) = &spec.via {
-            socket::ready_to_speak(&stream, address, false);
-            let begin = Instant::now();
-            if let Err(failure) = Box::pin(proxy::connect(&mut stream, spec, via)).await {
-                // A refusal has a body, and to close with unread data is a reset.
-                self.engine.goodbyes.tcp(stream);
-                return Err(failure);
-            }
-            seen.phases.proxy_ms = Some(ms(begin.elapsed()));
-            add_note(seen, Some(format!("through the proxy {via}")));
+    /// What follows the connect; none if that is enough.
+    fn go_on<'s>(&'s self, stream: TcpStream, probed: &'s mut Probed) -> Option<Rest<'s>> {
+        if self.spec.via.is_some() {
+            Some(Box::pin(self.through_proxy(stream, probed)))
+        } else {
+            self.arrived(stream, probed)
         }
-        seen.proof = Some(Proof::Connected);
+    }
+
+    async fn through_proxy(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
+        let Some(via) = &self.spec.via else { return Ok(()) };
+        socket::ready_to_speak(&stream, self.address, false);
+        let begin = Instant::now();
+        if let Err(failure) = proxy::connect(&mut stream, self.spec, via).await {
+            // A refusal has a body, and to close with unread data is a reset.
+            self.engine.goodbyes.tcp(stream);
+            return Err(failure);
+        }
+        probed.seen.phases.proxy_ms = Some(ms(begin.elapsed()));
+        add_note(&mut probed.seen, Some(format!("through the proxy {via}")));
+        match self.arrived(stream, probed) {
+            Some(rest) => rest.await,
+            None => Ok(()),
+        }
+    }
+
+    /// What follows once the target itself is at the other end; none if that is enough.
+    fn arrived<'s>(&'s self, stream: TcpStream, probed: &'s mut Probed) -> Option<Rest<'s>> {
+        let scheme = self.spec.target.scheme;
+        probed.seen.proof = Some(Proof::Connected);
         if self.is_enough(Proof::Connected) {
-            return Ok(());
+            return None;
         }
-        socket::ready_to_speak(&stream, address, spec.target.scheme != Scheme::Redis);
-        self.speak(stream, probed).await
+        socket::ready_to_speak(&stream, self.address, scheme != Scheme::Redis);
+        let protocol = protocol::of(scheme);
+        if scheme.is_tls() {
+            return Some(Box::pin(self.over_tls(stream, protocol, probed)));
+        }
+        let protocol = protocol?;
+        Some(if scheme.can_upgrade() {
+            Box::pin(self.clear_or_upgraded(stream, protocol, probed))
+        } else {
+            Box::pin(self.in_the_clear(stream, protocol, probed))
+        })
     }
 
     /// Where the probe goes as far as this host knows: what it dials, and behind a proxy the target where that is an address.
@@ -251,43 +295,48 @@ impl Way<'_> {
         Err(Failure::void(Void::PolicyDenied, words))
     }
 
-    /// The target's own exchange.
-    async fn speak(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
-        let spec = self.spec;
-        let protocol = protocol::of(spec.target.scheme);
-        if spec.target.scheme.is_tls() {
-            return Box::pin(self.over_tls(stream, protocol, probed)).await;
-        }
-        let Some(protocol) = protocol else { return Ok(()) };
-        if spec.target.scheme.can_upgrade() {
-            let begin = Instant::now();
-            let mut wire = Wire::new(&mut stream);
-            let start = deadline::until(begin + spec.timeout.duration(), protocol.start(&mut wire, spec)).await?;
-            let took = begin.elapsed();
-            match start.unwrap_or_else(|| Err(wire.timed_out()))? {
-                Start::Speak => {}
-                Start::Secure => return Box::pin(self.over_tls(stream, Some(protocol), probed)).await,
-                Start::Show(shown) => {
-                    Box::pin(self.leave_by_tls(stream, protocol, probed)).await?;
-                    self::shown(probed, shown, took);
-                    return Ok(());
-                }
-                Start::Last(end) => {
-                    wire.nothing_more().await?;
-                    shown(probed, end?, took);
-                    return Ok(());
-                }
-                Start::Done(shown) => {
-                    self::shown(probed, shown, took);
-                    self.part(stream, protocol);
-                    return Ok(());
-                }
-            }
-        }
+    async fn in_the_clear(
+        &self,
+        mut stream: TcpStream,
+        protocol: &dyn Protocol,
+        probed: &mut Probed,
+    ) -> Result<(), Failure> {
         let mut wire = Wire::new(&mut stream);
         let end = self.converse(protocol, &mut wire, probed).await;
         self.part(stream, protocol);
         end
+    }
+
+    /// As the protocol's start decides, of those that have an upgrade to TLS of their own.
+    async fn clear_or_upgraded(
+        &self,
+        mut stream: TcpStream,
+        protocol: &dyn Protocol,
+        probed: &mut Probed,
+    ) -> Result<(), Failure> {
+        let begin = Instant::now();
+        let mut wire = Wire::new(&mut stream);
+        let start = deadline::until(begin + self.spec.timeout.duration(), protocol.start(&mut wire, self.spec)).await?;
+        let took = begin.elapsed();
+        match start.unwrap_or_else(|| Err(wire.timed_out()))? {
+            Start::Speak => self.in_the_clear(stream, protocol, probed).await,
+            Start::Secure => Box::pin(self.over_tls(stream, Some(protocol), probed)).await,
+            Start::Show(shown) => {
+                Box::pin(self.leave_by_tls(stream, protocol, probed)).await?;
+                self::shown(probed, shown, took);
+                Ok(())
+            }
+            Start::Last(end) => {
+                wire.nothing_more().await?;
+                shown(probed, end?, took);
+                Ok(())
+            }
+            Start::Done(shown) => {
+                self::shown(probed, shown, took);
+                self.part(stream, protocol);
+                Ok(())
+            }
+        }
     }
 
     /// Leaves in the clear. The server has answered, so that nobody waits for its goodbye.

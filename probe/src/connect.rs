@@ -76,22 +76,29 @@ const ABANDONED: &str = "abandoned";
 /// An attempt while the ladder is climbed.
 struct Try {
     at: Instant,
-    /// None once it has ended.
-    opening: Option<Opening>,
-    /// When it ended and how; none while it is in flight.
-    end: Option<(Instant, &'static str)>,
+    state: TryState,
 }
 
-/// When each attempt starts, after the first: evenly spread, the last one early enough for its answer. A timeout that is
-/// too short for that gives half of itself to the last answer.
-fn starts(timeout: Duration) -> [Duration; ATTEMPTS] {
-    let spread = timeout.saturating_sub(LAST_ANSWER.min(timeout / 2));
-    let mut index = 0;
-    [(); ATTEMPTS].map(|()| {
-        let start = spread * index / LAST;
-        index += 1;
-        start
-    })
+enum TryState {
+    InFlight(Opening),
+    /// When and how.
+    Ended(Instant, &'static str),
+}
+
+impl Try {
+    fn opening(&self) -> Option<&Opening> {
+        match &self.state {
+            TryState::InFlight(opening) => Some(opening),
+            TryState::Ended(..) => None,
+        }
+    }
+}
+
+/// When the attempt of that index starts, after the first: evenly spread, the last one early enough for its answer; none beyond the
+/// last. A timeout that is too short for that gives half of itself to the last answer.
+fn start(timeout: Duration, index: usize) -> Option<Duration> {
+    let index = u32::try_from(index).ok().filter(|index| *index <= LAST)?;
+    Some(timeout.saturating_sub(LAST_ANSWER.min(timeout / 2)) * index / LAST)
 }
 
 /// Dials until one attempt connects, one is answered otherwise, or `timeout` has passed.
@@ -101,26 +108,22 @@ fn starts(timeout: Duration) -> [Duration; ATTEMPTS] {
 /// in time is never called a drop.
 pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
     let begin = Instant::now();
-    let starts = starts(timeout);
     let mut not_before = begin;
     let mut tries: Vec<Try> = Vec::with_capacity(1);
     let result = loop {
-        let next = starts.get(tries.len()).map(|after| begin + *after);
+        let next = start(timeout, tries.len()).map(|after| begin + after);
         if next.is_some_and(|at| at <= Instant::now()) {
             let at = Instant::now();
-            let started = Opening::start(address, None);
+            let (state, failure) = match Opening::start(address, None) {
+                Ok(opening) => (TryState::InFlight(opening), None),
+                Err(refusal) => refused(refusal),
+            };
             if tries.len() == 1 {
                 tries.reserve_exact(ATTEMPTS - 1);
             }
-            tries.push(Try { at, opening: None, end: None });
-            let index = tries.len() - 1;
-            match started {
-                Ok(opening) => tries[index].opening = Some(opening),
-                Err(refusal) => {
-                    if let Some(failure) = end(&mut tries[index], refusal) {
-                        break Err(failure);
-                    }
-                }
+            tries.push(Try { at, state });
+            if let Some(failure) = failure {
+                break Err(failure);
             }
             continue;
         }
@@ -141,13 +144,15 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
         let Some(one) = tries.get_mut(index) else { continue };
         match answer {
             Ok(()) => {
-                if let Some(opening) = one.opening.take() {
-                    one.end = Some((Instant::now(), CONNECTED));
+                let connected = TryState::Ended(Instant::now(), CONNECTED);
+                if let TryState::InFlight(opening) = std::mem::replace(&mut one.state, connected) {
                     break Ok((opening.into_stream(), one.at.elapsed()));
                 }
             }
             Err(refusal) => {
-                if let Some(failure) = end(one, refusal) {
+                let failure;
+                (one.state, failure) = refused(refusal);
+                if let Some(failure) = failure {
                     break Err(failure);
                 }
             }
@@ -157,10 +162,10 @@ pub(crate) async fn dial(address: SocketAddr, timeout: Duration) -> Dial {
 }
 
 /// The first attempt that ends.
-async fn answer(tries: &[Try], address: SocketAddr) -> (usize, Result<(), Refusal>) {
-    poll_fn(|cx| {
+fn answer(tries: &[Try], address: SocketAddr) -> impl Future<Output = (usize, Result<(), Refusal>)> {
+    poll_fn(move |cx| {
         beat();
-        let pending = tries.iter().enumerate().filter_map(|(index, one)| Some((index, one.opening.as_ref()?)));
+        let pending = tries.iter().enumerate().filter_map(|(index, one)| Some((index, one.opening()?)));
         for (index, opening) in pending {
             if let Poll::Ready(end) = opening.poll(cx, address) {
                 return Poll::Ready((index, end));
@@ -168,13 +173,12 @@ async fn answer(tries: &[Try], address: SocketAddr) -> (usize, Result<(), Refusa
         }
         Poll::Pending
     })
-    .await
 }
 
 /// The first attempt that has ended by now, as the kernel knows, which completes handshakes by itself. So it does no harm to be late
 /// for this look, as the last of a thousand dials with the same timeout is.
 fn look(tries: &[Try], address: SocketAddr) -> Option<(usize, Result<(), Refusal>)> {
-    tries.iter().enumerate().find_map(|(index, one)| Some((index, one.opening.as_ref()?.look(address)?)))
+    tries.iter().enumerate().find_map(|(index, one)| Some((index, one.opening()?.look(address)?)))
 }
 
 /// When silence may be called: at the end of the timeout, and when the last attempt has had its time.
@@ -183,15 +187,13 @@ fn last_look(tries: &[Try], begin: Instant, timeout: Duration) -> Instant {
     tries.last().map_or(begin, |last| last.at + answer).max(begin + timeout)
 }
 
-/// Ends an attempt that did not connect; what decides the dial, if it does.
-fn end(one: &mut Try, refusal: Refusal) -> Option<Failure> {
-    one.opening = None;
+/// What an attempt that did not connect ends as; and what decides the dial, if it does.
+fn refused(refusal: Refusal) -> (TryState, Option<Failure>) {
     let (how, failure) = match refusal {
         Refusal::Silent => (SILENT, None),
         Refusal::Failed(failure) => (failure.outcome.reason().unwrap_or(SILENT), Some(failure)),
     };
-    one.end = Some((Instant::now(), how));
-    failure
+    (TryState::Ended(Instant::now(), how), failure)
 }
 
 /// The ladder's end: what becomes of the attempts that are still in flight, and the evidence of all.
@@ -204,16 +206,20 @@ fn over(result: Result<(TcpStream, Duration), Failure>, tries: Vec<Try>, begin: 
     let attempts = tries
         .into_iter()
         .map(|one| {
-            let (ended, mut how) = one.end.unwrap_or((end, left));
-            if let Some(opening) = one.opening {
-                if opening.is_connected() {
+            let (ended, how) = match one.state {
+                TryState::Ended(at, how) => (at, how),
+                TryState::InFlight(opening) if opening.is_connected() => {
                     // It was answered, whatever decided: who is to be blocked has leaked.
-                    how = CONNECTED;
                     losers.push(opening.into_stream());
-                } else if result.is_ok() && end - one.at > window {
-                    silent.extend(opening.local());
+                    (end, CONNECTED)
                 }
-            }
+                TryState::InFlight(opening) => {
+                    if result.is_ok() && end - one.at > window {
+                        silent.extend(opening.local());
+                    }
+                    (end, left)
+                }
+            };
             Attempt { at_ms: ms(one.at - begin), result: how.to_owned(), took_ms: ms(ended - one.at) }
         })
         .collect();
@@ -224,8 +230,9 @@ fn over(result: Result<(TcpStream, Duration), Failure>, tries: Vec<Try>, begin: 
 /// What silence until the last look means: a drop, if every attempt was made when it was due; else this host was too busy
 /// to tell. One attempt would do for 19 % of the innocent at 10 % loss each way.
 fn silence(tries: &[Try], begin: Instant, timeout: Duration) -> Failure {
+    let due = (0..).map_while(|index| start(timeout, index));
     let late = |(one, after): (&Try, Duration)| one.at.saturating_duration_since(begin + after);
-    let latest = tries.iter().zip(starts(timeout)).map(late).max().unwrap_or_default();
+    let latest = tries.iter().zip(due).map(late).max().unwrap_or_default();
     if tries.len() < ATTEMPTS || latest > TOO_LATE {
         let detail = format!(
             "this process was stopped or starved: {} of {ATTEMPTS} attempts were made, up to {} ms late",
@@ -250,12 +257,16 @@ pub(crate) fn ms(span: Duration) -> f64 {
 mod tests {
     use super::*;
 
+    fn starts(timeout: Duration) -> impl Iterator<Item = Duration> {
+        (0..).map_while(move |index| start(timeout, index))
+    }
+
     #[test]
     fn the_last_attempt_leaves_time_for_its_answer() {
-        let all = starts(Duration::from_secs(1));
-        assert_eq!(all.map(|d| d.as_millis()), [0, 136, 272, 408, 544, 680]);
-        assert_eq!(starts(Duration::from_millis(100))[ATTEMPTS - 1], Duration::from_millis(50));
-        assert_eq!(starts(Duration::ZERO)[ATTEMPTS - 1], Duration::ZERO);
+        let all: Vec<_> = starts(Duration::from_secs(1)).map(|start| start.as_millis()).collect();
+        assert_eq!(all, [0, 136, 272, 408, 544, 680]);
+        assert_eq!(starts(Duration::from_millis(100)).last(), Some(Duration::from_millis(50)));
+        assert_eq!(starts(Duration::ZERO).collect::<Vec<_>>(), [Duration::ZERO; ATTEMPTS]);
     }
 
     #[test]
@@ -268,7 +279,7 @@ mod tests {
     #[test]
     fn at_300_ms_every_attempt_is_answered_in_time() {
         let timeout = Duration::from_secs(1);
-        let answers = starts(timeout).map(|start| start + Duration::from_millis(300));
+        let answers: Vec<_> = starts(timeout).map(|start| start + Duration::from_millis(300)).collect();
         assert!(answers.iter().all(|answer| *answer + Duration::from_millis(20) <= timeout), "{answers:?}");
     }
 
@@ -290,9 +301,9 @@ mod tests {
         let port = silent.local().unwrap();
         let now = Instant::now();
         let ago = |ms| now.checked_sub(Duration::from_millis(ms)).unwrap();
-        let of = |at, opening| Try { at, opening: Some(opening), end: None };
+        let of = |at, opening| Try { at, state: TryState::InFlight(opening) };
         let took = Duration::from_millis(1);
-        let first = Try { at: ago(2_000), opening: None, end: Some((now, CONNECTED)) };
+        let first = Try { at: ago(2_000), state: TryState::Ended(now, CONNECTED) };
         let tries = vec![first, of(ago(1_900), lost), of(ago(1_800), silent), of(now + took, young)];
         let dial = over(Ok((won.into_stream(), took)), tries, ago(2_000));
         assert_eq!((dial.losers.len(), dial.silent.as_slice()), (1, [port].as_slice()));
@@ -307,7 +318,8 @@ mod tests {
         let begin = Instant::now().checked_sub(timeout).unwrap();
         let tries = |late: u64| -> Vec<Try> {
             let late = Duration::from_millis(late);
-            starts(timeout).map(|after| Try { at: begin + after + late, opening: None, end: None }).into()
+            let silent = |at| Try { at, state: TryState::Ended(at, SILENT) };
+            starts(timeout).map(|after| silent(begin + after + late)).collect()
         };
         let reason = |tries: &[Try], begin| silence(tries, begin, timeout).outcome.reason();
         assert_eq!(reason(&tries(5), begin), Some("connect_timeout"));
@@ -315,7 +327,8 @@ mod tests {
         assert_eq!(reason(&tries(150), begin), Some("local_resources"));
         // When the look comes is nothing to the target, as long as the last attempt has had its time.
         let long_ago = begin.checked_sub(Duration::from_millis(100)).unwrap();
-        let all = starts(timeout).map(|after| Try { at: long_ago + after, opening: None, end: None });
+        let all: Vec<Try> =
+            tries(0).into_iter().map(|one| Try { at: one.at - Duration::from_millis(100), state: one.state }).collect();
         assert_eq!(reason(&all, long_ago), Some("connect_timeout"));
         let due = |late| last_look(&tries(late), begin, timeout) - begin;
         assert_eq!((due(0), due(20), due(90)), (timeout, timeout, timeout + Duration::from_millis(70)));

@@ -1,7 +1,7 @@
 //! One probe from start to end: the target's addresses, then the members that it tells of.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use preflight_core::target::{Host, Target};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::address;
+use crate::address::{self, Probed};
 use crate::connect::{self, ms};
 use crate::control::{Controls, Seen};
 use crate::failure::Failure;
@@ -109,6 +109,14 @@ pub struct Engine {
     routes: RouteTable,
 }
 
+/// One probe: of a target, or of a member that it tells of.
+#[derive(Clone, Copy)]
+pub(crate) struct Probe<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) spec: &'a ProbeSpec,
+    pub(crate) guard: &'a dyn Guard,
+}
+
 /// What the addresses of one host showed.
 struct Dialled {
     observations: Vec<Observation>,
@@ -135,16 +143,11 @@ impl Engine {
     ///
     /// It ends by itself, at the latest after [`ProbeSpec::worst_case`] and the wait for permits; dropping it ends it at once.
     pub async fn probe(&self, spec: &ProbeSpec, guard: &dyn Guard) -> Report {
-        let mut dialled = self.host(spec, guard, ProbeSpec::MAX_ADDRESSES).await;
-        let mut told = std::mem::take(&mut dialled.told);
-        // Seeds that were asked during a failover differ about who is primary: it is one member all the same.
-        let mut endpoints = BTreeSet::new();
-        told.retain(|told| endpoints.insert((told.host.clone(), told.port)));
-        let mut report = self.report(dialled);
-        report.members = u32::try_from(told.len()).unwrap_or(u32::MAX);
+        let probe = Probe { engine: self, spec, guard };
+        let (mut report, told) = self.report(probe.host(ProbeSpec::MAX_ADDRESSES).await);
         // Primaries come first, so that a cut takes Sentinels and replicas.
         if !told.is_empty() {
-            let members = told.iter().take(ProbeSpec::MAX_MEMBERS).map(|told| self.member(spec, guard, told));
+            let members = told.iter().take(ProbeSpec::MAX_MEMBERS).map(|told| probe.member(told));
             report.observations.extend(Box::pin(join_all(members)).await.into_iter().flatten());
         }
         report
@@ -156,15 +159,37 @@ impl Engine {
         self.goodbyes.said().await;
     }
 
+    /// What the target's own addresses showed, and the members that it told of.
+    fn report(&self, dialled: Dialled) -> (Report, BTreeSet<Told>) {
+        let Dialled { observations, resolved, control, mut told } = dialled;
+        // Seeds that were asked during a failover differ about who is primary: it is one member all the same.
+        let mut endpoints = BTreeSet::new();
+        told.retain(|told| endpoints.insert((told.host.clone(), told.port)));
+        let of = |o: &Observation| Some((o.address?, o.proof >= Some(Proof::Connected)));
+        let targets: Vec<(SocketAddr, bool)> = observations.iter().filter_map(of).collect();
+        let report = Report {
+            routes: self.routes.routes(&targets),
+            observations,
+            resolved: u32::try_from(resolved).unwrap_or(u32::MAX),
+            control,
+            members: u32::try_from(told.len()).unwrap_or(u32::MAX),
+            egress: false,
+        };
+        (report, told)
+    }
+}
+
+impl Probe<'_> {
     /// One member, as the application would dial it: by what its seed told, over TLS and through the proxy as the seed, and with
     /// the certificate for `server_name` if that is given, else for the host that was told. A member of several addresses, a
     /// name, needs all of a family's.
-    async fn member(&self, spec: &ProbeSpec, guard: &dyn Guard, told: &Told) -> Vec<Observation> {
-        let target = Target { host: told.host.clone(), port: told.port, ..spec.target.clone() };
+    async fn member(&self, told: &Told) -> Vec<Observation> {
+        let target = Target { host: told.host.clone(), port: told.port, ..self.spec.target.clone() };
         let (families, addresses) = (Families::Any, Addresses::All);
-        let spec = ProbeSpec { target, families, addresses, topology: None, ..spec.clone() };
+        let spec = ProbeSpec { target, families, addresses, topology: None, ..self.spec.clone() };
         let member = Member { role: told.role, endpoint: format!("{}:{}", told.host, told.port) };
-        let mut dialled = self.host(&spec, guard, ProbeSpec::MAX_MEMBER_ADDRESSES).await;
+        let probe = Probe { spec: &spec, ..*self };
+        let mut dialled = probe.host(ProbeSpec::MAX_MEMBER_ADDRESSES).await;
         let cut = dialled.resolved > ProbeSpec::MAX_MEMBER_ADDRESSES;
         for observation in &mut dialled.observations {
             observation.member = Some(member.clone());
@@ -178,80 +203,57 @@ impl Engine {
         dialled.observations
     }
 
-    fn report(&self, dialled: Dialled) -> Report {
-        let of = |o: &Observation| Some((o.address?, o.proof >= Some(Proof::Connected)));
-        let targets: Vec<(SocketAddr, bool)> = dialled.observations.iter().filter_map(of).collect();
-        Report {
-            routes: self.routes.routes(&targets),
-            observations: dialled.observations,
-            resolved: u32::try_from(dialled.resolved).unwrap_or(u32::MAX),
-            control: dialled.control,
-            members: 0,
-            egress: false,
-        }
-    }
-
-    /// One host: the target, a member of it, or the proxy in front of it; at most so many of its addresses.
-    async fn host(&self, spec: &ProbeSpec, guard: &dyn Guard, most: usize) -> Dialled {
-        let (host, _) = dialled_host(spec);
+    /// One host: the target, a member of it, or the proxy in front of it; at most so many of its addresses, all at the same time.
+    /// Thousands may wait here for their turn, so little is held.
+    async fn host(&self, most: usize) -> Dialled {
+        let (host, _) = dialled_host(self.spec);
         let permit = match host {
-            Host::Name(_) => self.pace.lookup().await,
+            Host::Name(_) => self.engine.pace.lookup().await,
             Host::Ip(_) => None,
         };
         let begin = Instant::now();
-        let resolved = names::resolve(host, spec.families).await;
-        let resolve_ms = Some(ms(begin.elapsed()));
-        drop(permit);
-        match resolved {
-            Ok(mut resolved) => {
-                resolved.addresses.truncate(most);
-                self.addresses(spec, guard, resolved, resolve_ms).await
-            }
+        let mut resolved = match names::resolve(host, self.spec.families).await {
+            Ok(resolved) => resolved,
             Err(failure) => {
-                let observations = vec![without_address(address::of_proxy(spec, failure))];
-                Dialled { observations, resolved: 0, control: Control::Unanswered, told: BTreeSet::new() }
+                let observations = vec![without_address(address::of_proxy(self.spec, failure))];
+                return Dialled { observations, resolved: 0, control: Control::Unanswered, told: BTreeSet::new() };
             }
-        }
-    }
-
-    /// All addresses of a name at the same time.
-    async fn addresses(
-        &self,
-        spec: &ProbeSpec,
-        guard: &dyn Guard,
-        resolved: Resolved,
-        resolve_ms: Option<f64>,
-    ) -> Dialled {
-        let Resolved { addresses, total, failed } = resolved;
-        let (_, port) = dialled_host(spec);
-        let dial = |ip: &IpAddr| address::probe(self, spec, guard, SocketAddr::new(*ip, port), resolve_ms);
+        };
+        let resolve_ms = ms(Instant::now() - begin);
+        drop(permit);
+        resolved.addresses.truncate(most);
         // One address is the rule, and needs no place of its own on the heap.
-        let all = match addresses.as_slice() {
-            [one] => vec![dial(one).await],
-            several => Box::pin(join_all(several.iter().map(dial))).await,
+        let all = match resolved.addresses.as_slice() {
+            [one] => vec![address::probe(self, one, resolve_ms).await],
+            several => Box::pin(join_all(several.iter().map(|ip| address::probe(self, ip, resolve_ms)))).await,
         };
-        let mut dialled = Dialled {
-            observations: Vec::with_capacity(all.len()),
-            resolved: total,
-            control: Control::Unanswered,
-            told: BTreeSet::new(),
-        };
-        for probed in all {
-            dialled.control = match (probed.shown, dialled.control) {
-                (Some(Seen::Connected), _) | (_, Control::Connected) => Control::Connected,
-                (Some(Seen::Untried(_)), _) | (_, Control::Untried) => Control::Untried,
-                (_, Control::Unanswered) => Control::Unanswered,
-            };
-            dialled.told.extend(probed.told);
-            dialled.observations.push(probed.seen);
-        }
-        dialled.observations.extend(failed.map(|failure| without_address(address::of_proxy(spec, failure))));
-        dialled
+        dialled(self.spec, resolved, all)
     }
 }
 
+/// What the addresses of one name come to together.
+fn dialled(spec: &ProbeSpec, resolved: Resolved, all: impl IntoIterator<Item = Box<Probed>>) -> Dialled {
+    let mut dialled = Dialled {
+        observations: Vec::new(),
+        resolved: resolved.total,
+        control: Control::Unanswered,
+        told: BTreeSet::new(),
+    };
+    for probed in all {
+        dialled.control = match (probed.shown, dialled.control) {
+            (Some(Seen::Connected), _) | (_, Control::Connected) => Control::Connected,
+            (Some(Seen::Untried(_)), _) | (_, Control::Untried) => Control::Untried,
+            (_, Control::Unanswered) => Control::Unanswered,
+        };
+        dialled.told.extend(probed.told);
+        dialled.observations.push(probed.seen);
+    }
+    dialled.observations.extend(resolved.failed.map(|failure| without_address(address::of_proxy(spec, failure))));
+    dialled
+}
+
 /// What is dialled: the proxy if there is one.
-fn dialled_host(spec: &ProbeSpec) -> (&Host, u16) {
+pub(crate) fn dialled_host(spec: &ProbeSpec) -> (&Host, u16) {
     spec.via.as_ref().map_or((&spec.target.host, spec.target.port), |proxy| (&proxy.host, proxy.port))
 }
 
@@ -296,8 +298,9 @@ mod tests {
             spec.families = families;
             let failed = Some(Failure::short(Short::DnsServfail, "asked for AAAA"));
             let resolved = Resolved { addresses: vec![address.ip()], total: 1, failed };
-            let dialled = engine.addresses(&spec, &AllowAll, resolved, None).await;
-            let report = engine.report(dialled);
+            let probe = Probe { engine: &engine, spec: &spec, guard: &AllowAll };
+            let all = vec![address::probe(&probe, &resolved.addresses[0], 0.0).await];
+            let (report, _) = engine.report(dialled(&spec, resolved, all));
             assert_eq!(report.outcome(&spec).reason(), want, "{report:#?}");
             assert_eq!(
                 report.short_addresses().filter_map(|o| o.outcome.reason()).collect::<Vec<_>>(),

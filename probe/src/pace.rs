@@ -37,8 +37,12 @@ impl Pace {
     pub(crate) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
         let permit = self.permits.acquire().await.ok();
         if let Some(interval) = self.interval {
-            let at = self.slot(Instant::now(), interval);
-            sleep_until(at).await;
+            let now = Instant::now();
+            let at = self.slot(now, interval);
+            if at > now {
+                // On the heap, since whoever waits for a permit should be small.
+                Box::pin(sleep_until(at)).await;
+            }
         }
         permit
     }
