@@ -70,21 +70,22 @@ pub enum Duty {
     Proven(String),
 }
 
-/// What a run does about each cell of its plan, in the plan's order.
+/// What a run does about each cell of its plan, in the plan's order; `digests` are its cells'.
 ///
 /// Required is what `proven` does not hold, by region, and every cell of a fleet that `has` hosts of a kind from which it was not shown. Where a path that must be blocked is required, the region's other cells are
 /// probed beside it: without them nothing would show that the target is up and that the agents' own network works.
 pub fn duties(
     plan: &Plan,
+    digests: &[CellDigest],
     proven: &BTreeMap<String, Proven>,
     has: &BTreeMap<FleetId, BTreeSet<IdentityKey>>,
 ) -> Vec<Duty> {
-    let shown_by = |cell: &Cell| {
+    let shown_by = |(cell, digest): (&Cell, &CellDigest)| {
         let proven = proven.get(&cell.fleet.region)?;
-        proven.shown_by(&cell.digest(), has.get(&cell.fleet)).map(str::to_owned)
+        proven.shown_by(digest, has.get(&cell.fleet)).map(str::to_owned)
     };
     let mut duties: Vec<Duty> =
-        plan.cells.iter().map(|cell| shown_by(cell).map_or(Duty::Required, Duty::Proven)).collect();
+        plan.cells.iter().zip(digests).map(|both| shown_by(both).map_or(Duty::Required, Duty::Proven)).collect();
     let guarded: Vec<&str> = plan
         .cells
         .iter()
@@ -144,14 +145,15 @@ mod tests {
             excluded: Vec::new(),
         };
         let shown = || Duty::Proven("v1".into());
-        let duties_of = |cells| duties(&plan(cells), &proven, &BTreeMap::new());
+        let duties = |plan: Plan, has| duties(&plan, &plan.digests(), &proven, &has);
+        let duties_of = |cells| duties(plan(cells), BTreeMap::new());
         assert_eq!(duties_of(vec![renamed, new, elsewhere]), [shown(), Duty::Required, Duty::Required]);
 
         // Hosts of a kind that was not known are not shown by it, nor by what asked less.
         let has =
             |subnet: &str| BTreeMap::from([(old.fleet.clone(), BTreeSet::from([IdentityKey(subnet.to_owned())]))]);
-        assert_eq!(duties(&plan(vec![old.clone()]), &proven, &has("subnet=a")), [shown()]);
-        assert_eq!(duties(&plan(vec![old.clone(), wide]), &proven, &has("subnet=b")), [Duty::Required, shown()]);
+        assert_eq!(duties(plan(vec![old.clone()]), has("subnet=a")), [shown()]);
+        assert_eq!(duties(plan(vec![old.clone(), wide]), has("subnet=b")), [Duty::Required, shown()]);
         let stricter = Cell { min_agents: 2, ..old.clone() };
         assert_eq!(duties_of(vec![stricter]), [Duty::Required]);
 

@@ -102,6 +102,11 @@ impl Plan {
     pub const AD_HOC: &str = "ad-hoc";
     /// The most cells of one plan.
     pub const MAX_CELLS: usize = 10_000;
+
+    /// The digest of each cell, in the plan's order.
+    pub fn digests(&self) -> Vec<CellDigest> {
+        self.cells.iter().map(Cell::digest).collect()
+    }
 }
 
 /// `sha256:` and the hex digits.

@@ -293,7 +293,7 @@ impl Run {
     /// A run of which nobody has been asked yet.
     pub fn new(spec: RunSpec) -> Self {
         let new = |digest| CellRun { digest, questions: BTreeMap::new(), settled: false, failing: false, awaits: None };
-        let cells: Vec<CellRun> = spec.plan.cells.iter().map(|cell| new(cell.digest())).collect();
+        let cells: Vec<CellRun> = spec.plan.digests().into_iter().map(new).collect();
         let mut by_digest = HashMap::new();
         for (index, cell) in cells.iter().enumerate() {
             by_digest.entry(cell.digest.clone()).or_insert(index);

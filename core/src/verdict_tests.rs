@@ -86,7 +86,7 @@ fn run(plan: Plan, agents: &[Sees<'_>], skew_ms: i64) -> (Run, Rosters) {
 
 /// The same where releases are deployed already.
 fn run_beside(plan: Plan, agents: &[Sees<'_>], skew_ms: i64, proven: BTreeMap<String, Proven>) -> (Run, Rosters) {
-    let duties = duties(&plan, &proven, &BTreeMap::new());
+    let duties = duties(&plan, &plan.digests(), &proven, &BTreeMap::new());
     let mut rosters = Rosters::new();
     for (of, agent, groups, outcome) in agents {
         let key = testimony(groups, *outcome, 0).identity.key();

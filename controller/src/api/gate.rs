@@ -12,7 +12,7 @@ use preflight_core::baseline::{self, Duty, Proven};
 use preflight_core::identity::{IdentityKey, KeyRule};
 use preflight_core::inventory::{Application, Inventory};
 use preflight_core::manifest::Manifest;
-use preflight_core::plan::{Cell, CellDigest, FleetId, Plan, sha256};
+use preflight_core::plan::{CellDigest, FleetId, Plan, sha256};
 use preflight_core::run::{Basis, Mode, RunSpec};
 use preflight_core::text::escape;
 use preflight_proto::api::{Decision, Gate, GateRequest, Override, Problem, Scope};
@@ -112,14 +112,16 @@ async fn start(app: &App, principal: &Principal, request: GateRequest) -> Result
             proven.extend(recorded.deployed.map(|last| (region.clone(), last.proven)));
         }
     }
+    let digests = plan.digests();
     let duties = match mode {
         Mode::Gate | Mode::Advisory => {
-            baseline::duties(&plan, &proven, &kinds(app, &plan, &inventory.parsed.identity_key))
+            let kinds = kinds(app, &plan, &inventory.parsed.identity_key);
+            baseline::duties(&plan, &digests, &proven, &kinds)
         }
         Mode::Rollback => vec![Duty::Shown; plan.cells.len()],
     };
     // Each duty names the verdict that has shown its cell; what else was proven is what is gone.
-    let digests: BTreeSet<CellDigest> = plan.cells.iter().map(Cell::digest).collect();
+    let digests: BTreeSet<CellDigest> = digests.into_iter().collect();
     for region in proven.values_mut() {
         region.cells.retain(|digest, _| !digests.contains(digest));
     }
