@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all, join3};
 use preflight_core::observation::{Observation, Outcome, Phases, Proof};
 use preflight_core::reason::{Short, Void};
-use preflight_core::spec::{HttpOptions, ProbeSpec};
+use preflight_core::spec::{HttpOptions, ProbeSpec, Proxy};
 use preflight_core::target::{Host, Scheme};
 use tokio::net::TcpStream;
 use tokio::sync::SemaphorePermit;
@@ -48,6 +48,13 @@ struct Way<'a> {
 
 /// What follows a connect, which is larger than a dial.
 type Rest<'a> = BoxFuture<'a, Result<(), Failure>>;
+
+async fn to_its_end(rest: Option<Rest<'_>>) -> Result<(), Failure> {
+    match rest {
+        Some(rest) => rest.await,
+        None => Ok(()),
+    }
+}
 
 /// Probes one address of what is dialled. What waits for a permit is small: thousands may.
 pub(crate) async fn probe(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64) -> Box<Probed> {
@@ -143,10 +150,7 @@ impl<'a> Way<'a> {
                 Some(Box::pin(self.go_on_beside(dial, probed)) as Rest<'_>)
             }
         };
-        match rest {
-            Some(rest) => rest.await,
-            None => Ok(()),
-        }
+        to_its_end(rest).await
     }
 
     /// Whether nothing is to be tried beyond this proof. What a scheme cannot prove is not: the report is judged short for it.
@@ -177,12 +181,7 @@ impl<'a> Way<'a> {
                 let checked = async {
                     if silent.is_empty() { Checked::default() } else { check.run(silent, answered, room).await }
                 };
-                let rest = async {
-                    match self.go_on(stream, probed) {
-                        Some(rest) => rest.await,
-                        None => Ok(()),
-                    }
-                };
+                let rest = to_its_end(self.go_on(stream, probed));
                 let (end, checked, _) = join3(rest, checked, losers).await;
                 attempts.extend(checked.attempts);
                 add_note(&mut probed.seen, checked.note);
@@ -198,22 +197,19 @@ impl<'a> Way<'a> {
     async fn leave(&self, stream: TcpStream) {
         self.engine.pace.count();
         let seen = Observation::new(Some(self.address), Outcome::Ok);
-        if let Some(rest) = self.go_on(stream, &mut Probed { seen, control: None, shown: None, told: Vec::new() }) {
-            let _ = rest.await;
-        }
+        let mut unheard = Probed { seen, control: None, shown: None, told: Vec::new() };
+        let _ = to_its_end(self.go_on(stream, &mut unheard)).await;
     }
 
     /// What follows the connect; none if that is enough.
     fn go_on<'s>(&'s self, stream: TcpStream, probed: &'s mut Probed) -> Option<Rest<'s>> {
-        if self.spec.via.is_some() {
-            Some(Box::pin(self.through_proxy(stream, probed)))
-        } else {
-            self.arrived(stream, probed)
+        match &self.spec.via {
+            Some(via) => Some(Box::pin(self.through_proxy(via, stream, probed))),
+            None => self.arrived(stream, probed),
         }
     }
 
-    async fn through_proxy(&self, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
-        let Some(via) = &self.spec.via else { return Ok(()) };
+    async fn through_proxy(&self, via: &Proxy, mut stream: TcpStream, probed: &mut Probed) -> Result<(), Failure> {
         socket::ready_to_speak(&stream, self.address, false);
         let begin = Instant::now();
         if let Err(failure) = proxy::connect(&mut stream, self.spec, via).await {
@@ -223,10 +219,7 @@ impl<'a> Way<'a> {
         }
         probed.seen.phases.proxy_ms = Some(ms(begin.elapsed()));
         add_note(&mut probed.seen, Some(format!("through the proxy {via}")));
-        match self.arrived(stream, probed) {
-            Some(rest) => rest.await,
-            None => Ok(()),
-        }
+        to_its_end(self.arrived(stream, probed)).await
     }
 
     /// What follows once the target itself is at the other end; none if that is enough.
