@@ -66,8 +66,9 @@ pub(crate) async fn probe(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64) -> Bo
 }
 
 async fn go(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64, permit: Option<SemaphorePermit<'_>>) -> Box<Probed> {
-    let mut probed = begun(probe, *ip, resolve_ms);
-    let end = Way::new(probe, *ip).advance(&mut probed).await;
+    let mut way = Way::new(probe, *ip);
+    let mut probed = way.begun(resolve_ms);
+    let end = way.advance(&mut probed).await;
     drop(permit);
     let (spec, seen) = (probe.spec, &mut probed.seen);
     if let Err(failure) = end {
@@ -85,20 +86,14 @@ async fn go(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64, permit: Option<Sema
 
 /// Where no more than the address was asked for, or it may not be dialled.
 fn ended_before_it_begins(probe: &Probe<'_>, ip: IpAddr, resolve_ms: f64) -> Option<Box<Probed>> {
+    let way = Way::new(probe, ip);
     if probe.spec.require == Proof::Resolved {
-        return Some(begun(probe, ip, resolve_ms));
+        return Some(way.begun(resolve_ms));
     }
-    let denied = Way::new(probe, ip).allowed().err()?;
-    let mut probed = begun(probe, ip, resolve_ms);
+    let denied = way.allowed().err()?;
+    let mut probed = way.begun(resolve_ms);
     failed(&mut probed.seen, denied);
     Some(probed)
-}
-
-fn begun(probe: &Probe<'_>, ip: IpAddr, resolve_ms: f64) -> Box<Probed> {
-    let address = Some(Way::new(probe, ip).address);
-    let phases = Phases { resolve_ms: Some(resolve_ms), ..Phases::default() };
-    let seen = Observation { proof: Some(Proof::Resolved), phases, ..Observation::new(address, Outcome::Ok) };
-    Box::new(Probed { seen, control: None, shown: None, told: Vec::new() })
 }
 
 fn failed(seen: &mut Observation, failure: Failure) {
@@ -114,6 +109,16 @@ impl<'a> Way<'a> {
         Self { engine, spec, guard, address: SocketAddr::new(ip, port), terms: None }
     }
 
+    /// What is known before anything is dialled: that the name has this address.
+    fn resolved(&self, resolve_ms: Option<f64>) -> Observation {
+        let phases = Phases { resolve_ms, ..Phases::default() };
+        Observation { proof: Some(Proof::Resolved), phases, ..Observation::new(Some(self.address), Outcome::Ok) }
+    }
+
+    fn begun(&self, resolve_ms: f64) -> Box<Probed> {
+        Box::new(Probed { seen: self.resolved(Some(resolve_ms)), control: None, shown: None, told: Vec::new() })
+    }
+
     async fn advance(&mut self, probed: &mut Probed) -> Result<(), Failure> {
         self.terms = self.make_terms()?;
         probed.control = self.engine.controls.start(self.address, self.guard);
@@ -123,9 +128,7 @@ impl<'a> Way<'a> {
             // Seldom, and large.
             Box::pin(self.reach(probed)).await?;
             self.engine.pace.count();
-            let phases = Phases { resolve_ms: probed.seen.phases.resolve_ms, ..Phases::default() };
-            let new = Observation::new(Some(self.address), Outcome::Ok);
-            probed.seen = Observation { proof: Some(Proof::Resolved), phases, ..new };
+            probed.seen = self.resolved(probed.seen.phases.resolve_ms);
             if let Some(terms) = &mut self.terms {
                 terms.client = Some(client);
             }

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::mpsc;
 
-use crate::support::{Nobody, Reply, Run, Server, preflight};
+use crate::support::{Nobody, Reply, Run, Server, file, preflight};
 use serde_json::{Value, json};
 
 const TARGET: &str = "redis://ai-cache.internal:6379";
@@ -174,8 +174,6 @@ fn all_that_a_host_needs_by_its_manifest() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let open = listener.local_addr().unwrap();
     let closed = Nobody::new();
-    let dir = tempfile::tempdir().unwrap();
-    let manifest = dir.path().join("preflight.yaml");
     let text = format!(
         "application: shop\ndependencies:\n  cache: {{target: \"tcp://127.0.0.1:{}\"}}\n  \
          queue: {{target: \"tcp://127.0.0.1:{}\", fleets: {{only: [worker], because: batch}}}}\n  \
@@ -185,15 +183,14 @@ fn all_that_a_host_needs_by_its_manifest() {
         closed.address.port(),
         open.port()
     );
-    std::fs::write(&manifest, text).unwrap();
+    let manifest = file("preflight.yaml", text);
     let manifest = manifest.to_str().unwrap();
     let run = |more: &[&str]| {
         let mut command = preflight(&["probe", "--local", "--manifest", manifest]);
         Run::of(command.args(more).output().unwrap())
     };
-    let inventory = dir.path().join("inventory.yaml");
     let text = "regions: {eu: {fleets: {web: {}, worker: {}, leaky: {}}}}\napplications: {shop: {fleets: {eu: [web, worker, leaky]}}}\n";
-    std::fs::write(&inventory, text).unwrap();
+    let inventory = file("inventory.yaml", text);
     let known = ["--inventory", inventory.to_str().unwrap(), "--region", "eu"];
     let unnamed = run(&[]);
     assert_eq!(unnamed.code, 64, "{unnamed:?}");
