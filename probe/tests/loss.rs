@@ -167,15 +167,12 @@ fn ten_thousand_dials_at_ten_percent_loss() {
 
 #[test]
 fn want_of_ports_is_blamed_on_this_host() {
-    in_network("echo '40000 40004' >/proc/sys/net/ipv4/ip_local_port_range", async || {
+    // An even number: of an odd one the kernel leaves out the first or the last, in turns.
+    in_network("echo '40000 40003' >/proc/sys/net/ipv4/ip_local_port_range", async || {
         listen(7001).await;
         listen(7002).await;
         // All ports towards that target are taken.
-        let mut taken = Vec::new();
-        while let Ok(stream) = std::net::TcpStream::connect("127.0.0.1:7001") {
-            taken.push(stream);
-        }
-        assert!(!taken.is_empty() && taken.len() <= 5);
+        let taken: Vec<_> = (0..4).map(|_| std::net::TcpStream::connect("127.0.0.1:7001").unwrap()).collect();
         let engine = engine(4);
         let without = spec("tcp://127.0.0.1:7001");
         let report = engine.probe(&without, &AllowAll).await;
@@ -184,6 +181,7 @@ fn want_of_ports_is_blamed_on_this_host() {
         // Towards another target the same ports are free: the test can tell.
         let other = spec("tcp://127.0.0.1:7002");
         assert_eq!(engine.probe(&other, &AllowAll).await.outcome(&other), Outcome::Ok);
+        drop(taken);
     });
 }
 
