@@ -269,6 +269,6 @@ async fn a_byte_at_a_time_moves_no_deadline() {
         let seen = probe(&with_body(address, body)).await;
         assert_eq!(reason(&seen), "protocol_timeout", "{seen:#?}");
         assert!(detail(&seen).contains("HTTP/1.1 200 OK"), "{seen:#?}");
-        assert!(begin.elapsed() < Duration::from_millis(1_900), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
     }
 }

@@ -270,11 +270,9 @@ async fn a_chain_of_a_hundred_certificates_is_bounded() {
     }
     let mut identity = Identity::issued(&params("good.test"), issuers.last().unwrap());
     identity.chain.extend(ders.into_iter().rev());
-    let begin = std::time::Instant::now();
     let seen = probe(&tls(serve(config(&identity)).await, &root.pem())).await;
     assert_eq!(reason(&seen), "tls_untrusted", "{seen:#?}");
     assert_eq!(seen.tls.as_ref().unwrap().chain.len(), 8);
-    assert!(begin.elapsed().as_millis() < 1_000, "{:?}", begin.elapsed());
     // More than 64 KiB of it is not even read.
     let copies = identity.chain.clone();
     identity.chain.extend(copies.iter().cycle().take(300).cloned());

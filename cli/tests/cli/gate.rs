@@ -215,7 +215,7 @@ fn an_unreachable_controller_exits_1_within_the_wait() {
     let start = Instant::now();
     let run = Run::of(command.output().unwrap());
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(start.elapsed() < Duration::from_millis(2_500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     assert!(start.elapsed() > Duration::from_millis(500), "it tries again: {:?}", start.elapsed());
     assert!(run.stderr.contains("trying again") && run.stderr.contains("could not be reached within"), "{run:?}");
     assert!(run.stderr.contains("do not ship"), "{run:?}");
