@@ -124,8 +124,8 @@ reasons! {
 reasons! {
     /// Why an agent's answer does not count: a reason of the agent's own, or of its vantage point.
     Void {
-        LocalResources = "local_resources", "the agent's host ran out of something (ports, descriptors, memory) or lacks a file, so the probe says nothing of the target",
-            "The evidence says what: raise the limit on that host (ulimit -n, net.ipv4.ip_local_port_range) or lower `max_concurrent` in its policy file; put a file that is missing there, readable for the agent.";
+        LocalResources = "local_resources", "the agent's host ran out of something (ports, descriptors, memory, processor time) or lacks a file, so the probe says nothing of the target",
+            "The evidence says what: raise the limit on that host (ulimit -n, net.ipv4.ip_local_port_range) or lower `max_concurrent` in its policy file; where the process was stopped or starved, raise its CPU limit; put a file that is missing there, readable for the agent.";
         PolicyDenied = "policy_denied", "the agent's local policy does not let it probe that address and port, or use that file towards it",
             "The evidence says what was denied. In the policy file (--policy) of that fleet's agents, add the address range and port under [[allow]] or take them out of [[deny]]; for a file, add the [[files]] rule that the evidence writes out. Then restart the agents. Link-local and multicast addresses and the controller's own ports are never probed.";
         WrongVantage = "wrong_vantage", "the agent has another network identity than the inventory states for its fleet",

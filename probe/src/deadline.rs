@@ -15,7 +15,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use preflight_core::reason::Void;
 use tokio::task::{coop::unconstrained, yield_now};
 use tokio::time::{Instant, sleep_until};
 
@@ -59,9 +58,7 @@ pub(crate) async fn until<T>(deadline: Instant, future: impl Future<Output = T>)
     match poll_fn(|cx| Poll::Ready(look(cx))).await {
         Poll::Ready(value) => Ok(Some(value)),
         Poll::Pending if late > LATE && (stalled || went_on) => {
-            let detail =
-                format!("this process was stopped or starved: a deadline was noticed {} ms late", late.as_millis());
-            Err(Failure::void(Void::LocalResources, detail))
+            Err(Failure::starved(format_args!("a deadline was noticed {} ms late", late.as_millis())))
         }
         Poll::Pending => Ok(None),
     }
@@ -128,28 +125,47 @@ mod tests {
         Instant::now() + Duration::from_millis(20)
     }
 
+    /// What `case` comes to when nothing but itself holds this process up: the machine may, and then it is played again.
+    async fn steady<T>(mut case: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut end = case().await;
+        for _ in 0..10 {
+            if end.is_ok() {
+                break;
+            }
+            end = case().await;
+        }
+        end
+    }
+
+    async fn silent() -> Result<Option<()>, Failure> {
+        until(soon(), std::future::pending::<()>()).await
+    }
+
     #[tokio::test]
     async fn a_stall_of_this_process_is_not_the_targets_silence() {
-        assert_eq!(until(soon(), std::future::pending::<()>()).await, Ok(None));
+        assert_eq!(steady(silent).await, Ok(None));
         let stalled = until(soon(), std::future::pending::<()>());
         let (end, ()) = tokio::join!(stalled, async { std::thread::sleep(Duration::from_millis(150)) });
         assert_eq!(end.unwrap_err().outcome.reason(), Some("local_resources"));
-        assert_eq!(until(soon(), std::future::pending::<()>()).await, Ok(None), "and that was that");
+        assert_eq!(steady(silent).await, Ok(None), "and that was that");
     }
 
     #[tokio::test]
     async fn many_that_are_due_at_once_hold_up_nobodys_verdict() {
-        let due = soon();
-        let one = |_| async move {
-            let end = until(due, std::future::pending::<()>()).await;
-            // What each costs at its end: 200 of them keep this thread busy for 400 ms.
-            std::thread::sleep(Duration::from_millis(2));
-            (end, due.elapsed())
+        let all = async || {
+            let due = soon();
+            let one = |_| async move {
+                let end = until(due, std::future::pending::<()>()).await;
+                // What each costs at its end: 200 of them keep this thread busy for 400 ms.
+                std::thread::sleep(Duration::from_millis(2));
+                end.map(|end| (end, due.elapsed()))
+            };
+            let tasks: Vec<_> = (0..200).map(|index| tokio::spawn(one(index))).collect();
+            join_all(tasks).await.into_iter().map(Result::unwrap).collect::<Result<Vec<_>, _>>()
         };
-        let tasks: Vec<_> = (0..200).map(|index| tokio::spawn(one(index))).collect();
-        let ends = join_all(tasks).await;
-        assert!(ends.iter().all(|end| end.as_ref().unwrap().0 == Ok(None)), "{ends:?}");
-        assert!(ends.iter().any(|end| end.as_ref().unwrap().1 > 2 * LATE), "none was late: {ends:?}");
+        let ends = steady(all).await.unwrap();
+        assert!(ends.iter().all(|(end, _)| end.is_none()), "{ends:?}");
+        assert!(ends.iter().any(|(_, late)| *late > 2 * LATE), "none was late: {ends:?}");
     }
 
     /// Works until 130 ms after `due`, a little at a time as many tasks do, so that nothing is a stall.
@@ -164,18 +180,21 @@ mod tests {
     async fn what_came_and_was_not_read_in_time_counts_or_is_void() {
         let void = Err(Some("local_resources"));
         for (sent, wanted, want) in [(0, 1, Ok(None)), (1, 1, Ok(Some(()))), (1, 2, void), (2, 2, Ok(Some(())))] {
-            let (mut near, mut far) = tokio::net::UnixStream::pair().unwrap();
-            let due = soon();
-            let read = async {
-                for _ in 0..wanted {
-                    near.read_exact(&mut [0]).await.unwrap();
-                }
+            let case = async || {
+                let (mut near, mut far) = tokio::net::UnixStream::pair().unwrap();
+                let due = soon();
+                let read = async {
+                    for _ in 0..wanted {
+                        near.read_exact(&mut [0]).await.unwrap();
+                    }
+                };
+                let busy = async {
+                    far.write_all(&[0, 0][..sent]).await.unwrap();
+                    work_beyond(due);
+                };
+                tokio::join!(until(due, read), busy).0
             };
-            let busy = async {
-                far.write_all(&[0, 0][..sent]).await.unwrap();
-                work_beyond(due);
-            };
-            let (end, ()) = tokio::join!(until(due, read), busy);
+            let end = if want == void { case().await } else { steady(case).await };
             assert_eq!(end.map_err(|failure| failure.outcome.reason()), want, "{sent} of {wanted}");
         }
     }
@@ -188,8 +207,8 @@ mod tests {
                 yield_now().await;
             }
         });
-        let read = async { while near.read_exact(&mut [0]).await.is_ok() {} };
-        assert_eq!(until(soon(), read).await, Ok(None));
+        let read = async || until(soon(), async { while near.read_exact(&mut [0]).await.is_ok() {} }).await;
+        assert_eq!(steady(read).await, Ok(None));
         drip.abort();
     }
 }
