@@ -527,3 +527,13 @@ fn a_slow_address_counts_as_one_that_does_not_work() {
     report.observations[0].phases.tls_ms = Some(51.0);
     assert_eq!(report.outcome(&most(Addresses::Any)), Outcome::Short(Short::TooSlow));
 }
+
+proptest! {
+    #[test]
+    fn evidence_reads_as_it_was_written(nanos in 0_u64..10_000_000_000) {
+        let took = std::time::Duration::from_nanos(nanos).as_secs_f64() * 1e3;
+        let phases = Phases { connect_ms: Some(took), ..Phases::default() };
+        let text = serde_json::to_string(&phases).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Phases>(&text).unwrap(), phases);
+    }
+}

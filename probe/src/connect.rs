@@ -246,7 +246,7 @@ fn silence(tries: &[Try], begin: Instant, timeout: Duration) -> Failure {
 
 /// Milliseconds, as evidence has them.
 pub(crate) fn ms(span: Duration) -> f64 {
-    span.as_secs_f64() * 1e3
+    span.div_duration_f64(Duration::from_millis(1))
 }
 
 #[cfg(test)]

