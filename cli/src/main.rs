@@ -86,7 +86,7 @@ fn remedy(error: &clap::Error) -> Option<&'static str> {
         ErrorKind::MissingRequiredArgument => Some("Add what is missing; --help has an example."),
         ErrorKind::ArgumentConflict => Some("Leave one of the two out."),
         ErrorKind::UnknownArgument => Some("Leave it out; --help lists what there is."),
-        ErrorKind::InvalidSubcommand => Some("`preflight --help` lists the commands."),
+        ErrorKind::InvalidSubcommand => Some("Put --help in its place, which lists the commands."),
         ErrorKind::InvalidValue => Some("Write a value that is possible there; --help says what it means."),
         _ => None,
     }
