@@ -2,13 +2,14 @@
 //! plain rule over those that count, and never a pass that they do not show.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::manifest::Usage;
 use crate::observation::{Control, Observation, Phases, Proof, Routes};
-use crate::plan::Cell;
+use crate::plan::{Cell, Plan};
 use crate::reason::Short;
 use crate::spec::ProbeSpec;
 

@@ -16,6 +16,7 @@ mod releases;
 mod standing;
 mod stream;
 mod tokens;
+mod unlock;
 mod view;
 
 use std::sync::Arc;
@@ -39,7 +40,7 @@ const MAX_BODY: usize = 1024 * 1024;
     info(title = "preflight", description = "Connectivity preflight: proof that every fleet reaches what it depends on."),
     paths(
         gate::gate, gate::check, gate::verdict, standing::standing, release::deployed, releases::list, guard::candidate,
-        guard::quarantine, guard::lift, guard::rollback, guard::lock, guard::unlock, overrides::create,
+        guard::quarantine, guard::lift, guard::rollback, guard::lock, unlock::unlock, overrides::create,
         overrides::list, overrides::withdraw, records::deliver, probe::probe, drift::drift, view::matrix, view::agents, view::revoke, view::forget,
         view::audit, inventory::show, inventory::apply, tokens::create_join, tokens::create_api, tokens::list,
         tokens::revoke, health::metrics, health::healthy, health::ready
@@ -89,7 +90,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/releases/quarantine", post(guard::quarantine))
         .route("/v1/releases/rollback", post(guard::rollback))
         .route("/v1/lock", post(guard::lock))
-        .route("/v1/unlock", post(guard::unlock));
+        .route("/v1/unlock", post(unlock::unlock));
     let overrides = Router::new()
         .route("/v1/overrides", post(overrides::create))
         .route("/v1/quarantines/{id}/lift", post(guard::lift))
