@@ -101,10 +101,12 @@ async fn go(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64, permit: Option<Sema
 }
 
 /// Whether an address is tried once more: this process stood still at a deadline, which says nothing of the target, and there is time for
-/// as much again. What must be blocked and was reached is not: that would be forgotten.
+/// as much again. What must be blocked and was or may have been reached is not: that would be forgotten.
 fn may_try_again(spec: &ProbeSpec, seen: &Observation, failure: &Failure, took: Duration) -> bool {
-    let reached = seen.proof > Some(Proof::Resolved) || seen.attempts.iter().any(|a| a.result == connect::CONNECTED);
-    failure.starved && 2 * took < spec.worst_case() && !(spec.expect == Expect::Blocked && reached)
+    let connected = || seen.attempts.iter().any(|attempt| attempt.result == connect::CONNECTED);
+    // Of two connections, what is seen here is of the second.
+    let reached = || seen.proof > Some(Proof::Resolved) || connected() || spec.is_judged_first();
+    failure.starved && 2 * took < spec.worst_case() && !(spec.expect == Expect::Blocked && reached())
 }
 
 /// Where no more than the address was asked for, or it may not be dialled.
