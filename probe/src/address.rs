@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all, join3};
 use preflight_core::observation::{Observation, Outcome, Phases, Proof};
 use preflight_core::reason::{Short, Void};
-use preflight_core::spec::{Expect, HttpOptions, ProbeSpec, Proxy};
+use preflight_core::spec::{HttpOptions, ProbeSpec, Proxy};
 use preflight_core::target::{Host, Scheme};
 use tokio::net::TcpStream;
 use tokio::sync::SemaphorePermit;
@@ -68,21 +68,9 @@ pub(crate) async fn probe(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64) -> Bo
 async fn go(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64, permit: Option<SemaphorePermit<'_>>) -> Box<Probed> {
     let mut way = Way::new(probe, *ip);
     let mut probed = way.begun(resolve_ms);
-    let (spec, begin) = (probe.spec, Instant::now());
-    let mut first = None;
-    let end = loop {
-        let end = way.advance(&mut probed).await;
-        match end {
-            Err(failure) if first.is_none() && may_try_again(spec, &probed.seen, &failure, begin.elapsed()) => {
-                probe.engine.pace.count();
-                probed = way.begun(resolve_ms);
-                first = failure.detail;
-            }
-            end => break end,
-        }
-    };
+    let end = way.advance(&mut probed).await;
     drop(permit);
-    let seen = &mut probed.seen;
+    let (spec, seen) = (probe.spec, &mut probed.seen);
     if let Err(failure) = end {
         failed(seen, failure);
     } else if spec.is_too_slow(&seen.phases) {
@@ -90,23 +78,10 @@ async fn go(probe: &Probe<'_>, ip: &IpAddr, resolve_ms: f64, permit: Option<Sema
         let most = spec.max_latency.map(|most| most.to_string()).unwrap_or_default();
         seen.detail = Some(format!("{:.1} ms, and max_latency is {most}", seen.phases.beyond_resolve_ms()));
     }
-    if let Some(first) = first {
-        let words = Some(format!("at the first try {first}"));
-        join_line(if seen.outcome == Outcome::Ok { &mut seen.note } else { &mut seen.detail }, words);
-    }
     if let Some(running) = probed.control.take() {
         probed.shown = Some(settle(spec, seen, running).await);
     }
     probed
-}
-
-/// Whether an address is tried once more: this process stood still at a deadline, which says nothing of the target, and there is time for
-/// as much again. What must be blocked and was or may have been reached is not: that would be forgotten.
-fn may_try_again(spec: &ProbeSpec, seen: &Observation, failure: &Failure, took: Duration) -> bool {
-    let connected = || seen.attempts.iter().any(|attempt| attempt.result == connect::CONNECTED);
-    // Of two connections, what is seen here is of the second.
-    let reached = || seen.proof > Some(Proof::Resolved) || connected() || spec.is_judged_first();
-    failure.starved && 2 * took < spec.worst_case() && !(spec.expect == Expect::Blocked && reached())
 }
 
 /// Where no more than the address was asked for, or it may not be dialled.
@@ -515,11 +490,7 @@ fn log_in_first(spec: &ProbeSpec, seen: &mut Observation) -> Result<(), Failure>
 }
 
 fn add_note(seen: &mut Observation, note: Option<String>) {
-    join_line(&mut seen.note, note);
-}
-
-fn join_line(line: &mut Option<String>, more: Option<String>) {
-    *line = match (line.take(), more) {
+    seen.note = match (seen.note.take(), note) {
         (Some(one), Some(other)) => Some(format!("{one}; {other}")),
         (one, other) => one.or(other),
     };

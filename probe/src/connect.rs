@@ -234,8 +234,12 @@ fn silence(tries: &[Try], begin: Instant, timeout: Duration) -> Failure {
     let late = |(one, after): (&Try, Duration)| one.at.saturating_duration_since(begin + after);
     let latest = tries.iter().zip(due).map(late).max().unwrap_or_default();
     if tries.len() < ATTEMPTS || latest > TOO_LATE {
-        let (made, latest) = (tries.len(), latest.as_millis());
-        return Failure::starved(format_args!("{made} of {ATTEMPTS} attempts were made, up to {latest} ms late"));
+        let detail = format!(
+            "this process was stopped or starved: {} of {ATTEMPTS} attempts were made, up to {} ms late",
+            tries.len(),
+            latest.as_millis()
+        );
+        return Failure::void(Void::LocalResources, detail);
     }
     if let Some(full) = conntrack::full() {
         return Failure::void(Void::LocalResources, full);

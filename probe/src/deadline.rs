@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use preflight_core::reason::Void;
 use tokio::task::{coop::unconstrained, yield_now};
 use tokio::time::{Instant, sleep_until};
 
@@ -58,7 +59,9 @@ pub(crate) async fn until<T>(deadline: Instant, future: impl Future<Output = T>)
     match poll_fn(|cx| Poll::Ready(look(cx))).await {
         Poll::Ready(value) => Ok(Some(value)),
         Poll::Pending if late > LATE && (stalled || went_on) => {
-            Err(Failure::starved(format_args!("a deadline was noticed {} ms late", late.as_millis())))
+            let detail =
+                format!("this process was stopped or starved: a deadline was noticed {} ms late", late.as_millis());
+            Err(Failure::void(Void::LocalResources, detail))
         }
         Poll::Pending => Ok(None),
     }

@@ -1,7 +1,5 @@
 //! Why a phase ended a probe.
 
-use std::fmt::Display;
-
 use preflight_core::observation::Outcome;
 use preflight_core::reason::{Short, Void};
 use preflight_core::text;
@@ -13,25 +11,17 @@ pub(crate) struct Failure {
     pub(crate) outcome: Outcome,
     /// One bounded, escaped line.
     pub(crate) detail: Option<String>,
-    /// This process stood still when it mattered, which says nothing of the target: another try may.
-    pub(crate) starved: bool,
 }
 
 impl Failure {
     /// The target or the path falls short.
     pub(crate) fn short(reason: Short, detail: impl AsRef<str>) -> Self {
-        Self { outcome: Outcome::Short(reason), detail: line(detail.as_ref()), starved: false }
+        Self { outcome: Outcome::Short(reason), detail: line(detail.as_ref()) }
     }
 
     /// The agent's own trouble.
     pub(crate) fn void(reason: Void, detail: impl AsRef<str>) -> Self {
-        Self { outcome: Outcome::Void(reason), detail: line(detail.as_ref()), starved: false }
-    }
-
-    /// This process was stopped, or had no time on a processor, when something was due: `what` tells of it.
-    pub(crate) fn starved(what: impl Display) -> Self {
-        let detail = format!("this process was stopped or starved: {what}");
-        Self { starved: true, ..Self::void(Void::LocalResources, detail) }
+        Self { outcome: Outcome::Void(reason), detail: line(detail.as_ref()) }
     }
 }
 

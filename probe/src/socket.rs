@@ -215,7 +215,7 @@ fn refusal(errno: Errno, icmp: Option<Icmp>, address: SocketAddr) -> Refusal {
     } else if here {
         detail = format!("{detail}, from this host itself: a route, its own firewall or a control group's filter");
     }
-    Refusal::Failed(Failure { outcome, detail: Some(text::escape(&detail)), starved: false })
+    Refusal::Failed(Failure { outcome, detail: Some(text::escape(&detail)) })
 }
 
 #[cfg(test)]

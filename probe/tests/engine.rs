@@ -5,15 +5,15 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::{nobody, probe, reason, report, scripted, spec};
-use preflight_core::observation::{Control, Outcome, Proof, Report};
+use preflight_core::observation::{Control, Outcome, Proof};
 use preflight_core::reason::{Short, Void};
-use preflight_core::spec::{Expect, Families, Millis, ProbeSpec};
+use preflight_core::spec::{Families, Millis};
 use preflight_probe::{AllowAll, Engine, EngineOptions, Guard};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 
 struct Deny(fn(SocketAddr) -> bool);
 
@@ -107,52 +107,6 @@ async fn silence_is_called_in_the_connect_timeout_after_six_attempts() {
     // The kernel alone would go on for minutes.
     let took = begin.elapsed();
     assert!((Duration::from_millis(990)..Duration::from_secs(5)).contains(&took), "{took:?}");
-}
-
-/// Probes while this process stands still for 300 ms from that many on: attempts are due in the first second, and the answer at its end.
-async fn stalled(spec: &ProbeSpec, from: u64) -> Report {
-    let stall = async {
-        tokio::time::sleep(Duration::from_millis(from)).await;
-        std::thread::sleep(Duration::from_millis(300));
-    };
-    let engine = engine();
-    tokio::join!(engine.probe(spec, &AllowAll), stall).0
-}
-
-#[tokio::test]
-async fn where_this_process_stood_still_it_is_tried_once_more() {
-    const FIRST: &str = "at the first try this process was stopped or starved";
-    let (dropped, _held) = drops().await;
-    let report = stalled(&spec(&format!("tcp://{dropped}")), 300).await;
-    let seen = &report.observations[0];
-    assert_eq!(reason(seen), "connect_timeout", "{seen:#?}");
-    assert!(seen.detail.as_ref().unwrap().contains(FIRST), "{seen:#?}");
-
-    // Silent to the first one who comes.
-    let first = AtomicBool::new(true);
-    let (address, accepted) = scripted(move |mut stream| {
-        let silent = first.swap(false, Ordering::SeqCst);
-        async move {
-            while stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {
-                if !silent {
-                    stream.write_all(b"+PONG\r\n").await.unwrap();
-                }
-            }
-        }
-    })
-    .await;
-    let report = stalled(&spec(&format!("redis://{address}")), 900).await;
-    let seen = &report.observations[0];
-    assert_eq!((reason(seen), accepted.load(Ordering::SeqCst)), ("ok", 2), "{seen:#?}");
-    assert!(seen.note.as_ref().unwrap().contains(FIRST), "{seen:#?}");
-
-    // A leak that was seen is not forgotten for what comes after it.
-    let (address, accepted) = holds().await;
-    let mut blocked = spec(&format!("redis://{address}"));
-    blocked.expect = Expect::Blocked;
-    let report = stalled(&blocked, 900).await;
-    assert_eq!(report.outcome(&blocked), Outcome::Short(Short::Reachable), "{report:#?}");
-    assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
